@@ -1,0 +1,139 @@
+"""Attention: one function that owns every backend's rules.
+
+A backend takes q [B, T, N, H], k and v [B, S, K, H], the segments of a packed batch and, for BLOOM,
+ALiBi slopes. `xla` runs anywhere and is the reference; `cudnn` is flash attention on NVIDIA GPUs;
+`splash` is flash attention on TPUs.
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from belle_jax import sharding
+from belle_jax.models import flash, ops
+
+QUERY_CHUNK = 256
+"""Queries whose scores exist at once; the backward pass recomputes them."""
+
+
+def attention(
+    q_btnh: jax.Array,
+    k_bskh: jax.Array,
+    v_bskh: jax.Array,
+    *,
+    segment_ids: jax.Array | None = None,
+    query_slots: jax.Array | None = None,
+    slopes: np.ndarray | None = None,
+    backend: str = 'auto',
+    dropout: float = 0.0,
+    key: jax.Array | None = None,
+) -> jax.Array:
+    """Causal grouped-query softmax attention, accumulated in float32.
+
+    Args:
+        q_btnh: Queries [B, T, N, H], rotated; scaled here by 1/sqrt(H).
+        k_bskh: Keys [B, S, K, H]; N is a multiple of K.
+        v_bskh: Values [B, S, K, H].
+        segment_ids: int [B, T] of a packed batch (T = S): attention stays within a segment.
+        query_slots: int [B, T], the index along S up to which each query reads, for a key-value
+            cache; by default query t reads keys up to t.
+        slopes: float32 [N] of ALiBi, which adds slope · (key index − query index).
+        backend: auto, xla, cudnn or splash.
+        dropout: Fraction of attention weights dropped when `key` is given.
+        key: For dropout.
+    Returns:
+        [B, T, N, H] in the dtype of q.
+    Raises:
+        ValueError: the named backend cannot do what is asked.
+    Source: Ainslie et al., 2023 (GQA), section 2.2; Press et al., 2022 (ALiBi), section 3.
+    """
+    dropping = key is not None and dropout > 0
+    plain = query_slots is not None or dropping
+    if backend == 'auto':
+        backend = 'xla' if plain else flash.choose(q_btnh)
+    if backend != 'xla':
+        if dropping:
+            raise ValueError(
+                f'--config.model.attention={backend} has no attention dropout: set '
+                '--config.model.attention_dropout=0 or --config.model.attention=xla.'
+            )
+        if query_slots is None:
+            return flash.attention(q_btnh, k_bskh, v_bskh, segment_ids, slopes, backend)
+    if query_slots is not None:
+        return _attend(q_btnh, k_bskh, v_bskh, None, None, query_slots, slopes)
+    return _chunked(q_btnh, k_bskh, v_bskh, segment_ids, slopes, dropout, key if dropping else None)
+
+
+def _chunked(q_btnh, k_bskh, v_bskh, segment_ids, slopes, dropout, key):
+    """Attention with the scores of only a chunk of queries in memory, forward and backward."""
+    batch, length = q_btnh.shape[:2]
+    chunk = max(QUERY_CHUNK, -(-length // 16))  # at most 16 chunks: compile time stays flat
+    outs = []
+    for start in range(0, length, chunk):
+        stop = min(start + chunk, length)
+        slots = jnp.broadcast_to(jnp.arange(start, stop), (batch, stop - start))
+        attend = functools.partial(_attend, slopes=slopes, dropout=dropout)
+        if length > chunk:
+            attend = jax.checkpoint(attend)
+        segments = (None, None)
+        if segment_ids is not None:
+            segments = segment_ids[:, start:stop], segment_ids[:, :stop]
+        chunk_key = None if key is None else jax.random.fold_in(key, start)
+        # Keys after the chunk's last query are never read: half of the work.
+        outs.append(
+            attend(
+                q_btnh[:, start:stop],
+                k_bskh[:, :stop],
+                v_bskh[:, :stop],
+                *segments,
+                slots,
+                key=chunk_key,
+            )
+        )
+    return outs[0] if len(outs) == 1 else jnp.concatenate(outs, axis=1)
+
+
+def _attend(q_btnh, k_bskh, v_bskh, q_segments, k_segments, slots, slopes, dropout=0.0, key=None):
+    """Plain attention: scores [B, K, G, T, S] in float32, G query heads for each key head."""
+    batch, length, heads, head_dim = q_btnh.shape
+    kv_heads = k_bskh.shape[2]
+    q_btkgh = q_btnh.reshape(batch, length, kv_heads, heads // kv_heads, head_dim)
+    scores = jnp.einsum('btkgh,bskh->bkgts', q_btkgh, k_bskh, preferred_element_type=jnp.float32)
+    scores = scores * (1.0 / math.sqrt(head_dim))
+    key_slots = jnp.arange(k_bskh.shape[1])
+    distance_bts = key_slots[None, None, :] - slots[:, :, None]
+    if slopes is not None:
+        slopes_kg = jnp.asarray(slopes).reshape(kv_heads, heads // kv_heads)
+        scores = scores + slopes_kg[None, :, :, None, None] * distance_bts[:, None, None].astype(
+            jnp.float32
+        )
+    readable = distance_bts <= 0
+    if q_segments is not None:
+        readable &= q_segments[:, :, None] == k_segments[:, None, :]
+    scores = jnp.where(readable[:, None, None], scores, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(scores, axis=-1).astype(v_bskh.dtype)
+    weights = ops.dropout(weights, dropout, key)
+    out = jnp.einsum('bkgts,bskh->btkgh', weights, v_bskh)
+    return out.reshape(q_btnh.shape)
+
+
+def write_cache(cache_bskh: jax.Array, new_btkh: jax.Array, slots: jax.Array) -> jax.Array:
+    """Puts the keys or values of T consecutive tokens into a cache.
+
+    Args:
+        cache_bskh: [B, S, K, H].
+        new_btkh: [B, T, K, H].
+        slots: int [B, T], consecutive in each row: where each token goes.
+    Returns:
+        The cache; slots at or beyond S are moved back so that all T fit (lax clamps the start).
+    """
+    new_btkh = new_btkh.astype(cache_bskh.dtype)
+
+    def of_row(cache_skh, new_tkh, start):
+        return jax.lax.dynamic_update_slice(cache_skh, new_tkh, (start, 0, 0))
+
+    cache = jax.vmap(of_row)(cache_bskh, new_btkh, slots[:, 0])
+    return sharding.constrain(cache, ('batch', 'length', 'heads', 'head_dim'))

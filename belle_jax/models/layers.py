@@ -1,0 +1,121 @@
+"""Layers: modules whose parameters are declared once, with shape, logical axes and initialiser.
+
+A declaration alone holds no numbers (`jax.ShapeDtypeStruct`); `models.build` puts arrays in. With `layers`
+a module declares a stack: one more leading dimension, which `jax.lax.scan` takes apart again.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from belle_jax import sharding
+from belle_jax.models import ops, vocabulary
+
+
+@dataclasses.dataclass(frozen=True)
+class Execution:
+    """How a model's arithmetic is run; the fields are those of `config.Model`."""
+
+    dtype: str = 'float32'
+    attention: str = 'auto'
+    remat: str = 'none'
+    scan: bool = True
+    hidden_dropout: float = 0.0
+    attention_dropout: float = 0.0
+
+
+class Context(NamedTuple):
+    """What every block of a forward pass reads beside the hidden states."""
+
+    positions: jax.Array  # int [B, T]
+    segment_ids: jax.Array | None  # int [B, T]
+    cos_bth: jax.Array | None  # float32 [B, T, H/2]
+    sin_bth: jax.Array | None
+
+
+Cache = tuple[jax.Array, jax.Array]
+"""Keys and values of one layer, [B, S, K, H] each."""
+
+
+def declare(shape, axes, *, init: str = 'normal', layers: int = 0) -> nnx.Param:
+    """A parameter, by shape alone.
+
+    Args:
+        shape: Of one layer.
+        axes: The logical axis of each dimension.
+        init: normal, ones or zeros.
+        layers: Above 0, a stack of so many.
+    """
+    if layers:
+        shape, axes = (layers, *shape), ('layers', *axes)
+    return nnx.Param(jax.ShapeDtypeStruct(tuple(shape), jnp.float32), axes=tuple(axes), init=init)
+
+
+class Linear(nnx.Module):
+    """A product and, where asked, a bias."""
+
+    def __init__(self, equation, shape, axes, *, bias_from: int | None = None, layers: int = 0):
+        """Declares the weight.
+
+        Args:
+            equation: As `ops.project`'s.
+            shape: Of the weight.
+            axes: Its logical axes.
+            bias_from: The first dimension of the weight that the bias has; None: no bias.
+            layers: As in `declare`.
+        """
+        self.equation = equation
+        self.kernel = declare(shape, axes, layers=layers)
+        self.has_bias = bias_from is not None
+        if self.has_bias:
+            self.bias = declare(shape[bias_from:], axes[bias_from:], init='zeros', layers=layers)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        out = ops.project(self.equation, x, self.kernel[...])
+        return out + self.bias[...].astype(out.dtype) if self.has_bias else out
+
+
+class RMSNorm(nnx.Module):
+    """Root-mean-square norm over the embedding."""
+
+    def __init__(self, embed: int, eps: float, layers: int = 0):
+        self.eps = eps
+        self.scale = declare((embed,), ('embed',), init='ones', layers=layers)
+
+    def __call__(self, x_btd: jax.Array) -> jax.Array:
+        return ops.rms_norm(x_btd, self.scale[...], self.eps)
+
+
+class LayerNorm(nnx.Module):
+    """Layer norm over the embedding."""
+
+    def __init__(self, embed: int, eps: float, layers: int = 0):
+        self.eps = eps
+        self.scale = declare((embed,), ('embed',), init='ones', layers=layers)
+        self.bias = declare((embed,), ('embed',), init='zeros', layers=layers)
+
+    def __call__(self, x_btd: jax.Array) -> jax.Array:
+        return ops.layer_norm(x_btd, self.scale[...], self.bias[...], self.eps)
+
+
+class Vocabulary(nnx.Module):
+    """A table over the vocabulary: looked up at the input, multiplied with at the output."""
+
+    def __init__(self, padded_vocab: int, embed: int):
+        self.table = declare((padded_vocab, embed), ('vocab', 'embed'))
+
+    def __call__(self, tokens_bt: jax.Array, dtype: str) -> jax.Array:
+        return vocabulary.embed(tokens_bt, self.table[...], jnp.dtype(dtype))
+
+    def logits(self, h_btd: jax.Array, vocab_size: int) -> jax.Array:
+        """float32 [B, T, V padded]; the padding is minus infinity."""
+        table_vd = self.table[...].astype(h_btd.dtype)
+        flat = h_btd.reshape(-1, h_btd.shape[-1])
+        logits = jax.lax.dot(flat, table_vd.T, preferred_element_type=jnp.float32)
+        ids = jnp.arange(table_vd.shape[0])
+        logits = jnp.where(ids < vocab_size, logits, -jnp.inf)
+        logits = logits.reshape(*h_btd.shape[:2], -1)
+        return sharding.constrain(logits, ('batch', 'length', 'vocab'))
