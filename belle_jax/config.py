@@ -188,6 +188,8 @@ def default() -> ConfigDict:
     """
     config = ConfigDict(Run().to_dict())
     config.model.architecture = ConfigDict()
+    config.lock()
+    config.model.architecture.unlock()
     return config
 
 

@@ -142,7 +142,7 @@ def unstack(model: Decoder) -> Decoder:
 
 
 def empty_cache(model: Decoder, batch: int, length: int) -> tuple[Cache, ...]:
-    """A key-value cache: for each layer keys and values [B, S, K, H] of zeros.
+    """A key-value cache: for each layer keys and values [B, K, S, H] of zeros.
 
     Args:
         model: Decides layers, heads and dtype.
@@ -150,11 +150,11 @@ def empty_cache(model: Decoder, batch: int, length: int) -> tuple[Cache, ...]:
         length: S in tokens.
     """
     a = model.architecture
-    shape = (batch, length, a.kv_heads, a.head_dim)
+    shape = (batch, a.kv_heads, length, a.head_dim)
 
     def zeros():
         return sharding.constrain(
-            jnp.zeros(shape, model.dtype), ('batch', 'length', 'heads', 'head_dim')
+            jnp.zeros(shape, model.dtype), ('batch', 'heads', 'length', 'head_dim')
         )
 
     return tuple((zeros(), zeros()) for _ in range(a.layers))

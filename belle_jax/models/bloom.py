@@ -6,7 +6,7 @@ from flax import nnx
 from belle_jax import sharding
 from belle_jax.config import Architecture
 from belle_jax.models import ops
-from belle_jax.models.attention import attention, write_cache
+from belle_jax.models.attention import attention, cached_attention, write_cache
 from belle_jax.models.decoder import Decoder
 from belle_jax.models.layers import Cache, Context, Execution, LayerNorm, Linear
 
@@ -43,7 +43,7 @@ class Attention(nnx.Module):
         if cache is not None:
             slots = context.positions
             cache = write_cache(cache[0], k_btnh, slots), write_cache(cache[1], v_btnh, slots)
-            out_btnh = attention(q_btnh, *cache, query_slots=slots, slopes=slopes)
+            out_btnh = cached_attention(q_btnh, *cache, slots, slopes)
         else:
             out_btnh = attention(
                 q_btnh,

@@ -3,7 +3,7 @@
 Neither kernel takes ALiBi. Inside a softmax a constant per query changes nothing, so slope · key index
 is enough, and that is a product: eight more features on queries and keys. In bfloat16 one such
 feature would be off by whole logits; so the slope is split into three bfloat16 terms and the key
-index into 256 · high + low, each exact in bfloat16, which leaves an error of 2e-5 in the bias.
+index into 256 · high + low, each exact in bfloat16: the bias is as exact as float32's own rounding.
 """
 
 import math

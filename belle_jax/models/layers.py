@@ -37,7 +37,7 @@ class Context(NamedTuple):
 
 
 Cache = tuple[jax.Array, jax.Array]
-"""Keys and values of one layer, [B, S, K, H] each."""
+"""Keys and values of one layer, [B, K, S, H] each."""
 
 
 def declare(shape, axes, *, init: str = 'normal', layers: int = 0) -> nnx.Param:

@@ -1,0 +1,1 @@
+"""Training: objectives, the optimiser, the step, checkpoints, metrics, and the loop that joins them."""

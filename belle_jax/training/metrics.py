@@ -1,0 +1,216 @@
+"""What a run tells: JSON lines, TensorBoard, Weights & Biases, a live line, and a loss curve."""
+
+import json
+import math
+import resource
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from belle_jax.config import Architecture
+
+PEAK_FLOPS = {
+    # dense bfloat16 of one chip, from the vendors' data sheets
+    'A100': 312e12,
+    'H100': 989e12,
+    'H200': 989e12,
+    'B200': 2250e12,
+    'TPU v4': 275e12,
+    'TPU v5 lite': 197e12,
+    'TPU v5e': 197e12,
+    'TPU v5p': 459e12,
+    'TPU v5': 459e12,
+    'TPU v6 lite': 918e12,
+    'TPU v6e': 918e12,
+}
+
+
+def training_flops_per_token(architecture: Architecture, sizes: Mapping[str, int], seq_len: int) -> float:
+    """Floating-point operations that training must do for one token.
+
+    6 · (entries of kernels and of the output table) + 6 · layers · q_heads · head_dim · seq_len: two
+    for each entry forward and four backward; attention's two products over seq_len / 2 keys on
+    average. Recomputation (remat) is not counted, the embedding's look-up is free.
+
+    Args:
+        architecture: The model.
+        sizes: Entries of each parameter, by name.
+        seq_len: Tokens of a row.
+    Source: Chowdhery et al., 2022 (PaLM), appendix B, with causal attention counted as half.
+    """
+    a = architecture
+    products = sum(size for name, size in sizes.items() if name.endswith('.kernel'))
+    products += a.vocab_size * a.embed
+    return 6.0 * products + 6.0 * a.layers * a.q_heads * a.head_dim * seq_len
+
+
+def peak_flops() -> float | None:
+    """Of one device of this process, or None where it is not known."""
+    kind = jax.devices()[0].device_kind
+    return next((flops for name, flops in PEAK_FLOPS.items() if name in kind), None)
+
+
+def memory_bytes() -> int:
+    """The most memory used so far: of the fullest local device, or of the process on a CPU."""
+    stats = [s for d in jax.local_devices() if (s := d.memory_stats())]
+    if stats:
+        return max(s.get('peak_bytes_in_use', 0) for s in stats)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+class Recorder:
+    """Writes metrics; only process 0 does, the others' recorders do nothing."""
+
+    def __init__(self, directory: Path, first_step: int, steps: int, wandb: str, settings: Any):
+        """Opens the files; lines of steps that will be done again are dropped.
+
+        Args:
+            directory: `metrics/` of the run.
+            first_step: Steps that the checkpoint has done: everything after it is forgotten.
+            steps: Of the whole run.
+            wandb: A project's name, or ''.
+            settings: Shown by W&B.
+        """
+        self.active = jax.process_index() == 0
+        self.path = directory / 'metrics.jsonl'
+        if not self.active:
+            return
+        directory.mkdir(parents=True, exist_ok=True)
+        _forget(self.path, first_step)
+        self._file = self.path.open('a', encoding='utf-8')
+        from tensorboardX import SummaryWriter
+
+        self._board = SummaryWriter(str(directory), purge_step=first_step + 1)
+        self._wandb = None
+        if wandb:
+            import wandb as client  # an extra; asked for by name
+
+            self._wandb = client.init(project=wandb, config=settings, dir=str(directory))
+        console = Console(stderr=True)
+        self._progress = None
+        if console.is_terminal:
+            self._progress = Progress(
+                TextColumn('{task.description}'),
+                BarColumn(bar_width=20),
+                TextColumn('{task.completed:.0f}/{task.total:.0f}'),
+                TimeElapsedColumn(),
+                TextColumn('left'),
+                TimeRemainingColumn(),
+                console=console,
+            )
+            self._task = self._progress.add_task('training', total=steps, completed=first_step)
+            self._progress.start()
+        self._console = self._progress.console if self._progress else console
+        self._steps, self._first, self._started = steps, first_step, time.monotonic()
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """One line for a step, to every sink."""
+        if not self.active:
+            return
+        record = {'step': step} | {k: _number(v) for k, v in metrics.items()}
+        self._file.write(json.dumps(record) + '\n')
+        self._file.flush()
+        for name, value in metrics.items():
+            self._board.add_scalar(name, value, step)
+        if self._wandb is not None:
+            self._wandb.log(dict(metrics), step=step)
+        self._show(step, metrics)
+
+    def say(self, text: str) -> None:
+        """Prints a line above the live one."""
+        if self.active:
+            self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def close(self) -> None:
+        """Ends the live line and closes the files."""
+        if not self.active:
+            return
+        if self._progress:
+            self._progress.stop()
+        self._file.close()
+        self._board.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+    def _show(self, step: int, metrics: Mapping[str, float]) -> None:
+        if 'evaluation_loss' in metrics:
+            self.say(
+                f'step {step}: evaluation loss {metrics["evaluation_loss"]:.4f}, perplexity '
+                f'{metrics["evaluation_perplexity"]:.2f}'
+            )
+            return
+        text = f'loss {metrics["loss"]:.4f} · {metrics["tokens_per_second"]:,.0f} tokens/s'
+        if self._progress:
+            self._progress.update(self._task, completed=step, description=text)
+            return
+        done = max(step - self._first, 1)
+        left = (time.monotonic() - self._started) / done * (self._steps - step)
+        self.say(
+            f'step {step}/{self._steps} · {text} · lr {metrics["learning_rate"]:.2e} · grad norm '
+            f'{metrics["grad_norm"]:.3f} · left {_duration(left)}'
+        )
+
+
+def read(path: Path) -> list[dict[str, float]]:
+    """The records of a metrics file; a last line that a kill tore is left out."""
+    records = []
+    if path.exists():
+        for line in path.read_text('utf-8').splitlines():
+            try:
+                records.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+    return records
+
+
+def draw(records: list[dict[str, float]], path: Path) -> None:
+    """A PNG with training and evaluation loss over steps, and the learning rate."""
+    import matplotlib
+
+    matplotlib.use('agg')
+    from matplotlib import pyplot
+
+    figure, axis = pyplot.subplots(figsize=(8, 4.5), layout='constrained')
+    for name, label, style in (('loss', 'training', '-'), ('evaluation_loss', 'evaluation', 'o-')):
+        points = [(r['step'], r[name]) for r in records if r.get(name) is not None]
+        if points:
+            axis.plot(*zip(*points, strict=True), style, label=label, markersize=4)
+    axis.set(xlabel='step', ylabel='loss (nats a token)')
+    axis.grid(alpha=0.3)
+    rates = [(r['step'], r['learning_rate']) for r in records if 'learning_rate' in r]
+    if rates:
+        right = axis.twinx()
+        right.plot(*zip(*rates, strict=True), ':', color='grey', label='learning rate')
+        right.set_ylabel('learning rate')
+    axis.legend()
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def perplexity(loss: float) -> float:
+    """exp(loss), infinite where that overflows."""
+    return math.exp(loss) if loss < 700 else math.inf
+
+
+def _forget(path: Path, after_step: int) -> None:
+    kept = [r for r in read(path) if r['step'] <= after_step]
+    if path.exists():
+        temporary = path.with_suffix('.tmp')
+        temporary.write_text(''.join(json.dumps(r) + '\n' for r in kept), 'utf-8')
+        temporary.replace(path)
+
+
+def _number(value: float) -> float | int | None:
+    value = float(value)
+    return value if math.isfinite(value) else None
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f'{hours}:{minutes:02}:{seconds:02}'

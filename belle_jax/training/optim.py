@@ -1,0 +1,170 @@
+"""The optimiser: optax's, with rules that go by parameter name and per layer."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from belle_jax import config
+from belle_jax.models import ParamSpec
+
+Params = Mapping[str, jax.Array]
+
+
+def schedule(optim: config.Optim, steps: int) -> Callable[[Any], Any]:
+    """The learning rate by step.
+
+    Linear warm-up from 0 to the peak, then linear, cosine or constant to the end.
+
+    Args:
+        optim: Peak, warm-up and shape.
+        steps: Of the whole run.
+    Returns:
+        A function from the step's number, from 0, to the rate.
+    Source: transformers' get_linear_ and get_cosine_schedule_with_warmup, whose first step has rate
+        0; optax's schedules say the same.
+    """
+    warmup = optim.warmup_steps or -int(-optim.warmup_ratio * steps // 1)
+    decay = max(steps - warmup, 1)
+    peak, final = optim.learning_rate, optim.learning_rate * optim.final_ratio
+    after = {
+        'constant': optax.constant_schedule(peak),
+        'linear': optax.linear_schedule(peak, final, decay),
+        'cosine': optax.cosine_decay_schedule(peak, decay, alpha=optim.final_ratio),
+    }[optim.schedule]
+    if not warmup:
+        return after
+    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup])
+
+
+def decays(name: str) -> bool:
+    """Whether weight decay applies: to kernels and tables, not to biases and norms."""
+    return name.endswith(('.kernel', '.table'))
+
+
+def make(
+    optim: config.Optim, steps: int, specs: Mapping[str, ParamSpec]
+) -> optax.GradientTransformation:
+    """The update rule of a run.
+
+    Args:
+        optim: Which one, and its numbers.
+        steps: Of the whole run, for the schedule.
+        specs: Declarations of the trained parameters.
+    Returns:
+        Clipping by the norm over all parameters, then the optimiser.
+    """
+    rate = schedule(optim, steps)
+
+    def mask(params):
+        return {name: decays(name) for name in params}
+
+    if optim.name == 'adamw':
+        rule = optax.adamw(
+            rate,
+            b1=optim.beta1,
+            b2=optim.beta2,
+            eps=optim.eps,
+            mu_dtype=optim.moment_dtype,
+            weight_decay=optim.weight_decay,
+            mask=mask,
+        )
+    elif optim.name == 'lion':
+        rule = optax.lion(
+            rate,
+            b1=optim.beta1,
+            b2=optim.beta2,
+            mu_dtype=optim.moment_dtype,
+            weight_decay=optim.weight_decay,
+            mask=mask,
+        )
+    else:
+        rule = _per_layer_matrices(
+            optax.adafactor(
+                rate,
+                multiply_by_parameter_scale=False,
+                weight_decay_rate=optim.weight_decay or None,
+                weight_decay_mask=mask,
+            ),
+            specs,
+        )
+    if not optim.clip_norm:
+        return rule
+    return optax.chain(optax.clip_by_global_norm(optim.clip_norm), rule)
+
+
+def state_shardings(
+    optimiser: optax.GradientTransformation,
+    params: Mapping[str, Any],
+    shardings: Mapping[str, Any],
+    replicated: Any,
+) -> Any:
+    """Where the optimiser's state lives: a moment with its parameter, counters and factors everywhere.
+
+    Args:
+        optimiser: From `make`.
+        params: Arrays or shapes by name.
+        shardings: Of the parameters.
+        replicated: Of everything else.
+    Returns:
+        A tree like the optimiser's state.
+    """
+
+    def of_leaf(path, leaf):
+        names = [k.key for k in path if isinstance(k, jax.tree_util.DictKey)]
+        name = next((n for n in reversed(names) if n in params), None)
+        same = name is not None and tuple(leaf.shape) == tuple(params[name].shape)
+        return shardings[name] if same else replicated
+
+    return jax.tree_util.tree_map_with_path(of_leaf, jax.eval_shape(optimiser.init, dict(params)))
+
+
+def _per_layer_matrices(
+    rule: optax.GradientTransformation, specs: Mapping[str, ParamSpec]
+) -> optax.GradientTransformation:
+    """Runs a rule that looks at shapes on each layer of a stack, every weight seen as a matrix.
+
+    Adafactor factors the two largest dimensions and clips by the mean over an array: on a stack
+    [L, D, N, H] both would mix layers and split heads.
+    """
+    groups: dict[int, list[str]] = {}
+    for name, spec in specs.items():
+        layers = spec.shape[0] if spec.axes[0] == 'layers' else 0
+        groups.setdefault(layers, []).append(name)
+
+    def matrix(name: str, array: jax.Array) -> jax.Array:
+        spec = specs[name]
+        stacked = spec.axes[0] == 'layers'
+        lead, shape = ((array.shape[0],), array.shape[1:]) if stacked else ((), array.shape)
+        if len(shape) < 3:
+            return array
+        first = spec.axes[1 if stacked else 0] == 'embed'  # [D, heads…] or [heads…, D]
+        return array.reshape(*lead, *((shape[0], -1) if first else (-1, shape[-1])))
+
+    def taken(tree: Params, layers: int) -> dict[str, jax.Array]:
+        return {name: matrix(name, tree[name]) for name in groups[layers] if name in tree}
+
+    def init(params):
+        return {
+            str(layers): (jax.vmap(rule.init) if layers else rule.init)(taken(params, layers))
+            for layers in groups
+        }
+
+    def update(updates, state, params=None):
+        out, new_state = {}, {}
+        for layers in groups:
+            run = jax.vmap(rule.update) if layers else rule.update
+            changed, new_state[str(layers)] = run(
+                taken(updates, layers), state[str(layers)], taken(params, layers)
+            )
+            out |= {name: u.reshape(updates[name].shape) for name, u in changed.items()}
+        return out, new_state
+
+    return optax.GradientTransformation(init, update)
+
+
+def global_norm(tree: Params) -> jax.Array:
+    """The norm over all entries, float32."""
+    return jnp.sqrt(sum(jnp.sum(jnp.square(x.astype(jnp.float32))) for x in tree.values()))

@@ -1,0 +1,117 @@
+"""Where a run begins: its directory, its architecture, its tokenizer, its first parameters."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from belle_jax import config, models
+from belle_jax.config import Architecture, Run
+from belle_jax.data import tokenizer as tokenizers
+from belle_jax.weights import origin
+
+FIXED = ('seed', 'model.source', 'model.preset', 'model.architecture', 'data', 'batch', 'optim')
+"""What decides the numbers of a run: a run is continued with the values that it began with."""
+
+
+class Start:
+    """Resolves what a configuration leaves to files: the architecture and the tokenizer."""
+
+    def __init__(self, run: Run, workdir: Path):
+        """Reads them, and holds the run against the one already in the directory.
+
+        Args:
+            run: As configured.
+            workdir: The run directory.
+        Raises:
+            ValueError: the directory holds another run, or the tokenizer does not fit.
+        """
+        self.workdir = workdir
+        self._source = run.model.source
+        saved = workdir / 'config.json'
+        continued = saved.exists()
+        tokenizer_path = workdir / 'tokenizer' if continued else _tokenizer_path(run)
+        self.tokenizer = tokenizers.load(tokenizer_path)
+        self.architecture = _architecture(run, self.tokenizer)
+        if len(self.tokenizer) > self.architecture.padded_vocab:
+            raise ValueError(
+                f'the tokenizer {tokenizer_path} has {len(self.tokenizer)} tokens, more than the '
+                f"{self.architecture.vocab_size} rows of the model's embedding: tokens beyond it have "
+                'no vector. Give the tokenizer that belongs to the model, or extend the vocabulary.'
+            )
+        self.run = dataclasses.replace(
+            run, model=dataclasses.replace(run.model, architecture=self.architecture)
+        )
+        if continued:
+            _check_same(config.load(saved), self.run, workdir)
+
+    def parameters(self, shardings: Mapping[str, Any]) -> dict[str, jax.Array]:
+        """The parameters of step 0: published ones, or random ones."""
+        if self._source:
+            from belle_jax.weights.load import load_parameters
+
+            return load_parameters(self._source, self.architecture, shardings)
+        return models.initialise(self.architecture, jax.random.key(self.run.seed), shardings)
+
+    def save(self, account: Any) -> None:
+        """Writes what a run directory says of itself."""
+        if jax.process_index():
+            return
+        self.workdir.mkdir(parents=True, exist_ok=True)
+        if not (self.workdir / 'tokenizer').exists():
+            self.tokenizer.save(self.workdir / 'tokenizer')
+        if self._source and not (self.workdir / 'source').exists():
+            origin.keep(self._source, self.workdir)
+        text = json.dumps(account.to_dict(), indent=2, ensure_ascii=False)
+        (self.workdir / 'data.json').write_text(text + '\n', 'utf-8')
+        config.save(self.run, self.workdir / 'config.json')
+
+
+def _tokenizer_path(run: Run) -> str:
+    path = run.data.tokenizer or run.model.source
+    if not path:
+        raise ValueError(
+            '--config.data.tokenizer is not set and there is no --config.model.source to take it '
+            'from: give the directory of a tokenizer.'
+        )
+    return path
+
+
+def _architecture(run: Run, tokenizer: tokenizers.Tokenizer) -> Architecture:
+    if run.model.source:
+        from belle_jax.weights.load import read_architecture
+
+        return read_architecture(run.model.source)
+    architecture = run.model.architecture or config.PRESETS[run.model.preset]
+    if architecture.vocab_size:
+        return architecture
+    return dataclasses.replace(
+        architecture,
+        vocab_size=len(tokenizer),
+        bos_id=tokenizer.bos_id,
+        eos_ids=(tokenizer.eos_id,),
+        pad_id=tokenizer.pad_id,
+    )
+
+
+def _check_same(before: Run, now: Run, workdir: Path) -> None:
+    for field in FIXED:
+        old: Any = before
+        new: Any = now
+        for name in field.split('.'):
+            old, new = getattr(old, name), getattr(new, name)
+        if dataclasses.is_dataclass(old) and dataclasses.is_dataclass(new):
+            names = [f.name for f in dataclasses.fields(old)]
+            changed = [n for n in names if getattr(old, n) != getattr(new, n)]
+            changed = [n for n in changed if n != 'cache_dir']
+        else:
+            changed = [''] if old != new else []
+        if changed:
+            name = f'{field}.{changed[0]}'.rstrip('.')
+            raise ValueError(
+                f'{workdir} holds a run with another --config.{name}: a run is continued with what '
+                f'it began with. Give a new --workdir, or the values in {workdir / "config.json"}.'
+            )

@@ -1,0 +1,94 @@
+"""A recipe resolves to frozen values, and every mistake in one names the field."""
+
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+
+from belle_jax import config
+
+RECIPES = sorted(p.stem for p in (Path(__file__).parent.parent / 'configs').glob('[a-z]*.py'))
+
+
+def recipe(**fields):
+    c = config.default()
+    c.model.preset = 'llama_7b'
+    for name, value in fields.items():
+        section, _, field = name.partition('__')
+        c[section][field] = value
+    return c
+
+
+def test_a_recipe_survives_the_way_through_json(tmp_path):
+    c = config.default()
+    c.model.architecture = {'family': 'bloom', 'embed': 64, 'rope': {'theta': 5.0}}
+    c.data.path = 'a.jsonl=2.5, b.json'
+    run = config.resolve(c)
+    config.save(run, tmp_path / 'config.json')
+    assert config.load(tmp_path / 'config.json') == run
+    assert run.model.architecture.mlp == 256 and run.model.architecture.rope.theta == 5.0
+    assert run.data.sources == (config.Source('a.jsonl', 2.5), config.Source('b.json', 1.0))
+
+
+def test_an_integer_is_taken_for_a_float():
+    assert config.resolve(recipe(optim__clip_norm=1.0)).optim.clip_norm == 1.0
+    values = config.resolve(recipe()).to_dict()
+    values['optim']['clip_norm'] = 2
+    assert config.from_dict(values).optim.clip_norm == 2.0
+
+
+@pytest.mark.parametrize(
+    ('fields', 'sentence'),
+    [
+        ({'optim__name': 'sgd'}, r'optim\.name=.sgd. is not known: choose one of adamw'),
+        ({'batch__size': 0}, r'batch\.size=0 must be at least 1'),
+        ({'batch__size': 6, 'batch__accumulation': 4}, r'accumulation=4 does not divide'),
+        ({'optim__warmup_ratio': 1.5}, r'warmup_ratio=1\.5 is a fraction'),
+        ({'data__path': 'a.jsonl=-1'}, r"data\.path='a\.jsonl=-1' gives 'a\.jsonl' the weight"),
+        ({'model__source': 'somewhere'}, r'model\.source and model\.preset is set'),
+        ({'model__preset': ''}, r'no model is set'),
+    ],
+)
+def test_a_value_out_of_range_names_its_field(fields, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        config.resolve(recipe(**fields))
+
+
+def test_an_unknown_field_suggests_the_one_that_was_meant():
+    with pytest.raises(AttributeError):
+        config.default().optim.learning_rat = 1.0
+    values = config.resolve(recipe()).to_dict()
+    values['optim']['learning_rat'] = 1.0
+    with pytest.raises(ValueError, match=r'did you mean optim\.learning_rate\?'):
+        config.from_dict(values)
+    values = json.loads(json.dumps(config.resolve(recipe()).to_dict()))
+    values['seed'] = '7'
+    with pytest.raises(ValueError, match=r"seed='7' must be of type int"):
+        config.from_dict(values)
+
+
+@pytest.mark.parametrize(
+    ('fields', 'sentence'),
+    [
+        ({'q_heads': 6, 'kv_heads': 4}, 'kv_heads=4 does not divide q_heads=6'),
+        ({'family': 'gpt'}, r"family='gpt' is not known"),
+        ({'family': 'bloom', 'kv_heads': 2}, 'BLOOM has one key-value head'),
+        ({'head_dim': 7}, 'head_dim=7 is odd'),
+        ({'widht': 7}, 'widht is not a field'),
+        ({'rope': {'kind': 'yarn'}}, r"rope\.kind='yarn' is not known"),
+    ],
+)
+def test_an_impossible_architecture_is_refused(fields, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        config.Architecture.from_dict(fields)
+
+
+@pytest.mark.parametrize('name', RECIPES)
+def test_every_recipe_resolves_in_every_variant(name):
+    module = importlib.import_module(f'configs.{name}')
+    for variant in getattr(module, 'VARIANTS', ('',)):
+        run = config.resolve(module.get_config(variant) if variant else module.get_config())
+        assert run.data.path, 'a recipe says which data it is for'
+    with pytest.raises(ValueError, match='variant'):
+        module.get_config('no such variant')

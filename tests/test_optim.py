@@ -1,0 +1,102 @@
+"""Schedules and update rules against torch, transformers and arithmetic by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import tiny
+from belle_jax import config, models
+from belle_jax.training import optim
+
+STEPS = 40
+
+
+def rates(**fields):
+    schedule = optim.schedule(config.Optim(learning_rate=1e-3, **fields), STEPS)
+    return [float(schedule(i)) for i in range(STEPS)]
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize('name', ['linear', 'cosine'])
+def test_schedules_are_those_of_transformers(name):
+    torch = pytest.importorskip('torch')
+    from transformers import get_scheduler
+
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    theirs = torch.optim.SGD([parameter], lr=1e-3)
+    scheduler = get_scheduler(name, theirs, num_warmup_steps=4, num_training_steps=STEPS)
+    expected = []
+    for _ in range(STEPS):
+        expected.append(scheduler.get_last_lr()[0])
+        theirs.step()
+        scheduler.step()
+    for fields in ({'warmup_ratio': 0.1}, {'warmup_steps': 4, 'warmup_ratio': 0.5}):
+        np.testing.assert_allclose(rates(schedule=name, **fields), expected, rtol=1e-5, atol=1e-9)
+
+
+def test_the_rate_ends_at_the_final_ratio_and_a_constant_one_stays():
+    ended = optim.schedule(config.Optim(learning_rate=1.0, final_ratio=0.1), STEPS)
+    assert float(ended(STEPS)) == pytest.approx(0.1)
+    assert rates(schedule='constant', warmup_ratio=0.05) == pytest.approx([0, 5e-4] + [1e-3] * 38)
+    # A warm-up of a fraction of a step is a whole one, as in transformers.
+    assert rates(schedule='constant', warmup_ratio=0.001) == pytest.approx([0] + [1e-3] * 39)
+
+
+def test_decay_leaves_biases_and_norms_alone():
+    names = {**models.specs(tiny.LLAMA), **models.specs(tiny.BLOOM)}
+    kept = {name for name in names if not optim.decays(name)}
+    assert kept == {n for n in names if n.endswith('.bias') or 'norm' in n}
+    assert optim.decays('blocks.0.attention.query.kernel') and optim.decays('head.table')
+
+
+@pytest.mark.parametrize('name', ['adamw', 'lion', 'adafactor'])
+def test_a_rule_treats_each_layer_of_a_stack_alone(name):
+    """Three layers stacked move as the same three layers in groups of their own."""
+    architecture = tiny.LLAMA
+    params = models.initialise(architecture, jax.random.key(0))
+    grads = jax.tree.map(lambda p: jnp.asarray(np.random.default_rng(0).normal(size=p.shape), jnp.float32), params)
+    single = models.parameters(models.unstack(models.build(architecture, params)))
+    single_grads = models.parameters(models.unstack(models.build(architecture, grads)))
+    settings = config.Optim(name=name, learning_rate=0.1, weight_decay=0.1, schedule='constant')
+
+    def moved(params, grads):
+        specs = {
+            n: models.ParamSpec(p.shape, s.axes, s.init)
+            for n, p in params.items()
+            if (s := models.specs(architecture)[_stacked(n)])
+        }
+        rule = optim.make(settings, STEPS, specs)
+        state = rule.init(params)
+        for _ in range(3):
+            updates, state = rule.update(grads, state, params)
+            params = optax.apply_updates(params, updates)
+        return params
+
+    together = models.parameters(models.unstack(models.build(architecture, moved(params, grads))))
+    for n, p in moved(single, single_grads).items():
+        np.testing.assert_allclose(together[n], p, rtol=1e-5, atol=1e-6, err_msg=n)
+
+
+def _stacked(name):
+    parts = name.split('.')
+    return '.'.join([parts[0], '0', *parts[2:]]) if parts[0] == 'blocks' else name
+
+
+def test_adafactor_sees_heads_as_part_of_a_matrix():
+    specs = models.specs(tiny.LLAMA)
+    rule = optim.make(config.Optim(name='adafactor', clip_norm=0.0), STEPS, specs)
+    big = {n: models.ParamSpec((s.shape[0], 256, 2, 128), s.axes, s.init) for n, s in specs.items() if n.endswith('query.kernel')}
+    rule = optim.make(config.Optim(name='adafactor', clip_norm=0.0), STEPS, big)
+    state = rule.init({n: jnp.zeros(s.shape) for n, s in big.items()})
+    shapes = {leaf.shape for leaf in jax.tree.leaves(state)}
+    assert (3, 256) in shapes, 'rows and columns of [256, 2 · 128] for each of three layers'
+    assert (3, 256, 2, 128) not in shapes and (3, 256, 256) not in shapes
+
+
+def test_a_first_moment_may_be_bfloat16():
+    params = models.initialise(tiny.BLOOM, jax.random.key(0))
+    rule = optim.make(config.Optim(moment_dtype='bfloat16'), STEPS, models.specs(tiny.BLOOM))
+    dtypes = {str(leaf.dtype) for leaf in jax.tree.leaves(rule.init(params)) if leaf.ndim}
+    assert dtypes == {'bfloat16', 'float32'}

@@ -1,0 +1,80 @@
+"""Small models of both families with no setting at its default, and packed batches for them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from belle_jax import models
+from belle_jax.config import Architecture, Rope
+
+LLAMA = Architecture(
+    family='llama',
+    vocab_size=300,
+    embed=64,
+    layers=3,
+    q_heads=4,
+    kv_heads=2,
+    head_dim=24,
+    mlp=96,
+    max_position=64,
+    norm_eps=1e-4,
+    attention_bias=True,
+    mlp_bias=True,
+    rope=Rope(theta=500.0),
+    init_std=0.1,
+)
+BLOOM = Architecture(
+    family='bloom',
+    vocab_size=300,
+    embed=64,
+    layers=3,
+    q_heads=4,
+    mlp=128,
+    norm_eps=1e-4,
+    tied=True,
+    post_norm_residual=True,
+    init_std=0.1,
+)
+FAMILIES = {'llama': LLAMA, 'bloom': BLOOM}
+
+
+def params(architecture: Architecture, seed: int = 0):
+    """Random everywhere: norms are not one, biases not zero."""
+    start = models.initialise(architecture, jax.random.key(seed))
+    return {
+        name: value + 0.05 * jax.random.normal(jax.random.key(i), value.shape) * (value != 0)
+        + (0.05 if name.endswith('.bias') else 0)
+        for i, (name, value) in enumerate(start.items())
+    }
+
+
+def packed_batch(lengths, seq_len: int, vocab_size: int = 300, seed: int = 0):
+    """A batch [rows, seq_len]; `lengths` gives for each row the lengths of its segments."""
+    rng = np.random.default_rng(seed)
+    shape = (len(lengths), seq_len)
+    batch = {k: np.zeros(shape, np.int32) for k in ('tokens', 'targets', 'segment_ids', 'positions')}
+    batch['weights'] = np.zeros(shape, np.float32)
+    for row, segments in enumerate(lengths):
+        at = 0
+        for number, length in enumerate(segments, 1):
+            text = rng.integers(0, vocab_size, length)
+            span = slice(at, at + length)
+            batch['tokens'][row, span] = text
+            batch['targets'][row, at : at + length - 1] = text[1:]
+            batch['weights'][row, at : at + length - 1] = rng.random(length - 1) < 0.7
+            batch['segment_ids'][row, span] = number
+            batch['positions'][row, span] = np.arange(length)
+            at += length
+    return batch
+
+
+def unpacked(batch, seq_len: int):
+    """The same segments, a row each."""
+    rows = []
+    for row in range(batch['tokens'].shape[0]):
+        for number in range(1, batch['segment_ids'][row].max() + 1):
+            held = batch['segment_ids'][row] == number
+            rows.append({k: np.pad(v[row][held], (0, seq_len - held.sum())) for k, v in batch.items()})
+    out = {k: np.stack([r[k] for r in rows]) for k in rows[0]}
+    out['segment_ids'] = np.minimum(out['segment_ids'], 1)
+    return {k: jnp.asarray(v) for k, v in out.items()}
