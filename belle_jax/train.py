@@ -45,7 +45,7 @@ def main(argv: list[str]) -> None:
     from belle_jax.training.loop import Trainer
 
     workdir = Trainer(run, Path(WORKDIR.value)).train()
-    logging.info('The run is in %s', workdir)
+    print(f'The run is in {workdir}')
 
 
 def run_main(argv: list[str]) -> None:
@@ -60,5 +60,5 @@ def run_main(argv: list[str]) -> None:
 
 if __name__ == '__main__':
     flags.mark_flags_as_required(['config', 'workdir'])
-    logging.set_verbosity(logging.INFO)
+    logging.set_verbosity(logging.WARNING)  # Orbax tells every array that it writes
     app.run(run_main)

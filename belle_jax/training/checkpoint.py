@@ -26,13 +26,21 @@ class Checkpoints:
     Every process of a run makes one and calls the same methods in the same order.
     """
 
-    def __init__(self, directory: Path, keep_last: int = 2, keep_best: int = 1):
+    def __init__(
+        self,
+        directory: Path,
+        keep_last: int = 2,
+        keep_best: int = 1,
+        concurrent_bytes: int | None = None,
+    ):
         """Opens the folder; what a killed process left half written is removed.
 
         Args:
             directory: Made if absent.
             keep_last: Newest checkpoints to keep.
             keep_best: Checkpoints of the lowest evaluation loss to keep.
+            concurrent_bytes: How much may be on its way to the disk at once, more than the
+                largest array; None: all of it, which takes the host's memory for a second copy.
         """
         self.directory = directory
         self._keep_last, self._keep_best = keep_last, keep_best
@@ -40,7 +48,14 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             max_to_keep=None, enable_async_checkpointing=True, cleanup_tmp_directories=True
         )
-        self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
+        limit = concurrent_bytes / 1e9 if concurrent_bytes else None
+        handlers = {
+            'state': ocp.PyTreeCheckpointHandler(save_concurrent_gb=limit),  # type: ignore[arg-type]
+            'meta': ocp.JsonCheckpointHandler(),
+        }
+        self._manager = ocp.CheckpointManager(
+            directory.absolute(), options=options, item_handlers=handlers if limit else None
+        )
         self._finaliser: threading.Thread | None = None
         self._failure: Exception | None = None
         self._losses: dict[int, float | None] = {}
@@ -167,7 +182,7 @@ class Checkpoints:
 
     def _error(self, step: int, error: Exception) -> OSError:
         text = str(error)
-        reason = 'the disk is full' if 'space' in text or 'ENOSPC' in text else text[:300]
+        reason = 'the disk is full' if 'No space' in text or 'ENOSPC' in text else text[:300]
         return OSError(
             f'checkpoint {step} could not be saved in {self.directory}: {reason}. The checkpoints '
             'before it are intact: make room and start the same command again.'

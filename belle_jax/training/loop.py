@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import logging
 from jax.experimental import multihost_utils
 
 from belle_jax import data, models, sharding
@@ -132,7 +131,7 @@ class Trainer:
         if jax.process_index() == 0:
             curve = self.workdir / 'metrics' / 'loss.png'
             metrics_lib.draw(metrics_lib.read(self.recorder.path), curve)
-            logging.info('Loss curve: %s', curve)
+            print(f'Loss curve: {curve}')
         return self.workdir
 
     def _run(self) -> None:
@@ -216,7 +215,6 @@ class Trainer:
                     self.shardings,
                 )
                 state, _ = self.checkpoints.restore(step, like)
-                logging.info('Continuing %s from step %d.', self.workdir, step)
                 return step, state
         params = start.parameters(self.shardings.params)
         init = jax.jit(self.optimiser.init, out_shardings=self.shardings.optimiser)

@@ -1,0 +1,179 @@
+"""From a run's data section to its plans: read, split, fit, pack, and account for every row."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from belle_jax import config
+from belle_jax.data import plan, token_cache
+from belle_jax.data.account import REASONS, Account
+from belle_jax.data.chat import Template, template
+from belle_jax.data.fitting import Segments, fit
+from belle_jax.data.shuffle import permutation
+from belle_jax.data.token_cache import Tokens
+from belle_jax.data.tokenizer import Tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """What a run trains and evaluates on."""
+
+    train: plan.Plan
+    validation: plan.Plan | None
+    template: Template
+    account: Account
+
+
+def prepare(run: config.Run, tokenizer: Tokenizer) -> Prepared:
+    """Reads the sources and plans every batch.
+
+    Args:
+        run: Its `data` says what to read and how, `batch` the rows of a step, `seed` decides the
+            validation split, the packing and the epochs' order, `train` where the plan ends.
+        tokenizer: The model's.
+    Returns:
+        The plan of training, which ends after `train.epochs` (with `train.steps` it goes on), and
+        the one of validation: one pass in micro-batches.
+    Raises:
+        ValueError: a source cannot be read, or nothing is left to train or validate on.
+    """
+    data, seed, batch_size = run.data, run.seed, run.batch.size
+    if not data.sources:
+        raise ValueError('--config.data.path is empty: give a file of rows or a hub data set.')
+    writer = template(data.template, tokenizer)
+
+    def opened(path: str) -> Tokens:
+        return token_cache.open_source(path, writer, data.system, data.on_bad_row, data.cache_dir)
+
+    sources = [opened(source.path) for source in data.sources]
+    held = [np.zeros(len(s.record_hash), bool) for s in sources]
+    checks: list[Tokens] = []
+    if data.validation.path:
+        checks = [opened(s.path) for s in config.parse_sources(data.validation.path, 'validation')]
+        picked = [np.ones(len(s.record_hash), bool) for s in checks]
+    elif data.validation.fraction or data.validation.count:
+        checks = sources
+        picked = held = _held_out(sources, data.validation, seed)
+    else:
+        picked = []
+    # A conversation that is evaluated on is not trained on, wherever else its copies stand.
+    secret = [s.record_hash[mask] for s, mask in zip(checks, picked)]
+    hashes = np.unique(np.concatenate(secret)) if secret else np.zeros(0, np.uint64)
+
+    account = Account(seq_len=data.seq_len, template=data.template, sources=[])
+    training = []
+    for source, where, held_here in zip(sources, data.sources, held):
+        copies = np.isin(source.record_hash, hashes) & ~held_here
+        usable = ~(held_here | copies)
+        bins, entry = _planned(source, usable, data, where.weight, seed)
+        entry |= {'validation': int(held_here.sum()), 'copies_of_validation': int(copies.sum())}
+        training.append(bins)
+        account['sources'].append({'path': where.path, 'weight': where.weight} | entry)
+    made_of = [(b.source.key, b.weight) for b in training]
+    settings = (data.seq_len, data.packing, data.train_on, seed, batch_size)
+    split = (dataclasses.asdict(data.validation), [c.key for c in checks])
+    train = plan.Plan(
+        sources=tuple(training),
+        seq_len=data.seq_len,
+        batch_size=batch_size,
+        seed=seed,
+        train_on=data.train_on,
+        shuffled=True,
+        fingerprint=plan.fingerprint(made_of, settings, split),
+    )
+    if not train.rows_per_epoch:
+        raise ValueError(
+            f'{data.path} leaves nothing to train on: no conversation has an answer outside '
+            'validation. Give more rows, or hold out fewer.'
+        )
+    if not run.train.steps:
+        train = train.until(run.train.epochs)
+    validation = None
+    if checks:
+        rows = batch_size // run.batch.accumulation
+        validation = _validation(checks, picked, data, rows, seed, account)
+    account['fingerprint'] = train.fingerprint
+    account['rows_per_epoch'] = train.rows_per_epoch
+    return Prepared(train, validation, writer, account)
+
+
+def _held_out(sources: list[Tokens], split: config.Validation, seed: int) -> list[np.ndarray]:
+    """Which records are for validation: the first of a seeded order over all different ones."""
+    hashes = np.concatenate([s.record_hash for s in sources])
+    _, first = np.unique(hashes, return_index=True)
+    first.sort()
+    count = round(split.fraction * len(first)) if split.fraction else split.count
+    if not 0 < count < len(first):
+        raise ValueError(
+            f'validation takes {count} of {len(first)} different conversations: at least one each '
+            'must remain for training and validation. Set --config.data.validation.count or '
+            '.fraction.'
+        )
+    chosen = np.zeros(len(hashes), bool)
+    chosen[first[permutation(len(first), seed, 'validation')[:count]]] = True
+    return np.split(chosen, np.cumsum([len(s.record_hash) for s in sources])[:-1])
+
+
+def _planned(
+    source: Tokens, usable: np.ndarray, data: config.Data, weight: float, seed: int
+) -> tuple[plan.Bins, dict[str, Any]]:
+    """Bins of a source's usable records, and their account."""
+    examples = np.flatnonzero(usable[source.record])
+    segments = fit(source, examples, data.seq_len, data.train_on)
+    bins = plan.plan_bins(
+        source,
+        segments,
+        weight=weight,
+        seq_len=data.seq_len,
+        packing=data.packing,
+        seed=seed,
+    )
+    return bins, _entry(source, segments, len(bins), data.seq_len)
+
+
+def _entry(source: Tokens, segments: Segments, bins: int, seq_len: int) -> dict[str, Any]:
+    tokens = int(segments.size.sum())
+    return source.account | {
+        **dict.fromkeys(REASONS, 0),
+        **segments.counts,
+        'segments': len(segments.size),
+        'tokens': tokens,
+        'trained_tokens': segments.trained,
+        'bins': bins,
+        'packing_efficiency': round(tokens / max(1, bins * seq_len), 4),
+    }
+
+
+def _validation(
+    checks: list[Tokens],
+    picked: list[np.ndarray],
+    data: config.Data,
+    batch_size: int,
+    seed: int,
+    account: Account,
+) -> plan.Plan:
+    planned = [_planned(s, mask, data, 1.0, seed) for s, mask in zip(checks, picked)]
+    bins = tuple(b for b, _ in planned if len(b))
+    if not bins:
+        raise ValueError(
+            'validation has no conversation with an answer: give other rows in '
+            '--config.data.validation.'
+        )
+    # What the reader met is told once: with the training rows, if these are some of them.
+    told = {} if data.validation.path else {'skipped': {}, 'unanswered': 0}
+    account['validation'] = [
+        entry | told | {'records': int(mask.sum())} for (_, entry), mask in zip(planned, picked)
+    ]
+    made_of = [b.source.key for b in bins]
+    settings = (data.seq_len, data.packing, data.train_on, seed, batch_size)
+    made = plan.Plan(
+        sources=bins,
+        seq_len=data.seq_len,
+        batch_size=batch_size,
+        seed=seed,
+        train_on=data.train_on,
+        shuffled=False,
+        fingerprint=plan.fingerprint('validation', made_of, settings),
+    )
+    return made.until(1)

@@ -1,0 +1,294 @@
+"""Tokenised sources on disk, found again by what made them.
+
+An entry's name is a hash of the source's bytes, the tokenizer, the template and everything else
+that decides the tokens, so an entry is never out of date. It is written beside its place and then
+renamed, so that a crash leaves nothing that looks whole; a lock lets a second process wait for the
+first one's work instead of repeating it. Length, packing and weights are not part of it: they are
+decided from the lengths, afterwards.
+
+    CACHE/<key>/meta.json     what it is, and the account of reading it
+    CACHE/<key>/tokens.bin    all ids, one example after the other
+    CACHE/<key>/trained.bin   uint8, whether each id is part of an answer
+    CACHE/<key>/examples.npz  for each example: where it ends, its record, its trained ids, its kind
+"""
+
+import collections
+import concurrent.futures
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import itertools
+import json
+import os
+import pathlib
+import shutil
+import time
+import zipfile
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from belle_jax.data.chat import Piece, Template, assemble
+from belle_jax.data.progress import Progress
+from belle_jax.data.records import Reader
+from belle_jax.data.rows import Record
+
+VERSION = 1  # raise it when the same source gives other tokens, or the files change
+CHUNK = 1024  # records tokenised together: enough to keep every core busy
+TEXT, CONVERSATION = 1, 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokens:
+    """One tokenised source, mapped into memory.
+
+    An example is what is trained on in one piece: a conversation, a plain text, or (with templates
+    that rewrite history) one answer with what comes before it.
+    """
+
+    key: str
+    tokens: np.ndarray  # [all ids]
+    trained: np.ndarray  # bool [all ids]
+    bounds: np.ndarray  # int64 [examples + 1]
+    record: np.ndarray  # int64 [examples], the number of the source's usable row
+    trained_count: np.ndarray  # int64 [examples]
+    kind: np.ndarray  # uint8 [examples], TEXT or CONVERSATION
+    record_hash: np.ndarray  # uint64 [records], equal for equal conversations
+    account: dict[str, Any]  # describe, rows, skipped, unanswered
+
+
+def default_directory() -> pathlib.Path:
+    """Where entries lie unless --config.data.cache_dir says otherwise."""
+    base = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
+    return pathlib.Path(base) / 'belle_jax' / 'tokens'
+
+
+def open_source(
+    path: str, template: Template, system: str, on_bad_row: str, cache_dir: str = ''
+) -> Tokens:
+    """The tokens of a source, from the cache or by making them.
+
+    Args:
+        path: What `Reader` takes.
+        template: Writes the conversations.
+        system: A system message for conversations that have none, or ''.
+        on_bad_row: 'error' or 'skip'.
+        cache_dir: '' is `default_directory()`.
+    Returns:
+        The tokens, mapped.
+    Raises:
+        ValueError: the source cannot be read; see `Reader`.
+    """
+    cache = pathlib.Path(cache_dir) if cache_dir else default_directory()
+    cache.mkdir(parents=True, exist_ok=True)
+    reader = Reader(path, on_bad_row)
+    made_of = (
+        VERSION,
+        _digest(reader, cache),
+        reader.container,
+        template.tokenizer.fingerprint(),
+        template.fingerprint(),
+        system,
+        on_bad_row,
+    )
+    key = hashlib.sha256(repr(made_of).encode()).hexdigest()[:32]
+    entry = cache / key
+    found = _open(entry)
+    if found is None:
+        with _locked(cache / f'{key}.lock'):
+            found = _open(entry)  # another process may have made it meanwhile
+            if found is None:
+                _make(entry, reader, template, system)
+                found = _open(entry)
+    if found is None:
+        raise ValueError(
+            f'{entry} was damaged while it was written: free space there, start again.'
+        )
+    return found
+
+
+def _make(entry: pathlib.Path, reader: Reader, template: Template, system: str) -> None:
+    """Tokenises a source into a directory beside its place, then moves it there."""
+    for left in entry.parent.glob(f'.{entry.name}.*'):  # of processes that died; we hold the lock
+        shutil.rmtree(left, ignore_errors=True)
+    shutil.rmtree(entry, ignore_errors=True)
+    work = entry.parent / f'.{entry.name}.{os.getpid()}'
+    work.mkdir()
+    try:
+        _write(work, reader, template, system)
+        for file in work.iterdir():
+            _sync(file)
+        # Where locks do not work (some network file systems) another process may have been faster.
+        with contextlib.suppress(OSError):
+            work.rename(entry)
+        _sync(entry.parent)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _write(work: pathlib.Path, reader: Reader, template: Template, system: str) -> None:
+    dtype = np.dtype(np.uint16 if len(template.tokenizer) <= 1 << 16 else np.int32)
+    columns: dict[str, list[np.ndarray]] = {
+        name: [] for name in ('length', 'record', 'trained_count', 'kind')
+    }
+    hashes: list[int] = []
+    total = 0
+    progress = Progress(f'tokenising {reader.path}', 'tokens')
+    with (work / 'tokens.bin').open('wb') as ids, (work / 'trained.bin').open('wb') as masks:
+        for chunk, owners, kinds, (tokens, trained, lengths) in _assembled(
+            reader, template, system
+        ):
+            hashes += map(_hash, chunk)
+            ids.write(tokens.astype(dtype).data)
+            masks.write(trained.view(np.uint8).data)
+            total += len(tokens)
+            before = np.concatenate([[0], np.cumsum(trained)])
+            ends = np.cumsum(lengths)
+            columns['length'].append(lengths)
+            columns['record'].append(np.asarray(owners, np.int64))
+            columns['trained_count'].append(before[ends] - before[ends - lengths])
+            columns['kind'].append(np.asarray(kinds, np.uint8))
+            progress.show(total, reader.done)
+    progress.end(total)
+    table = {name: np.concatenate(parts) for name, parts in columns.items()}
+    table['record_hash'] = np.asarray(hashes, np.uint64)
+    np.savez(work / 'examples.npz', allow_pickle=False, **table)
+    meta = {
+        'version': VERSION,
+        'dtype': dtype.name,
+        'tokens': total,
+        'template': template.name,
+        'account': {
+            'describe': reader.describe,
+            'rows': reader.rows,
+            'skipped': dict(reader.skipped),
+            'unanswered': reader.unanswered,
+        },
+    }
+    (work / 'meta.json').write_text(json.dumps(meta, ensure_ascii=False, indent=2), 'utf-8')
+
+
+def _assembled(reader: Reader, template: Template, system: str) -> Iterator[tuple]:
+    """Chunks of records with their examples' owners, kinds and arrays, in order.
+
+    While `tokenizers` works on one chunk, which leaves Python's lock alone, the next one is read
+    and the one before is written.
+    """
+    records, first = iter(reader), 0
+    waiting: collections.deque = collections.deque()
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        while chunk := list(itertools.islice(records, CHUNK)):
+            examples, owners, kinds = _examples(chunk, template, system, first)
+            first += len(chunk)
+            made = pool.submit(assemble, examples, template.tokenizer)
+            waiting.append((chunk, owners, kinds, made))
+            if len(waiting) > 2:
+                *about, made = waiting.popleft()
+                yield *about, made.result()
+        for *about, made in waiting:
+            yield *about, made.result()
+
+
+def _examples(
+    records: list[Record], template: Template, system: str, first: int
+) -> tuple[list[list[Piece]], list[int], list[int]]:
+    """Pieces of all examples of some records, with each one's record number and kind."""
+    tokenizer = template.tokenizer
+    starts = (
+        [Piece(tokenizer.bos_id)] if tokenizer.adds_bos and tokenizer.bos_id is not None else []
+    )
+    end = Piece(tokenizer.eos_id, True)
+    examples: list[list[Piece]] = []
+    owners: list[int] = []
+    kinds: list[int] = []
+    for number, record in enumerate(records, first):
+        if record.text is not None:
+            made, kind = [[*starts, Piece(record.text, True), end]], TEXT
+        else:
+            messages = record.messages
+            if system and messages[0]['role'] != 'system':
+                messages = [{'role': 'system', 'content': system}, *messages]
+            made, kind = template.examples(messages), CONVERSATION
+        examples += made
+        owners += [number] * len(made)
+        kinds += [kind] * len(made)
+    return examples, owners, kinds
+
+
+def _hash(record: Record) -> int:
+    """Equal for equal conversations, whatever the layout of their rows."""
+    texts = [f'{m["role"]}\x1f{m["content"]}{m.get("input", "")}' for m in record.messages]
+    text = '\x1e'.join(texts) if record.text is None else record.text
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), 'little')
+
+
+def _open(entry: pathlib.Path) -> Tokens | None:
+    """Maps an entry; None where there is none, or one with files of another size than promised."""
+    try:
+        meta = json.loads((entry / 'meta.json').read_text('utf-8'))
+        dtype, total = np.dtype(meta['dtype']), meta['tokens']
+        # Opened here, because numpy does not close a file that turns out to be no archive.
+        with (entry / 'examples.npz').open('rb') as stream, np.load(stream) as file:
+            table = dict(file)
+        whole = (entry / 'tokens.bin').stat().st_size == total * dtype.itemsize
+        whole = whole and (entry / 'trained.bin').stat().st_size == total
+        bounds = np.concatenate([[0], np.cumsum(table['length'], dtype=np.int64)])
+        if not whole or bounds[-1] != total or meta['version'] != VERSION:
+            return None
+        # Plain arrays over the mapping: np.memmap's own class is slow to index.
+        tokens = np.asarray(np.memmap(entry / 'tokens.bin', dtype, 'r'))
+        trained = np.asarray(np.memmap(entry / 'trained.bin', np.bool_, 'r'))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+    return Tokens(
+        key=entry.name,
+        tokens=tokens,
+        trained=trained,
+        bounds=bounds,
+        record=table['record'],
+        trained_count=table['trained_count'],
+        kind=table['kind'],
+        record_hash=table['record_hash'],
+        account=meta['account'],
+    )
+
+
+def _digest(reader: Reader, cache: pathlib.Path) -> str:
+    """The source's digest, remembered by path, size and time so that a warm start reads nothing."""
+    file = pathlib.Path(reader.path)
+    if not file.is_file():
+        return reader.digest()
+    stat = file.stat()
+    state = [str(file.resolve()), stat.st_size, stat.st_mtime_ns]
+    name = hashlib.sha256(state[0].encode()).hexdigest()[:32]
+    note = cache / f'{name}.digest.json'
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        known = json.loads(note.read_text('utf-8'))
+        if known['state'] == state:
+            return known['digest']
+    digest = reader.digest()
+    # A file changed a moment ago may change again within its clock's tick: not remembered.
+    if time.time() - stat.st_mtime > 2:
+        draft = note.with_suffix(f'.{os.getpid()}')
+        draft.write_text(json.dumps({'state': state, 'digest': digest}), 'utf-8')
+        draft.rename(note)
+    return digest
+
+
+@contextlib.contextmanager
+def _locked(path: pathlib.Path) -> Iterator[None]:
+    """Holds a lock that ends with the process, however that ends."""
+    with path.open('w') as file:
+        with contextlib.suppress(OSError):  # no locks here: the rename decides
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _sync(path: pathlib.Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

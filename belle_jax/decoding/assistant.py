@@ -1,0 +1,108 @@
+"""A model that one can talk to: weights, tokenizer and chat template from one directory."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from belle_jax.data import chat, tokenizer
+from belle_jax.decoding.engine import Engine
+from belle_jax.weights import huggingface, run_directory
+from belle_jax.weights.load import load_model
+
+Message = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Voice:
+    """What a directory says about how its model is spoken to.
+
+    Attributes:
+        tokenizer: Text to tokens.
+        template: Messages to a prompt.
+        system: The system message of conversations without one.
+        step: Of the newest checkpoint; None for a Hugging Face directory.
+    """
+
+    tokenizer: tokenizer.Tokenizer
+    template: chat.Template
+    system: str
+    step: int | None
+
+    def prompt(self, messages: Sequence[Message]) -> list[int]:
+        """The tokens that the answer to a conversation follows.
+
+        Raises:
+            ValueError: the turns are in no order that the template can write.
+        """
+        if self.system and all(m['role'] != 'system' for m in messages):
+            messages = [{'role': 'system', 'content': self.system}, *messages]
+        return self.template.prompt(messages)
+
+    def answer(self, text: str) -> str:
+        """An answer as a person reads it: without the space that some templates leave to it.
+
+        Text that is continued without a template stays as it is.
+        """
+        return text if self.template.name == 'none' else text.lstrip()
+
+
+def voice(path: str | Path, template: str = '', system: str | None = None) -> Voice:
+    """Reads everything but the weights.
+
+    Args:
+        path: A Hugging Face directory, a hub name, a run directory or one of its checkpoints.
+        template: A name of `chat.NAMES`; '' takes what the run was trained with, else the
+            tokenizer's own chat template, else `belle`.
+        system: A system message; None takes the run's.
+    Raises:
+        ValueError: there is no tokenizer, or the template does not exist.
+    """
+    directory = huggingface.resolve(path)
+    run, step = {}, None
+    if run_directory.is_run_directory(directory):
+        home = run_directory.root(directory)
+        run = json.loads((home / run_directory.CONFIG).read_text('utf-8')).get('data', {})
+        steps = [p.name for p in (home / run_directory.CHECKPOINTS).iterdir()]
+        newest = max(map(int, filter(str.isdigit, steps)), default=0)
+        step = newest if directory == home else int(directory.name)
+        directory = home
+    words = tokenizer.load(directory)
+    own = 'tokenizer' if words.chat_template else 'belle'
+    style = chat.template(template or run.get('template') or own, words)
+    return Voice(words, style, run.get('system', '') if system is None else system, step)
+
+
+def engine(
+    path: str | Path,
+    spoken: Voice,
+    *,
+    dtype: str = 'float32',
+    batch_size: int = 8,
+    devices: int = 1,
+) -> Engine:
+    """Loads the weights.
+
+    Args:
+        path: As for `voice`.
+        spoken: From `voice`.
+        dtype: float32 or bfloat16.
+        batch_size: Prompts answered at a time.
+        devices: Above 1, each weight is split over so many.
+    Raises:
+        ValueError: the weights are incomplete, or do not fit the tokenizer or the devices.
+    """
+    mesh = None
+    if devices != 1:
+        import jax
+
+        from belle_jax import config, sharding
+
+        available = jax.devices()
+        if not 1 <= devices <= len(available):
+            raise ValueError(f'devices={devices}: this machine has {len(available)}.')
+        mesh = sharding.make_mesh(config.Mesh(1, 1, devices), available[:devices])
+    model = load_model(path, dtype=dtype, mesh=mesh)
+    ends = {*model.architecture.eos_ids, *spoken.template.stop_ids}
+    return Engine(model, spoken.tokenizer, eos_ids=sorted(ends), batch_size=batch_size)

@@ -1,0 +1,227 @@
+"""Making text: prompts in, answers out, many at a time."""
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from flax import nnx
+
+from belle_jax import models
+from belle_jax.decoding import beams, loop
+from belle_jax.decoding import cache as shapes
+from belle_jax.decoding.batch import Batch, mesh_of
+from belle_jax.decoding.sampling import Settings
+from belle_jax.decoding.text import TextStream
+
+STREAM_STEPS = 8
+"""Tokens between two pieces of streamed text."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Completion:
+    """One answer.
+
+    Attributes:
+        text: Without end-of-sequence token and stop string.
+        tokens: All that were made, the end-of-sequence token included.
+        finish_reason: 'stop' (end of sequence or stop string) or 'length'.
+        prompt_tokens: Tokens of the prompt.
+    """
+
+    text: str
+    tokens: list[int]
+    finish_reason: str
+    prompt_tokens: int
+
+    @property
+    def completion_tokens(self) -> int:
+        """Tokens that were made."""
+        return len(self.tokens)
+
+
+class Engine:
+    """A model that answers prompts, any number of times."""
+
+    def __init__(
+        self,
+        model: models.Decoder,
+        tokenizer: Any = None,
+        *,
+        eos_ids: Sequence[int] | None = None,
+        batch_size: int = 8,
+    ):
+        """
+        Args:
+            model: Any decoder; on a mesh where its parameters are.
+            tokenizer: With transformers' `decode`; without one answers have tokens but no text.
+            eos_ids: Tokens that end an answer, by default the architecture's.
+            batch_size: Prompts answered at a time.
+        """
+        self.architecture = model.architecture
+        self.tokenizer, self.batch_size = tokenizer, batch_size
+        ids = self.architecture.eos_ids if eos_ids is None else eos_ids
+        self.eos_ids = tuple(sorted(set(ids)))
+        self.on_mesh = functools.partial(mesh_of, models.parameters(model))
+        with self.on_mesh():
+            self.graphdef, self.params = nnx.split(models.unstack(model))
+
+    def room(self, prompt_tokens: int) -> int | None:
+        """Tokens that an answer may have until the model's context is full; None: any number.
+
+        Only fixed rotary positions have an end; ALiBi and `dynamic` RoPE read on.
+        """
+        a = self.architecture
+        if a.family == 'bloom' or a.rope.kind == 'dynamic':
+            return None
+        return max(a.max_position - prompt_tokens, 0)
+
+    def check_prompt(self, tokens: Sequence[int]) -> None:
+        """Validates one prompt.
+
+        Raises:
+            ValueError: it is empty, fills the model's context, or has a token that is none.
+        """
+        if not len(tokens):
+            raise ValueError('the prompt has no tokens: begin it with text or a bos token.')
+        if not 0 <= min(tokens) <= max(tokens) < self.architecture.vocab_size:
+            raise ValueError(
+                f'the prompt has token {max(tokens)} and the model knows '
+                f"{self.architecture.vocab_size}: the tokenizer is another model's."
+            )
+        if self.room(len(tokens)) == 0:
+            raise ValueError(
+                f'the prompt has {len(tokens)} tokens and the model reads at most '
+                f'{self.architecture.max_position}: shorten it so that an answer fits behind it.'
+            )
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        settings: Settings | Sequence[Settings] | None = None,
+        *,
+        rows: Sequence[int] | None = None,
+    ) -> list[Completion]:
+        """Answers prompts, in batches of similar length.
+
+        Args:
+            prompts: Token ids.
+            settings: For all of them, or one for each; greedy by default.
+            rows: Numbers that with the seed decide the draws; by default 0, 1, 2, ...
+        Returns:
+            One completion for each prompt, in their order.
+        Raises:
+            ValueError: a prompt is empty or fills the model's context.
+        """
+        settings = self._settings(settings, len(prompts))
+        rows = range(len(prompts)) if rows is None else rows
+        for prompt in prompts:
+            self.check_prompt(prompt)
+        completions: list[Any] = [None] * len(prompts)
+        for indices in shapes.batches([len(p) for p in prompts], self.batch_size):
+            answers = self._answers([prompts[i] for i in indices], [settings[i] for i in indices])
+            for _ in self._run(answers, [rows[i] for i in indices], loop.CHUNK):
+                pass
+            for i, answer in zip(indices, answers):
+                completions[i] = answer.completion()
+        return completions
+
+    def stream(
+        self, prompt: Sequence[int], settings: Settings | None = None, *, row: int = 0
+    ) -> Iterator[str | Completion]:
+        """Answers one prompt piece by piece.
+
+        Args:
+            prompt: Token ids.
+            settings: Greedy by default.
+            row: Decides the draws with the seed.
+        Yields:
+            Text as it becomes certain (str), then the Completion.
+        Raises:
+            ValueError: as `generate`.
+        """
+        self.check_prompt(prompt)
+        answers = self._answers([prompt], [settings or Settings()])
+        shown = 0
+        for _ in self._run(answers, [row], STREAM_STEPS):
+            text = answers[0].text
+            if len(text) > shown:
+                yield text[shown:]
+                shown = len(text)
+        yield answers[0].completion()
+
+    def _settings(self, settings, count: int) -> list[Settings]:
+        if settings is None or isinstance(settings, Settings):
+            return [settings or Settings()] * count
+        if len(settings) != count:
+            raise ValueError(f'{count} prompts have {len(settings)} settings: give one for each.')
+        return list(settings)
+
+    def _answers(self, prompts, settings) -> list['Answer']:
+        answers = []
+        for prompt, one in zip(prompts, settings):
+            room = self.room(len(prompt))
+            most = one.max_new_tokens if room is None else min(one.max_new_tokens, room)
+            answers.append(Answer(prompt, one, most, self.eos_ids, self.tokenizer))
+        return answers
+
+    def _run(self, answers: list['Answer'], rows: Sequence[int], steps: int) -> Iterator[None]:
+        """Completes answers, yielding whenever some of them have grown."""
+        if any(a.settings.num_beams > 1 for a in answers):
+            with self.on_mesh():
+                for answer, tokens in zip(answers, beams.search(Batch(self, answers, rows))):
+                    answer.take(tokens)
+            yield
+            return
+        batch = Batch(self, answers, rows)
+        new = batch.first()
+        while True:
+            for answer, tokens in zip(answers, new):
+                answer.take(tokens)
+            yield
+            if all(answer.finish_reason for answer in answers):
+                return
+            new = batch.advance([bool(a.finish_reason) for a in answers], steps)
+
+
+class Answer:
+    """An answer in the making: the host's side of one row."""
+
+    def __init__(self, prompt, settings: Settings, most: int, eos_ids, tokenizer):
+        """
+        Args:
+            prompt: Token ids.
+            settings: How it is answered.
+            most: Tokens it may have.
+            eos_ids: Tokens that end it.
+            tokenizer: None where only tokens are asked for.
+        """
+        self.prompt, self.settings, self.most = list(prompt), settings, most
+        self.tokens: list[int] = []
+        self.finish_reason = ''
+        self._eos_ids = eos_ids
+        if tokenizer is None and settings.stop:
+            raise ValueError(f'stop={settings.stop!r} is text: give the engine a tokenizer.')
+        self._stream = TextStream(tokenizer, self.prompt, settings.stop) if tokenizer else None
+
+    @property
+    def text(self) -> str:
+        """What is certain so far."""
+        return self._stream.text if self._stream else ''
+
+    def take(self, tokens: Sequence[int]) -> None:
+        """Adds new tokens, and notices the end."""
+        if self.finish_reason or not tokens:
+            return
+        self.tokens += tokens
+        ended = tokens[-1] in self._eos_ids
+        if ended or len(self.tokens) >= self.most:
+            self.finish_reason = 'stop' if ended else 'length'
+        if self._stream:
+            self._stream.feed(tokens[:-1] if ended else tokens, last=bool(self.finish_reason))
+            if self._stream.stopped:
+                self.tokens, self.finish_reason = list(self._stream.tokens), 'stop'
+
+    def completion(self) -> Completion:
+        """The answer as it is."""
+        return Completion(self.text, self.tokens, self.finish_reason, len(self.prompt))

@@ -1,0 +1,261 @@
+"""Answering a file of prompts: in batches of similar length, written in order, resumable."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from belle_jax.decoding import cache as shapes
+from belle_jax.decoding.assistant import Message, Voice
+from belle_jax.decoding.engine import Completion, Engine
+from belle_jax.decoding.sampling import Settings
+
+WINDOW = 16
+"""Batches that are sorted by length together: answers wait for at most so many to be written."""
+
+ROLES = ('system', 'user', 'assistant')
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One line of a prompts file.
+
+    Attributes:
+        place: 'FILE:LINE', for errors.
+        id: The row's own, or the number of its line.
+        input: The value of its field, as it was given.
+        messages: The conversation to answer.
+    """
+
+    place: str
+    id: Any
+    input: Any
+    messages: list[Message]
+
+
+def read(path: str | Path) -> list[Row]:
+    """Reads a prompts file: JSON lines with `prompt`, `messages`, or BELLE's `text`.
+
+    Raises:
+        ValueError: naming file and line.
+    """
+    rows = []
+    with open(path, 'rb') as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                rows.append(_row(line, f'{path}:{number}', number))
+    if not rows:
+        raise ValueError(f'{path} has no rows: put one JSON object with "prompt" on each line.')
+    return rows
+
+
+def _row(line: bytes, place: str, number: int) -> Row:
+    try:
+        values = json.loads(line.decode('utf-8-sig' if number == 1 else 'utf-8'))
+    except UnicodeDecodeError as error:
+        raise ValueError(f'{place}: not UTF-8 ({error.reason}): save the file as UTF-8.') from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f'{place}: not JSON ({error}): put one object on each line.') from error
+    fields = [f for f in ('prompt', 'messages', 'text') if isinstance(values, dict) and f in values]
+    if len(fields) != 1:
+        found = ' and '.join(fields) or 'none of them'
+        raise ValueError(
+            f'{place}: a row has one of "prompt", "messages" and "text"; found {found}.'
+        )
+    given = values[fields[0]]
+    if fields[0] == 'messages':
+        messages = _messages(given, place)
+    elif isinstance(given, str):
+        messages = [{'role': 'user', 'content': given}]
+    else:
+        raise ValueError(f'{place}: "{fields[0]}" must be text, not {type(given).__name__}.')
+    return Row(place, values.get('id', number), given, messages)
+
+
+def _messages(given: Any, place: str) -> list[Message]:
+    if not isinstance(given, list) or not given:
+        raise ValueError(f'{place}: "messages" must be a list of turns, the last one of the user.')
+    for turn in given:
+        if not isinstance(turn, dict) or not isinstance(turn.get('content'), str):
+            raise ValueError(f'{place}: each of "messages" is an object with "role" and "content".')
+        if turn.get('role') not in ROLES:
+            raise ValueError(
+                f'{place}: the role {turn.get("role")!r} is not one of {", ".join(ROLES)}.'
+            )
+    return given
+
+
+class Output:
+    """The answers written so far, and whose they are.
+
+    Beside the file stands FILE.settings.json: input, model and settings. The same command goes on
+    behind the last whole row; any other is refused.
+    """
+
+    def __init__(self, path: str | Path, rows: Sequence[Row], run: dict[str, Any]):
+        """Opens or resumes an output.
+
+        Args:
+            path: Of the JSON lines.
+            rows: The input.
+            run: What decides the answers, as JSON values.
+        Raises:
+            ValueError: the file holds answers of another run.
+        """
+        self.path, self._rows = Path(path), rows
+        self.done = 0
+        text = json.dumps([[r.id, r.input] for r in rows], ensure_ascii=False)
+        run = run | {'input': hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()}
+        settings = self.path.with_name(self.path.name + '.settings.json')
+        if self.path.exists() and self.path.stat().st_size:
+            self._check(settings, json.loads(json.dumps(run)))
+            self._resume()
+        else:
+            _write(settings, json.dumps(run, ensure_ascii=False, indent=1))
+        self._file = open(self.path, 'a', encoding='utf-8')  # noqa: SIM115 - until close()
+
+    def write(self, completion: Completion, output: str) -> None:
+        """Adds the next row's answer."""
+        row = self._rows[self.done]
+        values = {
+            'id': row.id,
+            'input': row.input,
+            'output': output,
+            'finish_reason': completion.finish_reason,
+            'prompt_tokens': completion.prompt_tokens,
+            'completion_tokens': completion.completion_tokens,
+        }
+        self._file.write(json.dumps(values, ensure_ascii=False) + '\n')
+        self._file.flush()
+        self.done += 1
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+    def _check(self, settings: Path, run: dict[str, Any]) -> None:
+        if not settings.is_file():
+            raise ValueError(
+                f'{self.path} exists and {settings.name} does not say what made it: give another '
+                '--output, or delete it.'
+            )
+        before = json.loads(settings.read_text('utf-8'))
+        other = [k for k in {**before, **run} if before.get(k) != run.get(k)]
+        if other:
+            raise ValueError(
+                f'{self.path} belongs to a run with other {", ".join(other)}: give another '
+                '--output, or delete it to begin anew.'
+            )
+
+    def _resume(self) -> None:
+        """Counts whole rows; a last line that a kill tore is cut off."""
+        whole = 0
+        with open(self.path, 'rb+') as file:
+            for number, line in enumerate(file, 1):
+                if not line.endswith(b'\n'):
+                    break
+                if self.done == len(self._rows) or _id(line) != self._rows[self.done].id:
+                    raise ValueError(
+                        f'{self.path}:{number} is not the answer to the row in its place of the '
+                        'input: give another --output, or delete it to begin anew.'
+                    )
+                self.done += 1
+                whole += len(line)
+            file.truncate(whole)
+
+
+def _id(line: bytes) -> Any:
+    try:
+        return json.loads(line)['id']
+    except (ValueError, KeyError, TypeError):
+        return ValueError
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + '.part')
+    temporary.write_text(text + '\n', 'utf-8')
+    os.replace(temporary, path)
+
+
+def answer(
+    engine: Engine,
+    voice: Voice,
+    rows: Sequence[Row],
+    output: Output,
+    settings: Callable[[int], Settings],
+) -> None:
+    """Answers all rows that `output` does not have yet.
+
+    Batches are the same whether the run was interrupted or not, and so are the answers.
+
+    Args:
+        engine: Answers.
+        voice: Writes prompts.
+        rows: The input.
+        output: Takes the answers.
+        settings: From the tokens of a prompt to how it is answered.
+    Raises:
+        ValueError: a prompt cannot be answered; the row is named.
+    """
+    prompts = []
+    for row in rows:
+        try:
+            prompts.append(voice.prompt(row.messages))
+            engine.check_prompt(prompts[-1])
+        except ValueError as error:
+            raise ValueError(f'{row.place}: {error}') from error
+    progress = Progress(len(rows), output.done)
+    waiting: dict[int, Completion] = {}
+    size = WINDOW * engine.batch_size
+    for start in range(output.done - output.done % size, len(rows), size):
+        lengths = [len(p) for p in prompts[start : start + size]]
+        for batch in shapes.batches(lengths, engine.batch_size):
+            numbers = [start + i for i in batch]
+            if max(numbers) < output.done:
+                continue
+            group = [prompts[i] for i in numbers]
+            completions = engine.generate(group, [settings(len(p)) for p in group], rows=numbers)
+            waiting |= {i: c for i, c in zip(numbers, completions) if i >= output.done}
+            while output.done in waiting:
+                completion = waiting.pop(output.done)
+                output.write(completion, voice.answer(completion.text))
+            progress.show(completions)
+    progress.end()
+
+
+class Progress:
+    """A line on standard error: rows, rate, time left."""
+
+    def __init__(self, total: int, done: int):
+        self._total, self._done, self._began = total, done, time.monotonic()
+        self._rows = self._tokens = 0
+        self._shown = -10.0
+
+    def show(self, completions: Sequence[Completion]) -> None:
+        """Counts a finished batch in."""
+        self._rows += len(completions)
+        self._tokens += sum(c.completion_tokens for c in completions)
+        elapsed = time.monotonic() - self._began
+        live = sys.stderr.isatty()
+        if not live and elapsed - self._shown < 10:
+            return
+        self._shown = elapsed
+        made = min(self._done + self._rows, self._total)
+        left = elapsed / self._rows * (self._total - made)
+        line = (
+            f'{made:,}/{self._total:,} rows · {self._rows / elapsed:.1f} rows/s · '
+            f'{self._tokens / elapsed:,.0f} tokens/s · {left / 60:.1f} min left'
+        )
+        print(f'\r{line}\033[K' if live else line, end='' if live else '\n', file=sys.stderr)
+        sys.stderr.flush()
+
+    def end(self) -> None:
+        """Leaves the line."""
+        if sys.stderr.isatty() and self._rows:
+            print(file=sys.stderr)

@@ -1,0 +1,1 @@
+"""Recipes: one flat file each, runnable as it stands."""

@@ -1,0 +1,30 @@
+"""Continued pretraining on plain text: every token is learnt from, rows are packed full.
+
+python -m belle_jax.train --config=configs/pretrain.py:llama --workdir=runs/pretrain \\
+    --config.model.source=PATH --config.data.path=text.jsonl
+
+Rows are {"text": …}; a text longer than a row goes on in the next. Variants: llama, bloom. The published
+rates are those of the end of pretraining; a tenth of that is a safe peak for going on.
+"""
+
+from ml_collections import ConfigDict
+
+from belle_jax import config
+
+VARIANTS = ('llama', 'bloom')
+
+
+def get_config(variant: str = 'llama') -> ConfigDict:
+    """The recipe; `variant` is one of VARIANTS."""
+    if variant not in VARIANTS:
+        raise ValueError(f'variant {variant!r} is not one of {", ".join(VARIANTS)}.')
+    c = config.default()
+    c.model.source = {'llama': 'weights/llama-7b-hf', 'bloom': 'bigscience/bloom-7b1'}[variant]
+    c.model.dtype = 'bfloat16'
+    c.data.update(path='data/text.jsonl', train_on='all', template='none', seq_len=2048)
+    c.data.validation.fraction = 0.005
+    c.batch.size = 256
+    c.optim.update(learning_rate=3e-5, warmup_ratio=0.01, final_ratio=0.1)
+    c.optim.update(weight_decay=0.1, beta2=0.95)
+    c.train.epochs = 1.0
+    return c

@@ -1,0 +1,38 @@
+"""A small Chinese model from nothing: the real run of the README, on a laptop's CPU.
+
+python -m belle_jax.train --config=configs/zh_small.py --workdir=runs/zh
+
+Variants: `llama` (default) and `bloom`, 5 to 6 million parameters each. Trained on everything, prompt and
+answer, as a language model; data.path and data.tokenizer say where the rows and a tokenizer are.
+Expected: README, "A real run".
+"""
+
+from ml_collections import ConfigDict
+
+from belle_jax import config
+
+VARIANTS = ('llama', 'bloom')
+
+
+def get_config(variant: str = 'llama') -> ConfigDict:
+    """The recipe; `variant` is one of VARIANTS."""
+    if variant not in VARIANTS:
+        raise ValueError(f'variant {variant!r} is not one of {", ".join(VARIANTS)}.')
+    c = config.default()
+    c.model.architecture = {
+        'family': variant,
+        'embed': 256,
+        'layers': 5,
+        'q_heads': 4,
+        'max_position': 512,
+        'tied': True,
+    }
+    c.model.update(remat='none', scan=False)  # fast for a small model on one device
+    c.data.update(path='data/zh.jsonl', tokenizer='data/tokenizer', template='belle')
+    c.data.update(train_on='all', seq_len=512, on_bad_row='skip')
+    c.data.validation.fraction = 0.05
+    c.batch.size = 4
+    c.optim.update(learning_rate=2e-3, warmup_ratio=0.03, final_ratio=0.05)
+    c.optim.update(weight_decay=0.1, beta2=0.98)
+    c.train.epochs = 3.0
+    return c

@@ -1,0 +1,1 @@
+"""Programs that bring models from one format to another."""

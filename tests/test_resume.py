@@ -1,0 +1,186 @@
+"""A run that is killed, stopped, damaged or out of disk ends where an undisturbed one does."""
+
+import json
+import shutil
+import signal
+import socket
+
+import numpy as np
+import pytest
+
+import runs
+
+SAVING = 'checkpoints/*.orbax-checkpoint-tmp'
+
+
+@pytest.fixture(scope='module')
+def flags(tmp_path_factory):
+    """Flags that name the data, made once."""
+    return runs.make_data(tmp_path_factory.mktemp('data'))
+
+
+@pytest.fixture(scope='module')
+def undisturbed(flags, tmp_path_factory):
+    """A run that nothing happened to."""
+    workdir = tmp_path_factory.mktemp('undisturbed') / 'run'
+    runs.train(workdir, flags)
+    return workdir
+
+
+def assert_same(workdir, other):
+    assert runs.losses(workdir) == runs.losses(other)
+    ours, theirs = runs.parameters(workdir), runs.parameters(other)
+    assert ours.keys() == theirs.keys() and len(ours) > 10
+    for name, value in theirs.items():
+        np.testing.assert_array_equal(ours[name], value, err_msg=name)
+
+
+@pytest.mark.slow
+def test_killed_at_five_moments_a_run_ends_bit_for_bit_the_same(flags, undisturbed, tmp_path):
+    workdir = tmp_path / 'run'
+    rng = np.random.default_rng()
+    # Four kills after random steps, one while a checkpoint is being written.
+    targets = sorted(rng.choice(np.arange(1, 29), 4, replace=False).tolist())
+    print('killed after steps', targets)
+    saved = False
+    for number, target in enumerate(targets):
+        process = runs.start(workdir, flags)
+        if number == 2 and not saved:
+            saved = True
+            runs.kill_when(process, lambda: any(workdir.glob(SAVING)))
+            assert any(workdir.glob(SAVING)), 'the kill came inside a save'
+            process = runs.start(workdir, flags)
+        runs.kill_when(process, lambda target=target: runs.steps_done(workdir) >= target)
+    runs.train(workdir, flags)
+    assert_same(workdir, undisturbed)
+
+
+def test_sigterm_saves_the_step_it_is_at_and_the_run_goes_on(flags, undisturbed, tmp_path):
+    workdir = tmp_path / 'run'
+    process = runs.start(workdir, [*flags, '--config.train.checkpoint_every=-1'])
+    while runs.steps_done(workdir) < 3:
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    runs.finish(process, workdir)
+    done = runs.steps_done(workdir)
+    assert 3 <= done < 30 and (workdir / 'checkpoints' / str(done)).is_dir()
+    runs.train(workdir, flags)
+    assert_same(workdir, undisturbed)
+
+
+@pytest.mark.parametrize('damage', ['flipped bit', 'truncated file', 'missing file'])
+def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_used(
+    flags, undisturbed, tmp_path, damage
+):
+    workdir = tmp_path / 'run'
+    shutil.copytree(undisturbed, workdir)
+    state = workdir / 'checkpoints' / '30' / 'state'
+    victim = max((p for p in state.rglob('*') if p.is_file()), key=lambda p: p.stat().st_size)
+    content = bytearray(victim.read_bytes())
+    if damage == 'flipped bit':
+        content[len(content) // 2] ^= 1
+        victim.write_bytes(content)
+    elif damage == 'truncated file':
+        victim.write_bytes(content[:-10])
+    else:
+        victim.unlink()
+    runs.train(workdir, flags)
+    log = workdir.with_suffix('.log').read_text()
+    assert f'{victim.name}' in log and 'from step 25' in log
+    assert_same(workdir, undisturbed)
+
+
+def test_only_the_last_and_the_best_checkpoints_are_kept(flags, tmp_path):
+    workdir = tmp_path / 'run'
+    settings = ['eval_every=5', 'keep_last=2', 'keep_best=1', 'steps=25']
+    runs.train(
+        workdir,
+        [
+            *flags,
+            *(f'--config.train.{s}' for s in settings),
+            '--config.data.validation.count=20',
+            '--config.optim.learning_rate=0.5',  # gets worse after the warm-up
+            '--config.optim.schedule=constant',
+            '--config.optim.warmup_steps=10',
+        ],
+    )
+    records = [json.loads(line) for line in (workdir / 'metrics/metrics.jsonl').open()]
+    evaluated = {r['step']: r['evaluation_loss'] for r in records if 'evaluation_loss' in r}
+    assert sorted(evaluated) == [5, 10, 15, 20, 25]
+    best = min(evaluated, key=lambda step: evaluated[step])
+    kept = {int(p.name) for p in (workdir / 'checkpoints').iterdir() if p.is_dir()}
+    assert kept == {best, 20, 25}
+    assert (workdir / 'metrics' / 'loss.png').stat().st_size > 5000
+
+
+def test_restored_on_another_mesh_a_run_is_exact(flags, undisturbed, tmp_path):
+    """The state restored on 2 × 2 × 2 is bit for bit the one saved on one device."""
+    workdir = tmp_path / 'run'
+    shutil.copytree(undisturbed, workdir)
+    before = runs.parameters(workdir)
+    mesh = ['--cpu_devices=8', *(f'--config.mesh.{axis}=2' for axis in ('data', 'fsdp', 'tensor'))]
+    # The run is over: going on from its last step trains nothing, and saves what was restored.
+    shutil.rmtree(workdir / 'checkpoints' / '25')
+    runs.train(workdir, [*flags, *mesh, '--config.train.checkpoint_every=-1'])
+    after = runs.parameters(workdir)
+    for name, value in before.items():
+        np.testing.assert_array_equal(after[name], value, err_msg=name)
+
+
+def test_what_may_not_change_in_a_run_is_refused_with_its_name(flags, undisturbed, tmp_path):
+    workdir = tmp_path / 'run'
+    shutil.copytree(undisturbed, workdir)
+    process = runs.start(workdir, [*flags, '--config.optim.learning_rate=0.5'])
+    assert process.wait(timeout=300) == 1
+    last = workdir.with_suffix('.log').read_text().strip().splitlines()[-1]
+    assert 'holds a run with another --config.optim.learning_rate' in last
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_its_step(flags, tmp_path):
+    workdir = tmp_path / 'run'
+    wild = ['learning_rate=1e30', 'warmup_steps=8', 'clip_norm=0.0', 'schedule=constant']
+    settings = [*(f'--config.optim.{s}' for s in wild), '--config.train.checkpoint_every=1']
+    process = runs.start(workdir, [*flags, *settings])
+    assert process.wait(timeout=300) == 1
+    last = workdir.with_suffix('.log').read_text().strip().splitlines()[-1]
+    assert 'the loss of step' in last and 'is not finite' in last
+    assert all(np.isfinite(v).all() for v in runs.parameters(workdir).values())
+
+
+def test_a_full_disk_ends_the_run_with_a_sentence_and_keeps_what_was_saved(flags, tmp_path):
+    """A file size limit stands in for a disk: writing a checkpoint beyond it fails."""
+    workdir = tmp_path / 'run'
+    runs.train(workdir, [*flags, '--config.train.max_steps=5'])
+    before = runs.parameters(workdir)
+    process = runs.start(workdir, flags, file_limit=40_000)
+    assert process.wait(timeout=300) == 1
+    last = workdir.with_suffix('.log').read_text().strip().splitlines()[-1]
+    assert 'could not be saved' in last and 'intact' in last
+    for name, value in runs.parameters(workdir).items():
+        np.testing.assert_array_equal(value, before[name])
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_and_resume_as_one(flags, tmp_path):
+    alone, workdir = tmp_path / 'alone', tmp_path / 'run'
+    steps = ['--config.train.steps=20', '--config.batch.size=8']
+    runs.train(alone, [*flags, *steps])
+    mesh = [f'--config.mesh.{axis}=2' for axis in ('data', 'fsdp', 'tensor')]
+
+    def start_both():
+        with socket.socket() as s:
+            s.bind(('localhost', 0))
+            port = s.getsockname()[1]
+        shared = ['--distributed', f'--coordinator=localhost:{port}', '--processes=2']
+        return [
+            runs.start(workdir, [*flags, *steps, *mesh, *shared, f'--process={i}', '--cpu_devices=4'])
+            for i in range(2)
+        ]
+
+    first, second = start_both()
+    runs.kill_when(first, lambda: runs.steps_done(workdir) >= 12)
+    second.kill()
+    second.wait()
+    for process in start_both():
+        runs.finish(process, workdir)
+    np.testing.assert_allclose(runs.losses(workdir), runs.losses(alone), rtol=1e-5)

@@ -1,0 +1,239 @@
+"""PyTorch's files without PyTorch: read exactly, written readably, and never run."""
+
+import builtins
+import collections
+import io
+import os
+import pickle
+import zipfile
+
+import numpy as np
+import pytest
+
+from belle_jax.weights import torch_files
+from belle_jax.weights.tensors import DTYPES, Planned, planned
+
+torch = pytest.importorskip('torch')
+
+RNG = np.random.default_rng(6)
+ZIPPED = pytest.mark.parametrize('zipped', [True, False], ids=['zip', 'legacy'])
+
+
+def numpy(tensor) -> np.ndarray:
+    """A tensor's values; bfloat16 through its bits."""
+    if tensor.dtype == torch.bfloat16:
+        return tensor.contiguous().view(torch.int16).numpy().view(DTYPES['bfloat16'])
+    return tensor.detach().numpy()
+
+
+def check(path, expected):
+    read = torch_files.read(path)
+    assert list(read) == list(expected)
+    for name, tensor in expected.items():
+        value = numpy(tensor)
+        assert read[name].array.dtype == value.dtype, name
+        assert read[name].array.shape == value.shape, name
+        assert read[name].array.tobytes() == value.tobytes(), name
+    return read
+
+
+@ZIPPED
+@pytest.mark.parametrize(
+    'dtype', ['float32', 'float16', 'bfloat16', 'float64', 'int64', 'int32', 'int8', 'bool']
+)
+def test_every_dtype_is_read_exactly(tmp_path, zipped, dtype):
+    path = tmp_path / 'x.bin'
+    values = {'a': torch.randn(5, 3).mul(9).to(getattr(torch, dtype)), 'b.c': torch.ones(())}
+    torch.save(values, path, _use_new_zipfile_serialization=zipped)
+    check(path, values)
+
+
+@ZIPPED
+def test_views_are_followed_and_shared_storages_stay_shared(tmp_path, zipped):
+    base = torch.randn(6, 8)
+    values = {
+        'base': base,
+        'transposed': base.T,
+        'slice': base[1:5:2, 3:],
+        'expanded': base[:, :1].expand(6, 4),
+        'empty': torch.zeros(0, 3),
+    }
+    path = tmp_path / 'x.bin'
+    torch.save(values, path, _use_new_zipfile_serialization=zipped)
+    read = check(path, values)
+    assert np.shares_memory(read['base'].array, read['transposed'].array)
+    assert not read['base'].array.flags.writeable
+
+
+@ZIPPED
+def test_a_state_dict_with_parameters_and_metadata_is_read(tmp_path, zipped):
+    module = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.LayerNorm(4))
+    state = module.state_dict(keep_vars=True)
+    assert isinstance(state['0.weight'], torch.nn.Parameter)
+    assert isinstance(state, collections.OrderedDict)
+    path = tmp_path / 'x.bin'
+    torch.save(state, path, _use_new_zipfile_serialization=zipped)
+    check(path, state)
+
+
+@pytest.mark.parametrize('dtype', DTYPES)
+@pytest.mark.parametrize('mmap', [False, True])
+def test_torch_loads_what_is_written(tmp_path, dtype, mmap):
+    values = RNG.normal(size=(300, 7)).astype(DTYPES[dtype])
+
+    def blocks():
+        for start in range(0, 300, 128):
+            yield values[start : start + 128]
+
+    path = tmp_path / 'pytorch_model.bin'
+    whole = Planned('层.weight', values.shape, values.dtype, blocks)
+    torch_files.write(path, [whole, planned('b', values[0]), planned('s', values[0, 0])])
+    loaded = torch.load(path, weights_only=True, mmap=mmap)
+    assert list(loaded) == ['层.weight', 'b', 's']
+    for name, value in (('层.weight', values), ('b', values[0]), ('s', values[0, 0])):
+        assert loaded[name].shape == value.shape
+        assert numpy(loaded[name]).tobytes() == value.tobytes()
+    check(path, loaded)
+
+
+class Touch:
+    """Touches a file when a pickle is run."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f'touch {self.path}',)
+
+
+class Evaluate:
+    def __reduce__(self):
+        return builtins.eval, ('1 + 1',)
+
+
+@ZIPPED
+def test_a_malicious_pickle_is_refused_by_name_and_runs_nothing(tmp_path, zipped):
+    mark, path = tmp_path / 'mark', tmp_path / 'evil.bin'
+    for thing, name in ((Touch(mark), 'posix.system'), (Evaluate(), '__builtin__.eval')):
+        content = {'a': torch.ones(2), 'b': thing}
+        torch.save(content, path, _use_new_zipfile_serialization=zipped)
+        with pytest.raises(ValueError, match=rf'evil.bin .* {name}, .* was not run'):
+            torch_files.read(path)
+    assert not mark.exists()
+    torch.save({'a': torch.nn.Linear(1, 1)}, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(ValueError, match=r'torch\.nn\.modules\.linear\.Linear'):
+        torch_files.read(path)
+
+
+REBUILD = b'ctorch._utils\n_rebuild_tensor_v2\n'
+
+
+@pytest.mark.parametrize(
+    'program',
+    [
+        REBUILD + b'}\x8c\x08__code__K\x01sb.',  # attributes of an allowed function
+        b'(' + REBUILD + b'N}\x8c\x04nameK\x01s\x86b.',  # the same as slots
+        REBUILD + b')\x81.',  # an object of it
+        b'ctorch\nFloatStorage\n)R.',  # a storage type as a function
+        b'ccollections\nOrderedDict.__class__\n)R.',
+        b'\x80\x04\x8c\x0bcollections\x8c\x15OrderedDict.__class__\x93.',
+        b'\x82\x01.',  # the extension registry
+        b'cbuiltins\ngetattr\n.',
+        b'cbelle_jax.weights.torch_files\nos\n.',
+        b'K\x01Q.',  # a storage that is none
+        b'N.',
+        b'',
+    ],
+)
+def test_tricks_of_the_pickle_machine_are_refused(tmp_path, program):
+    path = tmp_path / 'evil.bin'
+    with zipfile.ZipFile(path, 'w') as archive:
+        archive.writestr('evil/data.pkl', program)
+    with pytest.raises(ValueError, match='evil.bin'):
+        torch_files.read(path)
+
+
+def rewrite(path, change):
+    """Changes the entries of a zip file, keeping checksums right."""
+    with zipfile.ZipFile(path) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    change(entries)
+    with zipfile.ZipFile(path, 'w') as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+
+
+def integer(value: int) -> bytes:
+    return pickle.BININT + value.to_bytes(4, 'little')
+
+
+@pytest.mark.parametrize(
+    ('what', 'message'),
+    [
+        ('count', 'a of shape .* reaches beyond its storage of 500'),
+        ('short', 'too short'),
+        ('missing', "storage '0' is missing"),
+        ('big-endian', 'big-endian'),
+        ('two pickles', 'no single data.pkl'),
+        ('compressed', 'compressed'),
+    ],
+)
+def test_bounds_and_containers_are_checked(tmp_path, what, message):
+    path = tmp_path / 'x.bin'
+    torch_files.write(path, [planned('a', np.arange(1000, dtype=np.float32))])
+
+    def change(entries):
+        if what == 'count':
+            entries['x/data.pkl'] = entries['x/data.pkl'].replace(integer(1000), integer(500), 1)
+        elif what == 'short':
+            entries['x/data/0'] = entries['x/data/0'][:-1]
+        elif what == 'missing':
+            del entries['x/data/0']
+        elif what == 'big-endian':
+            entries['x/byteorder'] = b'big'
+        elif what == 'two pickles':
+            entries['y/data.pkl'] = entries['x/data.pkl']
+
+    rewrite(path, change)
+    if what == 'compressed':
+        with zipfile.ZipFile(path) as archive:
+            entries = {name: archive.read(name) for name in archive.namelist()}
+        with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as archive:
+            for name, content in entries.items():
+                archive.writestr(name, content)
+    with pytest.raises(ValueError, match=message) as error:
+        torch_files.read(path)
+    assert str(path) in str(error.value)
+
+
+@ZIPPED
+def test_what_is_no_dict_of_tensors_is_refused(tmp_path, zipped):
+    path = tmp_path / 'x.bin'
+    torch.save([torch.ones(1)], path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(ValueError, match='holds a list'):
+        torch_files.read(path)
+    torch.save({'step': 3}, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(ValueError, match=r"'step' is a int, not a tensor"):
+        torch_files.read(path)
+
+
+@ZIPPED
+def test_truncation_and_random_damage_raise_nothing_but_a_sentence(tmp_path, zipped):
+    path = tmp_path / 'x.bin'
+    buffer = io.BytesIO()
+    values = {'a': torch.randn(4, 4), 'b': torch.randn(3).half()}
+    torch.save(values, buffer, _use_new_zipfile_serialization=zipped)
+    whole = buffer.getvalue()
+    for cut in (0, 3, 40, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(ValueError, match='x.bin'):
+            torch_files.read(path)
+    for _ in range(300):
+        damaged = bytearray(whole)
+        damaged[RNG.integers(len(whole))] = RNG.integers(256)
+        path.write_bytes(damaged)
+        try:
+            for tensor in torch_files.read(path).values():
+                tensor.array.tobytes()
+        except ValueError as error:
+            assert str(path) in str(error)
