@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile
 
 .PHONY: help quickstart test lint clean
 .DELETE_ON_ERROR:
@@ -23,8 +23,6 @@ quickstart: $(VENV)/installed
 	$(BIN)/python -m belle_jax.quickstart
 
 test: $(VENV)/installed-test $(VENV)/installed-compilers
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest -n $(JOBS)
 
 lint: $(VENV)/installed-dev
@@ -38,7 +36,7 @@ clean:
 # Each stamp is newer than pyproject.toml once that extra is installed, so nothing is installed twice.
 $(VENV)/python: | pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo \
-	  "$(PYTHON) is $$($(PYTHON) --version 2>&1), and Belle-JAX needs Python 3.11 or newer:" \
+	  "$(PYTHON): $$($(PYTHON) --version 2>&1 | tail -n 1), and Belle-JAX needs Python 3.11 or newer:" \
 	  'name one with PYTHON=python3.12 make ...' >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	@touch $@

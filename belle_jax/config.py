@@ -19,6 +19,9 @@ from belle_jax.architecture import PRESETS, Architecture, Rope
 
 __all__ = ['PRESETS', 'Architecture', 'Rope', 'Run', 'default', 'load', 'resolve', 'save']
 
+MAX_SEGMENTS = 64
+"""Texts that share a packed row at most; cuDNN's attention wants a bound when it is compiled."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Model:
@@ -85,7 +88,7 @@ class Batch:
 class Optim:
     """The optimiser and its schedule."""
 
-    name: str = 'adamw'  # adamw, adafactor, lion
+    name: str = 'adamw'  # adamw, adafactor, lion, muon
     learning_rate: float = 1e-5  # peak
     schedule: str = 'cosine'  # cosine, linear, constant
     warmup_ratio: float = 0.0  # of all steps
@@ -150,7 +153,7 @@ CHOICES = {
     'model.remat': ('none', 'block', 'dots'),
     'data.train_on': ('assistant', 'all'),
     'data.on_bad_row': ('error', 'skip'),
-    'optim.name': ('adamw', 'adafactor', 'lion'),
+    'optim.name': ('adamw', 'adafactor', 'lion', 'muon'),
     'optim.schedule': ('cosine', 'linear', 'constant'),
     'optim.moment_dtype': ('float32', 'bfloat16'),
 }
@@ -276,7 +279,9 @@ def _value(value: Any, hint: Any, place: str) -> Any:
         return None if value is None else Architecture.from_dict(value)
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, dict):
-            raise ValueError(f'--config.{place}={value!r} must be a section with fields of its own.')
+            raise ValueError(
+                f'--config.{place}={value!r} must be a section with fields of its own.'
+            )
         return _build(typing.cast(type, hint), value, f'{place}.')
     if isinstance(hint, types.UnionType):
         return value

@@ -37,7 +37,9 @@ def main(argv: list[str]) -> None:
 
     run = config.resolve(CONFIG.value)
     if run.train.deterministic:
-        os.environ['XLA_FLAGS'] = os.environ.get('XLA_FLAGS', '') + ' --xla_gpu_deterministic_ops=true'
+        os.environ['XLA_FLAGS'] = (
+            os.environ.get('XLA_FLAGS', '') + ' --xla_gpu_deterministic_ops=true'
+        )
     if CPU_DEVICES.value:
         jax.config.update('jax_num_cpu_devices', CPU_DEVICES.value)
     if DISTRIBUTED.value:

@@ -2,7 +2,7 @@
 # Trains on a TPU slice of any size: the same command runs on every host of the slice at once.
 #
 #   launch/tpu_pod.sh NAME ZONE CONFIG WORKDIR [train flags ...]
-#   launch/tpu_pod.sh my-v5e-64 europe-west4-b configs/sft_llama_7b.py /mnt/storage/runs/sft
+#   launch/tpu_pod.sh my-v5e-64 europe-west4-b configs/sft_llama.py:7b /mnt/storage/runs/sft
 #
 # Needs gcloud, a TPU VM that exists, and a clone of this repository in ~/belle-jax on each host
 # (launch/tpu_pod.sh NAME ZONE --setup makes it from REPOSITORY). WORKDIR must be storage that all

@@ -86,9 +86,7 @@ def test_splash_equals_plain_attention_on_packed_rows(monkeypatch, slopes):
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel
 
     make = kernel.make_splash_mha
-    monkeypatch.setattr(
-        kernel, 'make_splash_mha', lambda *a, **k: make(*a, interpret=True, **k)
-    )
+    monkeypatch.setattr(kernel, 'make_splash_mha', lambda *a, **k: make(*a, interpret=True, **k))
     q, k, v, segments = random_inputs(128, 2, 2 if slopes is not None else 1, head_dim=16, batch=1)
     q, k, v = (jnp.asarray(x, jnp.float32) for x in (q, k, v))
 

@@ -1,6 +1,7 @@
 """Decoding: what a row gets, when it ends, and that its neighbours have no say in it."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ from flax import nnx
 
 import tiny
 from belle_jax import config, models, sharding
-from belle_jax.decoding import Engine, Settings, beams, loop, score
+from belle_jax.decoding import Completion, Engine, Settings, beams, loop, score
 from belle_jax.decoding.batch import Batch
 from belle_jax.decoding.text import TextStream
 
@@ -75,6 +76,16 @@ def test_a_prompt_longer_than_a_prefill_chunk_is_read_in_several():
     [text] = prompts(700)
     answer = Engine(decoder).generate([text, text[:5]], Settings(max_new_tokens=6))[0]
     assert answer.tokens == by_full_forward(decoder, text, 6)
+
+
+def compiled(function: Any) -> int:
+    """How many programs a jitted function has been compiled to."""
+    return function._cache_size()
+
+
+def streamed(engine, prompt, settings) -> tuple[list[str], Completion]:
+    pieces = list(engine.stream(prompt, settings))
+    return pieces[:-1], pieces[-1]
 
 
 def keys_and_values(engine, texts, row, settings):
@@ -159,10 +170,10 @@ def test_a_prompt_that_cannot_be_read_is_an_error(prompt, reason):
 
 def test_the_loop_compiles_once_for_all_its_runs():
     engine = Engine(model('llama', embed=32), batch_size=4)
-    before = loop.advance._cache_size()
+    before = compiled(loop.advance)
     engine.generate(prompts(5, 9, 3), Settings(max_new_tokens=3 * loop.CHUNK))
     engine.generate(prompts(4, 2, 7, seed=1), Settings(max_new_tokens=3 * loop.CHUNK - 2))
-    assert loop.advance._cache_size() == before + 1
+    assert compiled(loop.advance) == before + 1
 
 
 @families
@@ -175,9 +186,9 @@ def test_a_mesh_says_what_one_device_says(family, num_beams):
     places = sharding.of_parameters(mesh, models.specs(decoder.architecture))
     placed = {k: jax.device_put(v, places[k]) for k, v in models.parameters(decoder).items()}
     spread = models.build(decoder.architecture, placed)
-    before = loop.advance._cache_size(), beams._search._cache_size()
+    before = compiled(loop.advance), compiled(beams._search)
     assert Engine(spread).generate(texts, settings) == want
-    after = loop.advance._cache_size(), beams._search._cache_size()
+    after = compiled(loop.advance), compiled(beams._search)
     assert sum(after) == sum(before) + 1  # the loop's state keeps its layout
     sums = [s.sum() for s in score(decoder, texts)]
     np.testing.assert_allclose([s.sum() for s in score(spread, texts)], sums, rtol=1e-5)
@@ -187,7 +198,7 @@ def test_streamed_pieces_make_the_whole_answer():
     engine = Engine(model('llama'), Bytes())
     [prompt] = prompts(7)
     settings = Settings(max_new_tokens=45, temperature=1.0)
-    *pieces, completion = engine.stream(prompt, settings)
+    pieces, completion = streamed(engine, prompt, settings)
     assert len(pieces) > 3 and all(pieces)
     assert ''.join(pieces) == completion.text
     assert completion == engine.generate([prompt], settings)[0]
@@ -205,8 +216,8 @@ def test_a_stop_string_ends_an_answer_and_is_not_in_it():
     assert answer.finish_reason == 'stop'
     assert answer.text == printable[:first]
     assert answer.tokens == free.tokens[: answer.completion_tokens]
-    *pieces, streamed = engine.stream(prompt, Settings(max_new_tokens=60, stop=(stop,)))
-    assert ''.join(pieces) == answer.text and streamed.tokens == answer.tokens
+    pieces, again = streamed(engine, prompt, Settings(max_new_tokens=60, stop=(stop,)))
+    assert ''.join(pieces) == answer.text and again.tokens == answer.tokens
 
 
 def test_text_holds_back_half_characters_and_beginnings_of_stop_strings():

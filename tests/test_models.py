@@ -192,7 +192,10 @@ def test_bfloat16_activations_stay_near_float32(family):
 def test_parameters_of_another_model_are_refused():
     params = tiny.params(tiny.LLAMA)
     with pytest.raises(ValueError, match=r'embed_norm\.bias is missing'):
-        models.build(tiny.BLOOM, {k: v for k, v in tiny.params(tiny.BLOOM).items() if 'embed_norm.b' not in k})
+        models.build(
+            tiny.BLOOM,
+            {k: v for k, v in tiny.params(tiny.BLOOM).items() if 'embed_norm.b' not in k},
+        )
     with pytest.raises(ValueError, match='belongs to no layer'):
         models.build(tiny.LLAMA, params | {'extra.kernel': params['final_norm.scale']})
     with pytest.raises(ValueError, match=r'final_norm\.scale has shape \(1,\)'):

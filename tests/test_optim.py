@@ -56,7 +56,9 @@ def test_a_rule_treats_each_layer_of_a_stack_alone(name):
     """Three layers stacked move as the same three layers in groups of their own."""
     architecture = tiny.LLAMA
     params = models.initialise(architecture, jax.random.key(0))
-    grads = jax.tree.map(lambda p: jnp.asarray(np.random.default_rng(0).normal(size=p.shape), jnp.float32), params)
+    grads = jax.tree.map(
+        lambda p: jnp.asarray(np.random.default_rng(0).normal(size=p.shape), jnp.float32), params
+    )
     single = models.parameters(models.unstack(models.build(architecture, params)))
     single_grads = models.parameters(models.unstack(models.build(architecture, grads)))
     settings = config.Optim(name=name, learning_rate=0.1, weight_decay=0.1, schedule='constant')
@@ -87,7 +89,11 @@ def _stacked(name):
 def test_adafactor_sees_heads_as_part_of_a_matrix():
     specs = models.specs(tiny.LLAMA)
     rule = optim.make(config.Optim(name='adafactor', clip_norm=0.0), STEPS, specs)
-    big = {n: models.ParamSpec((s.shape[0], 256, 2, 128), s.axes, s.init) for n, s in specs.items() if n.endswith('query.kernel')}
+    big = {
+        n: models.ParamSpec((s.shape[0], 256, 2, 128), s.axes, s.init)
+        for n, s in specs.items()
+        if n.endswith('query.kernel')
+    }
     rule = optim.make(config.Optim(name='adafactor', clip_norm=0.0), STEPS, big)
     state = rule.init({n: jnp.zeros(s.shape) for n, s in big.items()})
     shapes = {leaf.shape for leaf in jax.tree.leaves(state)}

@@ -173,7 +173,9 @@ def test_two_processes_train_as_one_and_resume_as_one(flags, tmp_path):
             port = s.getsockname()[1]
         shared = ['--distributed', f'--coordinator=localhost:{port}', '--processes=2']
         return [
-            runs.start(workdir, [*flags, *steps, *mesh, *shared, f'--process={i}', '--cpu_devices=4'])
+            runs.start(
+                workdir, [*flags, *steps, *mesh, *shared, f'--process={i}', '--cpu_devices=4']
+            )
             for i in range(2)
         ]
 

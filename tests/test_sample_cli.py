@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -84,7 +85,7 @@ QUESTIONS = [{'prompt': '字' * (i * 7 % 5) + str(i)} for i in range(11)]
 def answer_all(spoken, rows, path, settings=short, **run):
     output = file.Output(path, rows, {'seed': 4, **run})
     try:
-        file.answer(*spoken, rows, output, settings)
+        file.answer(spoken[0], spoken[1], rows, output, settings)
     finally:
         output.close()
 
@@ -258,7 +259,8 @@ def test_ctrl_c_stops_the_answer_and_keeps_what_is_there(spoken):
             raise KeyboardInterrupt
 
     out = Terminal()
-    chat = terminal.Chat(Interrupted(spoken[0]), spoken[1], lambda _: Settings(), out)
+    interrupted: Any = Interrupted(spoken[0])
+    chat = terminal.Chat(interrupted, spoken[1], lambda _: Settings(), out)
     assert chat.say('hi') == 'Hello'
     assert out.getvalue() == 'Hello [stopped]\n'
     assert chat.messages[-1] == {'role': 'assistant', 'content': 'Hello'}

@@ -94,7 +94,11 @@ def test_four_micro_batches_equal_one(family):
 
 def _first_moments(optimiser_state):
     """After one step from zero they are the clipped gradient times 1 - beta1."""
-    found = [s.mu for s in jax.tree.leaves(optimiser_state, is_leaf=lambda s: hasattr(s, 'mu')) if hasattr(s, 'mu')]
+    found = [
+        s.mu
+        for s in jax.tree.leaves(optimiser_state, is_leaf=lambda s: hasattr(s, 'mu'))
+        if hasattr(s, 'mu')
+    ]
     return found[0]
 
 

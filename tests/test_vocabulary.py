@@ -125,7 +125,9 @@ def test_no_collective_of_the_size_of_the_table_runs_in_a_loop(monkeypatch, shap
     h, table, targets, _ = inputs(batch=32, length=64)
     with jax.set_mesh(sharding.make_mesh(config.Mesh(*shape))):
         text = (
-            jax.jit(jax.grad(lambda h, t: vocabulary.token_losses(h, t, targets, VOCAB).sum(), (0, 1)))
+            jax.jit(
+                jax.grad(lambda h, t: vocabulary.token_losses(h, t, targets, VOCAB).sum(), (0, 1))
+            )
             .lower(h, table)
             .compile()
             .as_text()
@@ -141,7 +143,9 @@ def table_collectives_in_loops(hlo: str, elements: int) -> list[str]:
     for line in hlo.splitlines():
         if header := re.match(r'%?([\w.\-]+) .*\{$', line.strip()):
             inside = header[1]
-        if inside in bodies and re.search(r'= .*(all-gather|all-reduce|reduce-scatter|all-to-all)', line):
+        if inside in bodies and re.search(
+            r'= .*(all-gather|all-reduce|reduce-scatter|all-to-all)', line
+        ):
             sizes = [
                 int(np.prod([int(n) for n in s.split(',')]))
                 for s in re.findall(r'\w\d+\[([\d,]+)\]', line.split('=')[1])

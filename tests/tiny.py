@@ -42,7 +42,8 @@ def params(architecture: Architecture, seed: int = 0):
     """Random everywhere: norms are not one, biases not zero."""
     start = models.initialise(architecture, jax.random.key(seed))
     return {
-        name: value + 0.05 * jax.random.normal(jax.random.key(i), value.shape) * (value != 0)
+        name: value
+        + 0.05 * jax.random.normal(jax.random.key(i), value.shape) * (value != 0)
         + (0.05 if name.endswith('.bias') else 0)
         for i, (name, value) in enumerate(start.items())
     }
@@ -52,7 +53,9 @@ def packed_batch(lengths, seq_len: int, vocab_size: int = 300, seed: int = 0):
     """A batch [rows, seq_len]; `lengths` gives for each row the lengths of its segments."""
     rng = np.random.default_rng(seed)
     shape = (len(lengths), seq_len)
-    batch = {k: np.zeros(shape, np.int32) for k in ('tokens', 'targets', 'segment_ids', 'positions')}
+    batch = {
+        k: np.zeros(shape, np.int32) for k in ('tokens', 'targets', 'segment_ids', 'positions')
+    }
     batch['weights'] = np.zeros(shape, np.float32)
     for row, segments in enumerate(lengths):
         at = 0
@@ -74,7 +77,9 @@ def unpacked(batch, seq_len: int):
     for row in range(batch['tokens'].shape[0]):
         for number in range(1, batch['segment_ids'][row].max() + 1):
             held = batch['segment_ids'][row] == number
-            rows.append({k: np.pad(v[row][held], (0, seq_len - held.sum())) for k, v in batch.items()})
+            rows.append(
+                {k: np.pad(v[row][held], (0, seq_len - held.sum())) for k, v in batch.items()}
+            )
     out = {k: np.stack([r[k] for r in rows]) for k in rows[0]}
     out['segment_ids'] = np.minimum(out['segment_ids'], 1)
     return {k: jnp.asarray(v) for k, v in out.items()}

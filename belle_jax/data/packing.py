@@ -6,6 +6,7 @@ it leaves the least room. It places millions of segments in seconds.
 
 import numpy as np
 
+from belle_jax.config import MAX_SEGMENTS
 from belle_jax.data.shuffle import permutation
 
 
@@ -17,8 +18,11 @@ def pack(size: np.ndarray, seq_len: int, seed: int) -> np.ndarray:
         seq_len: Tokens that a bin holds.
         seed: Segments of one length change places by it.
     Returns:
-        int64 [segments], the bin of each; bins are numbered from 0 without gaps.
+        int64 [segments], the bin of each, at most MAX_SEGMENTS in one; bins are numbered from 0
+        without gaps.
     """
+    # Counted as at least this long, no more than MAX_SEGMENTS fit.
+    size = np.maximum(size, -(-seq_len // MAX_SEGMENTS))
     bins = np.empty(len(size), np.int64)
     # Of each length its segments, in a seeded order, so that neighbours in a file are not
     # neighbours in a bin.

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+Array = jax.Array | np.ndarray
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
@@ -67,14 +69,14 @@ class Settings:
 class Filters(NamedTuple):
     """The settings of a batch, one entry a row: float32, int32 or uint32 [B]."""
 
-    temperature: jax.Array
-    top_k: jax.Array
-    top_p: jax.Array
-    min_p: jax.Array
-    repetition_penalty: jax.Array
-    min_new_tokens: jax.Array
-    seed: jax.Array
-    row: jax.Array
+    temperature: Array
+    top_k: Array
+    top_p: Array
+    min_p: Array
+    repetition_penalty: Array
+    min_new_tokens: Array
+    seed: Array
+    row: Array
 
 
 class Plan(NamedTuple):

@@ -48,7 +48,9 @@ def specs(architecture: Architecture) -> dict[str, ParamSpec]:
     """Every parameter of a model by name, without an array being made."""
     flat = nnx.to_flat_state(nnx.state(_skeleton(architecture, Execution())))
     return {
-        _name(path): ParamSpec(v.get_value().shape, v.get_metadata()['axes'], v.get_metadata()['init'])
+        _name(path): ParamSpec(
+            v.get_value().shape, v.get_metadata()['axes'], v.get_metadata()['init']
+        )
         for path, v in flat
     }
 
@@ -86,12 +88,12 @@ def build(
     if difference := wanted.keys() ^ params.keys():
         name = min(difference)
         problem = 'is missing' if name in wanted else 'belongs to no layer of this architecture'
-        raise ValueError(f'parameter {name} {problem}: the weights are another model\'s.')
+        raise ValueError(f"parameter {name} {problem}: the weights are another model's.")
     for name, shape in wanted.items():
         if tuple(params[name].shape) != shape:
             raise ValueError(
                 f'parameter {name} has shape {tuple(params[name].shape)} where the architecture has '
-                f'{shape}: the weights are another model\'s.'
+                f"{shape}: the weights are another model's."
             )
     filled = [(path, v.replace(params[_name(path)])) for path, v in flat]
     return nnx.merge(graphdef, nnx.from_flat_state(filled))
@@ -121,7 +123,9 @@ def initialise(
     declared = specs(architecture)
 
     def make(key):
-        return {name: _initial(architecture, name, spec, key, dtype) for name, spec in declared.items()}
+        return {
+            name: _initial(architecture, name, spec, key, dtype) for name, spec in declared.items()
+        }
 
     return jax.jit(make, out_shardings=dict(shardings) if shardings else None)(key)
 

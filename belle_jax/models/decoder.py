@@ -164,4 +164,3 @@ class Decoder(nnx.Module):
 
 def _take(stacked, number: int):
     return jax.tree.map(lambda a: a[number], stacked)
-

@@ -13,9 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from belle_jax import sharding
-
-MAX_SEGMENTS = 64
-"""Segments a packed row may hold on cuDNN; the data planner keeps to it."""
+from belle_jax.config import MAX_SEGMENTS
 
 LANES = 128
 ALIBI_FEATURES = 8

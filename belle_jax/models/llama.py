@@ -73,7 +73,11 @@ class MLP(nnx.Module):
 
         def up():
             return Linear(
-                'btd,df->btf', (a.embed, a.mlp), ('embed', 'mlp'), bias_from=bias_from, layers=layers
+                'btd,df->btf',
+                (a.embed, a.mlp),
+                ('embed', 'mlp'),
+                bias_from=bias_from,
+                layers=layers,
             )
 
         self.gate, self.up = up(), up()

@@ -137,9 +137,9 @@ def _clock(rng: random.Random):
     return (noon, hour, minute), f'{hour + 12 * (noon == "下午"):02}:{minute:02}'
 
 
-def _metres(rng: random.Random):
-    metres, centimetres = _one_or_two_digits(rng, 99), _one_or_two_digits(rng, 99)
-    return (metres, centimetres), f'{metres * 100 + centimetres}厘米'
+def _price(rng: random.Random):
+    yuan, fen = _one_or_two_digits(rng, 99), _one_or_two_digits(rng, 99)
+    return (yuan, fen), f'{yuan}.{fen:02}元'
 
 
 def _choose(rng: random.Random):
@@ -187,7 +187,7 @@ KINDS = (
         ('用二十四小时制写出：{}{}点{}分', '{}{}点{}分的二十四小时写法是什么？'),
         900,
     ),
-    Kind('换算', _metres, ('{}米{}厘米等于多少厘米？', '换算成厘米：{}米{}厘米')),
+    Kind('换算', _price, ('{}元{}分等于多少元？', '换算成元：{}元{}分')),
     Kind(
         '归类',
         _choose,

@@ -1,10 +1,10 @@
 """Trains the quickstart's tokenizer: byte-level BPE, in the same form as BLOOM's."""
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
 
 # Digits stand alone, so that a number's digits can be told apart; letters, Chinese characters and
 # white space each form runs, inside which BPE merges what is frequent.
@@ -41,11 +41,14 @@ def train(texts: Iterable[str], path: Path, vocab_size: int = 1152, frequency: i
             show_progress=False,
         ),
     )
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token='<s>',
-        eos_token='</s>',
-        pad_token='<pad>',
-        clean_up_tokenization_spaces=False,
-    ).save_pretrained(path)
+    path.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(path / 'tokenizer.json'))
+    settings = {
+        'tokenizer_class': 'PreTrainedTokenizerFast',
+        'bos_token': '<s>',
+        'eos_token': '</s>',
+        'pad_token': '<pad>',
+        'clean_up_tokenization_spaces': False,
+    }
+    (path / 'tokenizer_config.json').write_text(json.dumps(settings, indent=2) + '\n', 'utf-8')
     return tokenizer.get_vocab_size()

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 from absl import logging
+from jax.experimental import multihost_utils
 
 from belle_jax.training.step import State
 from belle_jax.weights import manifest
@@ -62,16 +63,25 @@ class Checkpoints:
         self.last_saved: int | None = None
 
     def newest(self) -> int | None:
-        """The newest step that its manifest vouches for; damaged ones are named and put aside."""
-        for step in sorted(self._manager.all_steps(), reverse=True):
-            try:
-                manifest.verify(self.directory / str(step), self._manifest(step))
-            except ValueError as error:
-                logging.warning('Checkpoint %d is not used: %s', step, error)
-                self._put_aside(step)
-                continue
-            return step
-        return None
+        """The newest step that its manifest vouches for; damaged ones are named and put aside.
+
+        Process 0 reads the files; the others take its word.
+        """
+        step = -1
+        if jax.process_index() == 0:
+            for candidate in sorted(self._manager.all_steps(), reverse=True):
+                try:
+                    manifest.verify(self.directory / str(candidate))
+                except ValueError as error:
+                    logging.warning('Checkpoint %d is not used: %s', candidate, error)
+                    self._put_aside(candidate)
+                    continue
+                step = candidate
+                break
+        if jax.process_count() > 1:
+            step = int(multihost_utils.broadcast_one_to_all(np.int32(step)))
+        self._manager.reload()
+        return None if step < 0 else step
 
     def save(self, step: int, state: State, meta: Mapping[str, Any]) -> None:
         """Starts to save; training goes on meanwhile.
@@ -152,7 +162,7 @@ class Checkpoints:
         try:
             self._manager.wait_until_finished()
             if jax.process_index() == 0:
-                manifest.write(self.directory / str(step), self._manifest(step))
+                manifest.write(self.directory / str(step))
         except Exception as error:  # carried over to the main thread
             self._failure = self._error(step, error)
 
@@ -170,15 +180,13 @@ class Checkpoints:
 
     def _put_aside(self, step: int) -> None:
         """Renames a damaged checkpoint, so that its step can be saved again."""
-        if jax.process_index() == 0:
-            target = self.directory / f'damaged-{step}'
-            shutil.rmtree(target, ignore_errors=True)
-            (self.directory / str(step)).rename(target)
-            self._manifest(step).unlink(missing_ok=True)
-        self._manager.reload()
+        target = self.directory / f'damaged-{step}'
+        shutil.rmtree(target, ignore_errors=True)
+        (self.directory / str(step)).rename(target)
+        self._manifest(step).unlink(missing_ok=True)
 
     def _manifest(self, step: int) -> Path:
-        return self.directory / f'{step}.manifest.json'
+        return manifest.path_of(self.directory / str(step))
 
     def _error(self, step: int, error: Exception) -> OSError:
         text = str(error)

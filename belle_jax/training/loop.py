@@ -292,4 +292,3 @@ class Trainer:
             + (f', from step {self.number}' if self.number else '')
             + (f', up to step {self.last_step}' if self.last_step < self.steps else '')
         )
-

@@ -30,7 +30,9 @@ PEAK_FLOPS = {
 }
 
 
-def training_flops_per_token(architecture: Architecture, sizes: Mapping[str, int], seq_len: int) -> float:
+def training_flops_per_token(
+    architecture: Architecture, sizes: Mapping[str, int], seq_len: int
+) -> float:
     """Floating-point operations that training must do for one token.
 
     6 · (entries of kernels and of the output table) + 6 · layers · q_heads · head_dim · seq_len: two
@@ -88,7 +90,12 @@ class Recorder:
         self._board = SummaryWriter(str(directory), purge_step=first_step + 1)
         self._wandb = None
         if wandb:
-            import wandb as client  # an extra; asked for by name
+            try:
+                import wandb as client
+            except ImportError as error:
+                raise ValueError(
+                    f'--config.train.wandb={wandb} needs a package: pip install wandb.'
+                ) from error
 
             self._wandb = client.init(project=wandb, config=settings, dir=str(directory))
         console = Console(stderr=True)

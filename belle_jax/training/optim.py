@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 
 from belle_jax import config
 from belle_jax.models import ParamSpec
@@ -80,6 +81,18 @@ def make(
             weight_decay=optim.weight_decay,
             mask=mask,
         )
+    elif optim.name == 'muon':
+        rule = optax.contrib.muon(
+            rate,
+            beta=optim.beta1,
+            weight_decay=optim.weight_decay,
+            weight_decay_mask=mask,
+            mu_dtype=optim.moment_dtype,
+            adam_b1=optim.beta1,
+            adam_b2=optim.beta2,
+            muon_weight_dimension_numbers={n: _muon_axes(n, s.axes) for n, s in specs.items()},
+            consistent_rms=0.2,  # the size of AdamW's steps: one learning rate suits both
+        )
     else:
         rule = _per_layer_matrices(
             optax.adafactor(
@@ -119,6 +132,19 @@ def state_shardings(
         return shardings[name] if same else replicated
 
     return jax.tree_util.tree_map_with_path(of_leaf, jax.eval_shape(optimiser.init, dict(params)))
+
+
+def _muon_axes(name: str, axes: tuple[str | None, ...]) -> Any:
+    """Which dimensions of a kernel go in and which come out; None leaves a parameter to Adam.
+
+    A stack's first dimension is neither: each layer is orthogonalised alone.
+    """
+    if not name.endswith('.kernel'):
+        return None
+    first = int(axes[0] == 'layers')
+    rest = tuple(range(first, len(axes)))
+    split = 1 if axes[first] == 'embed' else len(rest) - 1  # [D, heads…] or [heads…, D]
+    return optax.contrib.MuonDimensionNumbers(rest[:split], rest[split:])
 
 
 def _per_layer_matrices(

@@ -36,7 +36,7 @@ class Start:
         tokenizer_path = workdir / 'tokenizer' if continued else _tokenizer_path(run)
         self.tokenizer = tokenizers.load(tokenizer_path)
         self.architecture = _architecture(run, self.tokenizer)
-        if len(self.tokenizer) > self.architecture.padded_vocab:
+        if len(self.tokenizer) > self.architecture.vocab_size:
             raise ValueError(
                 f'the tokenizer {tokenizer_path} has {len(self.tokenizer)} tokens, more than the '
                 f"{self.architecture.vocab_size} rows of the model's embedding: tokens beyond it have "

@@ -95,7 +95,13 @@ def compile_step(step: Callable[..., Any], shardings: State, mesh: jax.sharding.
     replicated = sharding.named(mesh, ())
     return jax.jit(
         step,
-        in_shardings=(shardings.params, None, shardings.optimiser, batch_sharding(mesh), replicated),
+        in_shardings=(
+            shardings.params,
+            None,
+            shardings.optimiser,
+            batch_sharding(mesh),
+            replicated,
+        ),
         out_shardings=(shardings, replicated),
         donate_argnums=(0, 2),
     )

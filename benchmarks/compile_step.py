@@ -1,0 +1,205 @@
+"""Compiles a recipe's training step for a cluster that is not there, and tells what it would take.
+
+    python -m benchmarks.compile_step --config=configs/sft_bloom.py:7b1 --target=v5e:4x4 \\
+        --config.model.source= --config.model.preset=bloom_7b1
+
+The compilers are the real ones, from their vendors' packages; only the devices are missing. Targets:
+a TPU topology (v4:2x2x4, v5e:4x4, v5p:4x4x8, v6e:4x4, …), or h200:1 and h200:8. Needs the packages
+that `.ci/compilers FOLDER` installs, on PYTHONPATH. Prints JSON: bytes for each device, the shapes of
+the largest buffers, collectives inside loops, kernels, and the compiler's warnings. What it cannot
+tell is speed.
+"""
+
+import json
+import os
+import re
+import sys
+import tempfile
+
+from absl import app, flags
+from ml_collections import config_flags
+
+CONFIG = config_flags.DEFINE_config_file('config', None, 'The recipe.', lock_config=True)
+TARGET = flags.DEFINE_string('target', 'v5e:4x4', 'A TPU topology, h200:1 or h200:8.')
+
+H200 = """
+gpu_device_info {
+  threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152
+  shared_memory_per_core: 233472 threads_per_core_limit: 2048 core_count: 132 fpus_per_core: 128
+  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
+  memory_bandwidth: 4800000000000 l2_cache_size: 62914560 clock_rate_ghz: 1.98
+  device_memory_size: 150000000000 shared_memory_per_block_optin: 232448
+  registers_per_core_limit: 65536 registers_per_block_limit: 65536
+  cuda_compute_capability { major: 9 minor: 0 }
+}
+platform_name: "CUDA"
+dnn_version_info { major: 9 minor: 8 }
+device_description_str: "NVIDIA H200"
+"""
+COLLECTIVES = r'= (.*?) (all-gather|all-reduce|reduce-scatter|all-to-all)(?:-start)?\('
+
+
+def main(_: list[str]) -> None:
+    """Compiles and prints."""
+    os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
+    import jax
+
+    jax.config.update('jax_platforms', 'cpu')
+    from belle_jax import config
+
+    run = config.resolve(CONFIG.value)
+    # XLA writes its warnings to the process's standard error: kept aside and looked through.
+    with tempfile.TemporaryFile('w+') as told:
+        before = os.dup(2)
+        os.dup2(told.fileno(), 2)
+        try:
+            compiled, facts = compile_for(run, TARGET.value)
+        finally:
+            os.dup2(before, 2)
+            told.seek(0)
+            log = told.read()
+    print(json.dumps(facts | report(compiled, log), indent=2))
+    sys.stderr.write('\n'.join(log.splitlines()[-3:]) + '\n')
+
+
+def compile_for(run, target: str):
+    """The compiled step, and what was compiled.
+
+    Args:
+        run: From `config.resolve`; its model is given by preset or architecture.
+        target: As the flag's.
+    Returns:
+        (compiled, dict of facts).
+    """
+    import jax
+    import jax.numpy as jnp
+
+    from belle_jax import config, models, sharding
+    from belle_jax.training import optim
+    from belle_jax.training.objectives import next_token
+    from belle_jax.training.step import State, batch_sharding, compile_step, make_step
+
+    architecture = run.model.architecture or config.PRESETS[run.model.preset]
+    devices, platform, options = topology(target)
+    mesh = sharding.make_mesh(run.mesh, devices)
+    sharding.check_divides(architecture, mesh)
+    sharding.check_batch(run.batch.size // run.batch.accumulation, mesh)
+    specs = models.specs(architecture)
+    optimiser = optim.make(run.optim, 1000, specs)
+    where = sharding.of_parameters(mesh, specs)
+    params = {
+        n: jax.ShapeDtypeStruct(s.shape, jnp.float32, sharding=where[n]) for n, s in specs.items()
+    }
+    moments = optim.state_shardings(optimiser, params, where, sharding.named(mesh, ()))
+    state = jax.tree.map(
+        lambda s, w: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=w),
+        jax.eval_shape(optimiser.init, params),
+        moments,
+    )
+    a = run.batch.accumulation
+    shape = (a, run.batch.size // a, run.data.seq_len)
+    dtypes = dict.fromkeys(('tokens', 'targets', 'segment_ids', 'positions'), jnp.int32)
+    batch = {
+        n: jax.ShapeDtypeStruct(shape, t, sharding=batch_sharding(mesh))
+        for n, t in (dtypes | {'weights': jnp.float32}).items()
+    }
+    attention = run.model.attention
+    if attention == 'auto':
+        attention = 'splash' if platform == 'tpu' else 'cudnn'
+    execution = models.Execution(run.model.dtype, attention, run.model.remat, run.model.scan)
+    step = compile_step(
+        make_step(architecture, execution, next_token, optimiser, 0), State(where, moments), mesh
+    )
+    number = jax.ShapeDtypeStruct((), jnp.int32)
+    with jax.set_mesh(mesh):
+        traced = step.trace(params, {}, state, batch, number)
+        compiled = traced.lower(lowering_platforms=(platform,)).compile(compiler_options=options)
+    facts = {
+        'target': target,
+        'model': run.model.preset or architecture.family,
+        'mesh': dict(mesh.shape),
+        'micro_batch_rows': shape[1],
+        'accumulation': a,
+        'seq_len': run.data.seq_len,
+        'attention': attention,
+        'vocab': architecture.padded_vocab,
+        'embed': architecture.embed,
+    }
+    return compiled, facts
+
+
+def topology(target: str):
+    """Descriptions of the devices, JAX's name of their platform, and compiler options."""
+    from jax.experimental import topologies
+
+    if not target.startswith('h200:'):
+        described = topologies.get_topology_desc(platform='tpu', topology_name=target)
+        return described.devices, 'tpu', {}
+    from jax._src.cudnn import fused_attention_stablehlo as cudnn
+
+    # JAX asks the GPU at hand whether it is a Hopper; there is none at hand, and the target is one.
+    cudnn.check_compute_capability = lambda capability: float(capability) <= 9.0
+    described = topologies.get_topology_desc(
+        platform='cuda',
+        topology_name='h200',
+        target_config=H200,
+        topology=f'1x1x{int(target.split(":")[1])}',
+    )
+    return described.devices, 'cuda', {'xla_gpu_autotune_level': '0'}
+
+
+def report(compiled, log: str) -> dict:
+    """What the compiled program says of itself.
+
+    Args:
+        compiled: From `compile_for`.
+        log: What the compiler wrote.
+    Returns:
+        bytes_per_device (arguments and temporaries, what is donated once), buffers (the largest
+        shapes), loop_collectives (elements of the largest collective in a loop body), kernels,
+        rematerialisation_warnings.
+    """
+    memory = compiled.memory_analysis()
+    text = compiled.as_text()
+    shapes = {s for s in re.findall(r'(?:bf16|f32|f16|s32|pred)\[[\d,]+\]', text)}
+    largest = sorted(shapes, key=elements, reverse=True)[:12]
+    warnings = [line for line in log.splitlines() if 'rematerialization' in line.lower()]
+    return {
+        'bytes_per_device': memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+        + memory.temp_size_in_bytes,
+        'state_bytes_per_device': memory.argument_size_in_bytes,
+        'temporary_bytes_per_device': memory.temp_size_in_bytes,
+        'buffers': largest,
+        'shapes': sorted(shapes),
+        'loop_collectives': loop_collectives(text),
+        'kernels': sorted(set(re.findall(r'custom_call_target="([^"]+)"', text))),
+        'rematerialisation_warnings': warnings,
+    }
+
+
+def loop_collectives(text: str) -> list[str]:
+    """The collectives inside loop bodies: kind and shapes, each once."""
+    bodies = set(re.findall(r'body=%?([\w.\-]+)', text))
+    found, inside = set(), None
+    for line in text.splitlines():
+        if line and not line[0].isspace() and line.rstrip().endswith('{'):
+            inside = re.sub(r'^ENTRY ', '', line).lstrip('%').split()[0]
+        if inside in bodies and (match := re.search(COLLECTIVES, line)):
+            shapes = re.findall(r'\w+\[[\d,]*\]', match[1])
+            found.add(f'{match[2]} {" ".join(shapes)}')
+    return sorted(found)
+
+
+def elements(shape: str) -> int:
+    """How many entries 'f32[2,3]' has."""
+    count = 1
+    for n in re.findall(r'\d+', shape[shape.index('[') :]):
+        count *= int(n)
+    return count
+
+
+if __name__ == '__main__':
+    flags.mark_flag_as_required('config')
+    app.run(main)

@@ -1,0 +1,211 @@
+"""A training step of ours against transformers + torch, on the same machine in the same run.
+
+    python -m benchmarks.train_step                     a CPU: 15M parameters, float32
+    python -m benchmarks.train_step --shape=7b --dtype=bfloat16 --seq_lens=2048,4096    a GPU
+
+Both sides do the same work from random weights on random tokens: forward, backward, clipping, AdamW. A
+step's time is the median of --repeats, after a warm-up; the two take turns, so that a machine that
+slows down slows both. On a GPU the largest batch that fits is found by doubling; ours also says the
+share of the chip's peak that it uses (the formula is in belle_jax/training/metrics.py). Prints JSON.
+"""
+
+import gc
+import json
+import os
+import statistics
+import sys
+import time
+
+from absl import app, flags
+
+FAMILIES = flags.DEFINE_list('families', ['llama', 'bloom'], 'Which.')
+SHAPE = flags.DEFINE_enum('shape', '15m', ['15m', '7b'], 'How large.')
+DTYPE = flags.DEFINE_enum('dtype', 'float32', ['float32', 'bfloat16'], 'Of activations.')
+SEQ_LENS = flags.DEFINE_list('seq_lens', ['256'], 'Tokens a row.')
+BATCH = flags.DEFINE_integer('batch', 0, 'Rows; 0: 8 on a CPU, the most that fit on a GPU.')
+REPEATS = flags.DEFINE_integer('repeats', 5, 'Timed steps of each.')
+OUTPUT = flags.DEFINE_string('output', '', 'Also write the JSON here.')
+THEIRS = flags.DEFINE_bool('torch', True, 'Also time transformers + torch.')
+
+
+def main(_: list[str]) -> None:
+    """Measures every family and length."""
+    os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
+    import jax
+
+    device = jax.devices()[0]
+    results = []
+    for family in FAMILIES.value:
+        for length in map(int, SEQ_LENS.value):
+            rows = BATCH.value or (8 if device.platform == 'cpu' else 0)
+            results.append(measure(family, length, rows) if rows else largest(family, length))
+            print(json.dumps(results[-1]), file=sys.stderr)
+    facts = {
+        'benchmark': 'train_step',
+        'device': device.device_kind,
+        'cpus': os.cpu_count(),
+        'jax': jax.__version__,
+        'dtype': DTYPE.value,
+        'results': results,
+    }
+    text = json.dumps(facts, indent=2)
+    if OUTPUT.value:
+        with open(OUTPUT.value, 'w', encoding='utf-8') as out:
+            out.write(text + '\n')
+    print(text)
+
+
+def architecture(family: str):
+    """15M parameters, or the published 7B shape."""
+    from belle_jax import config
+
+    if SHAPE.value == '7b':
+        return config.PRESETS['llama_7b' if family == 'llama' else 'bloom_7b1']
+    return config.Architecture(
+        family=family,
+        vocab_size=6144 if family == 'llama' else 8192,
+        embed=384,
+        layers=6 if family == 'llama' else 7,
+        q_heads=6,
+        mlp=1024 if family == 'llama' else 1536,
+        max_position=2048,
+        tied=family == 'bloom',
+    )
+
+
+def largest(family: str, length: int) -> dict:
+    """Doubles the rows until they no longer fit, and measures the last that did."""
+    best, rows = None, 1
+    while True:
+        try:
+            best = measure(family, length, rows)
+        except Exception as error:
+            if 'RESOURCE_EXHAUSTED' not in str(error) and 'out of memory' not in str(error):
+                raise
+            gc.collect()
+            return best or {'family': family, 'seq_len': length, 'rows': 0, 'error': 'does not fit'}
+        rows *= 2
+
+
+def measure(family: str, length: int, rows: int) -> dict:
+    """Times of a step of `rows` rows, ours and theirs in turns."""
+    ours, flops = our_step(family, length, rows)
+    sides = {'ours': ours}
+    if THEIRS.value:
+        sides['torch'] = their_step(family, length, rows)
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    for step in sides.values():
+        step()
+    for _ in range(REPEATS.value):
+        for name, step in sides.items():
+            began = time.perf_counter()
+            step()
+            times[name].append(time.perf_counter() - began)
+    median = {name: statistics.median(t) for name, t in times.items()}
+    tokens = rows * length
+    result = {
+        'family': family,
+        'seq_len': length,
+        'rows': rows,
+        'seconds': {n: round(t, 4) for n, t in median.items()},
+        'tokens_per_second': {n: round(tokens / t) for n, t in median.items()},
+    }
+    if THEIRS.value:
+        pairs = zip(times['ours'], times['torch'], strict=True)
+        result['time_ratio'] = round(statistics.median(a / b for a, b in pairs), 3)
+    from belle_jax.training.metrics import peak_flops
+
+    if peak := peak_flops():
+        result['flop_utilisation'] = round(flops * tokens / median['ours'] / peak, 4)
+    return result
+
+
+def our_step(family: str, length: int, rows: int):
+    """A function that does one step, and the operations that a token takes."""
+    import jax
+    import numpy as np
+
+    from belle_jax import config, models, sharding
+    from belle_jax.training import optim
+    from belle_jax.training.batches import Placement
+    from belle_jax.training.metrics import training_flops_per_token
+    from belle_jax.training.objectives import next_token
+    from belle_jax.training.step import State, compile_step, make_step
+
+    a = architecture(family)
+    small = SHAPE.value == '15m'
+    mesh = sharding.make_mesh(config.Mesh(1, 1, 1), jax.devices()[:1])
+    specs = models.specs(a)
+    optimiser = optim.make(config.Optim(learning_rate=1e-4, weight_decay=0.01), 1000, specs)
+    shardings = sharding.of_parameters(mesh, specs)
+    params = models.initialise(a, jax.random.key(0), shardings)
+    where = State(
+        shardings, optim.state_shardings(optimiser, params, shardings, sharding.named(mesh, ()))
+    )
+    execution = models.Execution(
+        dtype=DTYPE.value, remat='none' if small else 'block', scan=not small
+    )
+    step = compile_step(make_step(a, execution, next_token, optimiser, 0), where, mesh)
+    state = [State(params, jax.jit(optimiser.init, out_shardings=where.optimiser)(params))]
+    tokens = np.random.default_rng(0).integers(0, a.vocab_size, (rows, length), np.int32)
+    batch = {
+        'tokens': tokens,
+        'targets': np.roll(tokens, -1, 1),
+        'weights': np.ones(tokens.shape, np.float32),
+        'segment_ids': np.ones_like(tokens),
+        'positions': np.broadcast_to(np.arange(length, dtype=np.int32), tokens.shape),
+    }
+    placed = Placement(mesh, rows, 1, length).put(batch)
+
+    def run() -> None:
+        with jax.set_mesh(mesh):
+            state[0], metrics = step(state[0].params, {}, state[0].optimiser, placed, np.int32(1))
+            float(metrics['loss'])
+
+    sizes = {n: int(np.prod(s.shape)) for n, s in specs.items()}
+    return run, training_flops_per_token(a, sizes, length)
+
+
+def their_step(family: str, length: int, rows: int):
+    """The same step by transformers and torch, with its fastest attention."""
+    import torch
+    import transformers
+
+    a = architecture(family)
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    if family == 'llama':
+        settings = transformers.LlamaConfig(
+            vocab_size=a.vocab_size,
+            hidden_size=a.embed,
+            intermediate_size=a.mlp,
+            num_hidden_layers=a.layers,
+            num_attention_heads=a.q_heads,
+            num_key_value_heads=a.kv_heads,
+        )
+        model = transformers.LlamaForCausalLM(settings)
+    else:
+        settings = transformers.BloomConfig(
+            vocab_size=a.vocab_size, hidden_size=a.embed, n_layer=a.layers, n_head=a.q_heads
+        )
+        model = transformers.BloomForCausalLM(settings)
+    model = model.to(device).train()
+    if SHAPE.value == '7b':
+        model.gradient_checkpointing_enable()
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.01)
+    tokens = torch.randint(a.vocab_size, (rows, length), device=device)
+    autocast = torch.autocast(device, torch.bfloat16, enabled=DTYPE.value == 'bfloat16')
+
+    def run() -> None:
+        with autocast:
+            loss = model(input_ids=tokens, labels=tokens, use_cache=False).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        optimiser.zero_grad()
+        loss.item()
+
+    return run
+
+
+if __name__ == '__main__':
+    app.run(main)
