@@ -48,7 +48,7 @@ class Source:
 
 @dataclasses.dataclass(frozen=True)
 class Validation:
-    """Rows to evaluate on, never trained on: a file, a fraction, or a count (the first set wins)."""
+    """Rows to evaluate on, never trained on: a file, a fraction or a count; the first set wins."""
 
     path: str = ''
     fraction: float = 0.0

@@ -151,7 +151,7 @@ def main(argv: list[str]) -> None:
     voice = assistant.voice(MODEL.value, chosen.get('template', ''), SYSTEM.value)
     print(f'template: {voice.template.name}', file=sys.stderr)
     output = None
-    if rows:
+    if OUTPUT.value:
         run = {
             'model': MODEL.value,
             'step': voice.step,

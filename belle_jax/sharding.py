@@ -1,8 +1,8 @@
 """Where arrays live: the mesh, the one table from logical axes to mesh axes, and shard_map by them.
 
 Only this file names a mesh axis. Everything else speaks of logical axes: what a dimension means.
-Outside a mesh (`jax.set_mesh`) every function here is the identity, so that models run on one device
-without any set-up.
+Outside a mesh (`jax.set_mesh`) every function here is the identity, so that models run on one
+device without any set-up.
 """
 
 import math
@@ -96,8 +96,8 @@ def check_batch(rows: int, mesh: jax.sharding.Mesh) -> None:
     shards = math.prod(mesh.shape[a] for a in RULES['batch'] or ())
     if rows % shards:
         raise ValueError(
-            f'--config.batch.size over batch.accumulation is {rows} rows, which mesh.data × mesh.fsdp '
-            f'= {shards} does not divide: each device takes the same number of rows. Set '
+            f'--config.batch.size over batch.accumulation is {rows} rows, which mesh.data × '
+            f'mesh.fsdp = {shards} does not divide: each device takes the same number of rows. Set '
             f'--config.batch.size to a multiple of {shards} × batch.accumulation.'
         )
 
@@ -143,8 +143,8 @@ def shard_map(
 ) -> Callable[..., Any]:
     """`function` on each device's shards, with the layout given by logical axes.
 
-    Outside a mesh it is `function` itself. What comes out is not checked for replication: a function
-    that sums over an axis says so with `psum`.
+    Outside a mesh it is `function` itself. What comes out is not checked for replication: a
+    function that sums over an axis says so with `psum`.
     """
     if not active():
         return function

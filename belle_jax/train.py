@@ -3,8 +3,8 @@
     python -m belle_jax.train --config=configs/sft_llama_7b.py:7b --workdir=runs/sft
 
 A recipe in configs/ sets what it is about; any field is overridden by its name, as in
---config.optim.learning_rate=5e-6. The same command again continues where the run was. All that a run
-leaves is in --workdir: config.json, checkpoints/, metrics/, tokenizer/, data.json.
+--config.optim.learning_rate=5e-6. The same command again continues where the run was. All that a
+run leaves is in --workdir: config.json, checkpoints/, metrics/, tokenizer/, data.json.
 """
 
 import os

@@ -3,11 +3,11 @@
     python -m benchmarks.compile_step --config=configs/sft_bloom.py:7b1 --target=v5e:4x4 \\
         --config.model.source= --config.model.preset=bloom_7b1
 
-The compilers are the real ones, from their vendors' packages; only the devices are missing. Targets:
-a TPU topology (v4:2x2x4, v5e:4x4, v5p:4x4x8, v6e:4x4, …), or h200:1 and h200:8. Needs the packages
-that `.ci/compilers FOLDER` installs, on PYTHONPATH. Prints JSON: bytes for each device, the shapes of
-the largest buffers, collectives inside loops, kernels, and the compiler's warnings. What it cannot
-tell is speed.
+The compilers are the real ones, from their vendors' packages; only the devices are missing.
+Targets: a TPU topology (v4:2x2x4, v5e:4x4, v5p:4x4x8, v6e:4x4, …), or h200:1 and h200:8. Needs the
+packages that `.ci/compilers FOLDER` installs, on PYTHONPATH. Prints JSON: bytes for each device,
+the shapes of the largest buffers, collectives inside loops, kernels, and the compiler's warnings.
+What it cannot tell is speed.
 """
 
 import json
@@ -161,7 +161,7 @@ def report(compiled, log: str) -> dict:
     """
     memory = compiled.memory_analysis()
     text = compiled.as_text()
-    shapes = {s for s in re.findall(r'(?:bf16|f32|f16|s32|pred)\[[\d,]+\]', text)}
+    shapes = set(re.findall(r'(?:bf16|f32|f16|s32|pred)\[[\d,]+\]', text))
     largest = sorted(shapes, key=elements, reverse=True)[:12]
     warnings = [line for line in log.splitlines() if 'rematerialization' in line.lower()]
     return {

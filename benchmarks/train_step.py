@@ -3,10 +3,11 @@
     python -m benchmarks.train_step                     a CPU: 15M parameters, float32
     python -m benchmarks.train_step --shape=7b --dtype=bfloat16 --seq_lens=2048,4096    a GPU
 
-Both sides do the same work from random weights on random tokens: forward, backward, clipping, AdamW. A
-step's time is the median of --repeats, after a warm-up; the two take turns, so that a machine that
-slows down slows both. On a GPU the largest batch that fits is found by doubling; ours also says the
-share of the chip's peak that it uses (the formula is in belle_jax/training/metrics.py). Prints JSON.
+Both sides do the same work from random weights on random tokens: forward, backward, clipping,
+AdamW. A step's time is the median of --repeats, after a warm-up; the two take turns, so that a
+machine that slows down slows both. On a GPU the largest batch that fits is found by doubling; ours
+also says the share of the chip's peak that it uses (the formula is in
+belle_jax/training/metrics.py). Prints JSON.
 """
 
 import gc

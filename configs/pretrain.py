@@ -3,8 +3,8 @@
 python -m belle_jax.train --config=configs/pretrain.py:llama --workdir=runs/pretrain \\
     --config.model.source=PATH --config.data.path=text.jsonl
 
-Rows are {"text": …}; a text longer than a row goes on in the next. Variants: llama, bloom. The published
-rates are those of the end of pretraining; a tenth of that is a safe peak for going on.
+Rows are {"text": …}; a text longer than a row goes on in the next. Variants: llama, bloom. The
+published rates are those of the end of pretraining; a tenth of that is a safe peak for going on.
 """
 
 from ml_collections import ConfigDict

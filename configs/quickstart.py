@@ -41,7 +41,7 @@ def get_config(variant: str = '') -> ConfigDict:
     # rather than after so many tokens.
     c.batch.size = 4
     c.train.steps = 1200
-    c.train.log_every = 100
+    c.train.log_every = 50
     c.train.eval_every = -1
     c.train.checkpoint_every = -1
     c.optim.learning_rate = 2e-3

@@ -2,8 +2,8 @@
 
 python -m belle_jax.train --config=configs/sft_bloom.py:7b1 --workdir=runs/belle-7b
 
-From the card: 64 conversations a step, learning rate 3e-6, 3 epochs, weight decay 0.001, warm-up over a
-tenth of the steps, linear decay, one conversation a row. Where this departs from BELLE:
+From the card: 64 conversations a step, learning rate 3e-6, 3 epochs, weight decay 0.001, warm-up
+over a tenth of the steps, linear decay, one conversation a row. Where this departs from BELLE:
 
 - Length 1,024, that of BELLE's run_sft.sh; the card names none.
 - Adam's numbers and clipping at 1 are transformers' defaults, as the card names none.
@@ -11,8 +11,8 @@ tenth of the steps, linear decay, one conversation a row. Where this departs fro
 - An answer's end-of-sequence token is always trained on; BELLE's trainer cut it off long answers.
 - Prompts are tokenised as the published model is asked (`Human: …\\n\\nAssistant:`).
 
-Variants: 560m, 1b1, 1b7, 3b, 7b1. Needs about 16 bytes of accelerator memory for each parameter: 7b1 runs
-on 8 GPUs of 80 GB or on a TPU v5e-16 (README, "Trying clusters without one").
+Variants: 560m, 1b1, 1b7, 3b, 7b1. Needs about 16 bytes of accelerator memory for each parameter:
+7b1 runs on 8 GPUs of 80 GB or on a TPU v5e-16 (README, "Trying clusters without one").
 """
 
 from ml_collections import ConfigDict

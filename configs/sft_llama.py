@@ -3,9 +3,9 @@
 python -m belle_jax.train --config=configs/sft_llama.py:7b --workdir=runs/belle-llama-7b \\
     --config.model.source=PATH_TO_LLAMA
 
-From the cards: 16 conversations a step, 3 epochs, cosine decay after a warm-up over 0.03 of the steps, no
-weight decay; learning rate 5e-6 for 7B and 2e-5 for 13B (whose newest weights were trained with 5e-6).
-Where this departs from BELLE:
+From the cards: 16 conversations a step, 3 epochs, cosine decay after a warm-up over 0.03 of the
+steps, no weight decay; learning rate 5e-6 for 7B and 2e-5 for 13B (whose newest weights were
+trained with 5e-6). Where this departs from BELLE:
 
 - Length 2,048, that of BELLE's data paper; the cards name none.
 - Adam's numbers and clipping at 1 are transformers' defaults, as the cards name none.

@@ -2,9 +2,9 @@
 
 python -m belle_jax.train --config=configs/zh_small.py --workdir=runs/zh
 
-Variants: `llama` (default) and `bloom`, 5 to 6 million parameters each. Trained on everything, prompt and
-answer, as a language model; data.path and data.tokenizer say where the rows and a tokenizer are.
-Expected: README, "A real run".
+Variants: `llama` (default) and `bloom`, 5 to 6 million parameters each. Trained on everything,
+prompt and answer, as a language model; data.path and data.tokenizer say where the rows and a
+tokenizer are. Expected: README, "A real run".
 """
 
 from ml_collections import ConfigDict

@@ -1,4 +1,4 @@
-"""Real training runs in processes of their own, on small Chinese rows and a tokenizer of characters."""
+"""Real training runs in processes of their own, on small Chinese rows."""
 
 import json
 import os

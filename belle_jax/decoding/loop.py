@@ -23,7 +23,7 @@ class Rows(NamedTuple):
     """What stays the same for each row while its answer is made."""
 
     filters: sampling.Filters
-    most: jax.Array  # int32 [B], tokens of the longest answer allowed
+    most: sampling.Array  # int32 [B], tokens of the longest answer allowed
     total: (
         jax.Array
     )  # int32 [B], prompt and longest answer: the length that `dynamic` RoPE is set for

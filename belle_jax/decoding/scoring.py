@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -56,4 +57,6 @@ def _score(graphdef, params, inputs, targets, lengths):
     model = nnx.merge(graphdef, params)
     h_btd = model.hidden(inputs, rope_lengths=lengths)
     vocab_size = model.architecture.vocab_size
-    return -vocabulary.token_losses(h_btd, model.output.table[...], targets, vocab_size)
+    table_vd = model.output.table[...]
+    losses_bt: Any = vocabulary.token_losses(h_btd, table_vd, targets, vocab_size)
+    return -losses_bt

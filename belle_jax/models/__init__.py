@@ -1,7 +1,7 @@
 """Models: what they are made of by shape alone, and how arrays become a model that runs.
 
-Parameters are a flat dict from checkpoint names ('blocks.0.mlp.up.kernel') to arrays; a model is an NNX
-module that holds them. `build` and `parameters` go from one to the other and cost nothing.
+Parameters are a flat dict from checkpoint names ('blocks.0.mlp.up.kernel') to arrays; a model is
+an NNX module that holds them. `build` and `parameters` go from one to the other and cost nothing.
 """
 
 import dataclasses
@@ -92,8 +92,8 @@ def build(
     for name, shape in wanted.items():
         if tuple(params[name].shape) != shape:
             raise ValueError(
-                f'parameter {name} has shape {tuple(params[name].shape)} where the architecture has '
-                f"{shape}: the weights are another model's."
+                f'parameter {name} has shape {tuple(params[name].shape)} where the architecture '
+                f"has {shape}: the weights are another model's."
             )
     filled = [(path, v.replace(params[_name(path)])) for path, v in flat]
     return nnx.merge(graphdef, nnx.from_flat_state(filled))
@@ -131,7 +131,8 @@ def initialise(
 
 
 def unstack(model: Decoder) -> Decoder:
-    """The same model with every layer a group of its own: for decoding, where slices of a stack would
+    """The same model with every layer a group of its own: for decoding, where slices of a stack
+    would
     be copied out for every token."""
     params = {}
     for name, value in parameters(model).items():

@@ -94,8 +94,8 @@ class Decoder(nnx.Module):
             positions: int [B, T]; must be given with a cache: the slot of each token.
             segment_ids: int [B, T], for packed rows; not with a cache.
             cache: Keys and values of each layer, as `models.empty_cache` makes them.
-            rope_lengths: int [B], tokens that each row will have in the end; read by `dynamic` RoPE.
-            dropout_key: Turns dropout on.
+            rope_lengths: int [B], tokens that each row will have in the end; read by `dynamic`
+            RoPE. dropout_key: Turns dropout on.
         Returns:
             [B, T, D], and with a cache the pair of it and the new cache.
         """

@@ -1,9 +1,10 @@
 """Fused attention kernels: cuDNN's on NVIDIA GPUs, splash on TPUs, with ALiBi folded into them.
 
-Neither kernel takes ALiBi. Inside a softmax a constant per query changes nothing, so slope · key index
-is enough, and that is a product: eight more features on queries and keys. In bfloat16 one such
-feature would be off by whole logits; so the slope is split into three bfloat16 terms and the key
-index into 256 · high + low, each exact in bfloat16: the bias is as exact as float32's own rounding.
+Neither kernel takes ALiBi. Inside a softmax a constant per query changes nothing, so slope · key
+index is enough, and that is a product: eight more features on queries and keys. In bfloat16 one
+such feature would be off by whole logits; so the slope is split into three bfloat16 terms and the
+key index into 256 · high + low, each exact in bfloat16: the bias is as exact as float32's own
+rounding.
 """
 
 import math

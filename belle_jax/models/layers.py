@@ -1,7 +1,8 @@
 """Layers: modules whose parameters are declared once, with shape, logical axes and initialiser.
 
-A declaration alone holds no numbers (`jax.ShapeDtypeStruct`); `models.build` puts arrays in. With `layers`
-a module declares a stack: one more leading dimension, which `jax.lax.scan` takes apart again.
+A declaration alone holds no numbers (`jax.ShapeDtypeStruct`); `models.build` puts arrays in. With
+`layers` a module declares a stack: one more leading dimension, which `jax.lax.scan` takes apart
+again.
 """
 
 import dataclasses

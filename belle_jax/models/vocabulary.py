@@ -1,8 +1,9 @@
-"""The two operations over the vocabulary, sharded: looking tokens up, and the loss of predicting them.
+"""The two operations over the vocabulary, sharded: looking tokens up, and the loss of predicting
+them.
 
-Left to the compiler, `table[tokens]` on a table that is split both ways gathers the global batch, and
-logits of BLOOM's 250,880 tokens take 2 GB of float32 for a sequence of 2,048. So both run by hand: rows
-of the table stay where they are, and logits exist for a chunk of tokens at a time.
+Left to the compiler, `table[tokens]` on a table that is split both ways gathers the global batch,
+and logits of BLOOM's 250,880 tokens take 2 GB of float32 for a sequence of 2,048. So both run by
+hand: rows of the table stay where they are, and logits exist for a chunk of tokens at a time.
 """
 
 import functools
@@ -162,7 +163,7 @@ def _local_rows(tokens: jax.Array, rows: int) -> tuple[jax.Array, jax.Array]:
 
 
 def _over_chunks(function, carry, vocab_rows, *arrays):
-    """Scans over chunks of tokens; arrays [B, T, ...] go in flattened, results come out as [B, T, ...]."""
+    """Scans over chunks of tokens; arrays and results are [B, T, ...], chunks [C, ...]."""
     batch, length = arrays[0].shape[:2]
     tokens = batch * length
     chunk = max(128, 2 ** ((CHUNK_ELEMENTS // vocab_rows).bit_length() - 1))

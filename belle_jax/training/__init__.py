@@ -1,1 +1,1 @@
-"""Training: objectives, the optimiser, the step, checkpoints, metrics, and the loop that joins them."""
+"""Training: objectives, optimiser, step, checkpoints, metrics, and the loop that joins them."""

@@ -1,4 +1,4 @@
-"""From the planned rows of a step to arrays on the mesh, each host reading only its devices' rows."""
+"""From a step's planned rows to arrays on the mesh, each host reading its devices' rows only."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any

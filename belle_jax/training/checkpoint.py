@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+import numpy as np
 from absl import logging
 from jax.experimental import multihost_utils
 

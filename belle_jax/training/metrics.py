@@ -35,8 +35,8 @@ def training_flops_per_token(
 ) -> float:
     """Floating-point operations that training must do for one token.
 
-    6 · (entries of kernels and of the output table) + 6 · layers · q_heads · head_dim · seq_len: two
-    for each entry forward and four backward; attention's two products over seq_len / 2 keys on
+    6 · (entries of kernels and of the output table) + 6 · layers · q_heads · head_dim · seq_len:
+    two for each entry forward and four backward; attention's two products over seq_len / 2 keys on
     average. Recomputation (remat) is not counted, the embedding's look-up is free.
 
     Args:

@@ -1,7 +1,7 @@
 """What a step minimises: functions from (model, batch, dropout key) to (sum, weight, metrics).
 
-The loss of a step is the total of the sums over the total of the weights, over all micro-batches and
-hosts, so that splitting a batch changes nothing. Metrics are sums as well.
+The loss of a step is the total of the sums over the total of the weights, over all micro-batches
+and hosts, so that splitting a batch changes nothing. Metrics are sums as well.
 """
 
 from collections.abc import Callable, Mapping

@@ -114,7 +114,8 @@ def state_shardings(
     shardings: Mapping[str, Any],
     replicated: Any,
 ) -> Any:
-    """Where the optimiser's state lives: a moment with its parameter, counters and factors everywhere.
+    """Where the optimiser's state lives: a moment with its parameter, counters and factors
+    everywhere.
 
     Args:
         optimiser: From `make`.

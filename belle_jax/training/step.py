@@ -40,9 +40,9 @@ def make_step(
         seed: Of dropout.
     Returns:
         step(trainable, frozen, optimiser_state, batch, number) -> ((trainable, state), metrics).
-        Arrays of the batch are [A, B, T]: A micro-batches, each of B rows. Gradients are summed over
-        them and divided by the trained tokens of all, so that A changes nothing. Metrics are scalars:
-        loss, grad_norm, trained_tokens, tokens.
+        Arrays of the batch are [A, B, T]: A micro-batches, each of B rows. Gradients are summed
+        over them and divided by the trained tokens of all, so that A changes nothing. Metrics are
+        scalars: loss, grad_norm, trained_tokens, tokens.
     """
     keys_needed = execution.hidden_dropout > 0 or execution.attention_dropout > 0
 
@@ -91,7 +91,7 @@ def make_step(
 
 
 def compile_step(step: Callable[..., Any], shardings: State, mesh: jax.sharding.Mesh) -> Any:
-    """`jax.jit` with every layout given, so that the step compiles once, and with buffers reused."""
+    """`jax.jit` with every layout given, so that the step compiles once, and buffers reused."""
     replicated = sharding.named(mesh, ())
     return jax.jit(
         step,

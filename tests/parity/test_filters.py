@@ -28,7 +28,7 @@ def theirs(processor, logits, seen):
     return processor(torch.from_numpy(seen), torch.from_numpy(logits)).numpy()
 
 
-def column(low, high, dtype=np.float32, seed=0):
+def column(low, high, dtype: type = np.float32, seed=0):
     """One value a row, ten different ones, so that each is its own processor of transformers."""
     values = np.linspace(low, high, 10).astype(dtype)
     return values[np.random.default_rng(seed).integers(0, 10, ROWS)]
