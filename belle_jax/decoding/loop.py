@@ -24,9 +24,7 @@ class Rows(NamedTuple):
 
     filters: sampling.Filters
     most: sampling.Array  # int32 [B], tokens of the longest answer allowed
-    total: (
-        jax.Array
-    )  # int32 [B], prompt and longest answer: the length that `dynamic` RoPE is set for
+    total: sampling.Array  # int32 [B], prompt and longest answer: what `dynamic` RoPE is set for
 
 
 class State(NamedTuple):

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from belle_jax import sharding
 
 CHUNK_ELEMENTS = 2**26
-"""Logits that exist at once on a device: 256 MB of float32."""
+"""Logits that exist at once on a device: 256 MB of float32, and no more than a quarter of all."""
 
 TABLE = ('vocab', 'embed')
 ROWS = ('batch', 'length')
@@ -166,11 +166,12 @@ def _over_chunks(function, carry, vocab_rows, *arrays):
     """Scans over chunks of tokens; arrays and results are [B, T, ...], chunks [C, ...]."""
     batch, length = arrays[0].shape[:2]
     tokens = batch * length
-    chunk = max(128, 2 ** ((CHUNK_ELEMENTS // vocab_rows).bit_length() - 1))
     flat = [a.reshape(tokens, *a.shape[2:]) for a in arrays]
-    if tokens <= chunk:
+    if tokens * vocab_rows <= CHUNK_ELEMENTS // 4:
         carry, outs = function(carry, tuple(flat))
     else:
+        fitting = max(128, min(CHUNK_ELEMENTS // vocab_rows, tokens // 4))
+        chunk = 2 ** (fitting.bit_length() - 1)
         count = -(-tokens // chunk)
         pad = count * chunk - tokens
         chunks = tuple(

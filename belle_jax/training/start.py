@@ -39,8 +39,9 @@ class Start:
         if len(self.tokenizer) > self.architecture.vocab_size:
             raise ValueError(
                 f'the tokenizer {tokenizer_path} has {len(self.tokenizer)} tokens, more than the '
-                f"{self.architecture.vocab_size} rows of the model's embedding: tokens beyond it "
-                'have no vector. Give the tokenizer that belongs to the model, or extend the vocabulary.'
+                f"{self.architecture.vocab_size} rows of the model's embedding: tokens beyond "
+                'them have no vector. Give the tokenizer that belongs to the model, or extend the '
+                'vocabulary.'
             )
         self.run = dataclasses.replace(
             run, model=dataclasses.replace(run.model, architecture=self.architecture)
