@@ -36,6 +36,7 @@ platform_name: "CUDA"
 dnn_version_info { major: 9 minor: 8 }
 device_description_str: "NVIDIA H200"
 """
+CALLED = r'(?:calls|to_apply|body|condition|branch_\w+)=\{?([%\w.\-, ]+)'
 COLLECTIVES = r'= (.*?) (all-gather|all-reduce|reduce-scatter|all-to-all)(?:-start)?\('
 
 
@@ -180,15 +181,31 @@ def report(compiled, log: str) -> dict:
 
 
 def loop_collectives(text: str) -> list[str]:
-    """The collectives inside loop bodies: kind and shapes, each once."""
-    bodies = set(re.findall(r'body=%?([\w.\-]+)', text))
-    found, inside = set(), None
+    """The collectives that run in loops: kind and shapes, each once.
+
+    Compilers move them into computations of their own, which a loop's body calls.
+    """
+    called: dict[str, set[str]] = {}
+    lines: dict[str, list[str]] = {}
+    inside = ''
     for line in text.splitlines():
         if line and not line[0].isspace() and line.rstrip().endswith('{'):
             inside = re.sub(r'^ENTRY ', '', line).lstrip('%').split()[0]
-        if inside in bodies and (match := re.search(COLLECTIVES, line)):
-            shapes = re.findall(r'\w+\[[\d,]*\]', match[1])
-            found.add(f'{match[2]} {" ".join(shapes)}')
+        lines.setdefault(inside, []).append(line)
+        for names in re.findall(CALLED, line):
+            called.setdefault(inside, set()).update(n.strip(' %') for n in names.split(','))
+    waiting, looped = re.findall(r'body=%?([\w.\-]+)', text), set()
+    while waiting:
+        name = waiting.pop()
+        if name not in looped:
+            looped.add(name)
+            waiting.extend(called.get(name, ()))
+    found = set()
+    for name in looped:
+        for line in lines.get(name, ()):
+            if match := re.search(COLLECTIVES, line):
+                shapes = re.findall(r'\w+\[[\d,]*\]', match[1])
+                found.add(f'{match[2]} {" ".join(shapes)}')
     return sorted(found)
 
 
