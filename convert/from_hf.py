@@ -75,7 +75,7 @@ def _write(published, path: Path, source: str, target: Path, dtype: str, templat
     jax.config.update('jax_platforms', 'cpu')
 
     from belle_jax import config
-    from belle_jax.data import chat, tokenizer
+    from belle_jax.data import templates, tokenizer
     from belle_jax.training.checkpoint import Checkpoints
     from belle_jax.training.step import State
     from belle_jax.weights import origin, parameters
@@ -84,8 +84,8 @@ def _write(published, path: Path, source: str, target: Path, dtype: str, templat
     origin.keep(path, target, name=source)
     if not template and (target / 'tokenizer').is_dir():
         template = 'tokenizer' if tokenizer.load(target / 'tokenizer').chat_template else 'none'
-    if template and template not in chat.NAMES:
-        raise ValueError(f'--template={template!r} is not known: {", ".join(chat.NAMES)} are.')
+    if template and template not in templates.NAMES:
+        raise ValueError(f'--template={template!r} is not known: {", ".join(templates.NAMES)} are.')
 
     run = config.Run()
     run = dataclasses.replace(

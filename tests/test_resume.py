@@ -104,7 +104,8 @@ def test_only_the_last_and_the_best_checkpoints_are_kept(flags, tmp_path):
             '--config.optim.warmup_steps=10',
         ],
     )
-    records = [json.loads(line) for line in (workdir / 'metrics/metrics.jsonl').open()]
+    lines = (workdir / 'metrics' / 'metrics.jsonl').read_text().splitlines()
+    records = [json.loads(line) for line in lines]
     evaluated = {r['step']: r['evaluation_loss'] for r in records if 'evaluation_loss' in r}
     assert sorted(evaluated) == [5, 10, 15, 20, 25]
     best = min(evaluated, key=lambda step: evaluated[step])

@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from belle_jax.data import chat, records, token_cache, tokenizer
+from belle_jax.data import records, templates, token_cache, tokenizer
 
 
 @pytest.fixture(scope='module')
@@ -25,7 +25,7 @@ def rows(tmp_path):
 
 
 def opened(path, made, tmp_path, name='belle', system='', on_bad_row='error'):
-    template = chat.template(name, made)
+    template = templates.template(name, made)
     return token_cache.open_source(str(path), template, system, on_bad_row, f'{tmp_path}/cache')
 
 
@@ -35,7 +35,7 @@ def entries(tmp_path):
 
 def test_an_entry_holds_what_the_template_says(rows, chinese, tmp_path):
     made = opened(rows, chinese, tmp_path)
-    template = chat.template('belle', chinese)
+    template = templates.template('belle', chinese)
     for i, record in enumerate(records.Reader(str(rows))):
         tokens, trained = template.encode(record.messages)
         here = slice(made.bounds[i], made.bounds[i + 1])
@@ -110,7 +110,7 @@ def _slow(path, directory, cache, signal_path):
         return real(examples, tokens)
 
     token_cache.assemble = assemble
-    token_cache.open_source(str(path), chat.template('belle', made), '', 'error', str(cache))
+    token_cache.open_source(str(path), templates.template('belle', made), '', 'error', str(cache))
 
 
 def _started(rows, chinese, tmp_path, name):

@@ -17,12 +17,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from belle_jax.data import chat_export
 from belle_jax.data.tokenizer import Tokenizer
 
 Message = dict[str, Any]  # role: system, user or assistant; content; input (alpaca's, of a user)
 
-NAMES = ('belle', 'belle_card', 'belle_sft', 'alpaca', 'tokenizer', 'none')
 ALPACA = (
     'Below is an instruction that describes a task. '
     'Write a response that appropriately completes the request.'
@@ -147,15 +145,6 @@ class Template:
                 pieces.append(Piece(tokenizer.eos_id, True))
         return pieces
 
-    def export(self) -> tuple[str | None, str]:
-        """The template as a Hugging Face `chat_template`.
-
-        Returns:
-            Jinja source, and a sentence about what it cannot say; None and the reason where it
-            would give other tokens than training saw.
-        """
-        return chat_export.checked(self)
-
     def _user(self, turn: Message) -> str:
         style, content, extra = self.style, turn['content'], turn.get('input') or ''
         if not extra:
@@ -176,29 +165,6 @@ class Template:
             CARD_TURN.format(joined(user, self.style.join), answer['content'])
             for user, answer in pairs
         )
-
-
-def template(name: str, tokenizer: Tokenizer) -> Template:
-    """The template of a name.
-
-    Args:
-        name: One of `NAMES`.
-        tokenizer: What it writes tokens with.
-    Returns:
-        The template.
-    Raises:
-        ValueError: an unknown name, or `tokenizer` where the tokenizer has no template of its own.
-    """
-    if name not in NAMES:
-        raise ValueError(
-            f'data.template={name!r} is not known: choose one of {", ".join(NAMES)} with '
-            '--config.data.template.'
-        )
-    if name == 'tokenizer':
-        from belle_jax.data.chat_own import OwnTemplate
-
-        return OwnTemplate(tokenizer)
-    return Template(name, tokenizer)
 
 
 def check(messages: Sequence[Message]) -> None:

@@ -7,12 +7,10 @@ is run through transformers and compared by token ids before anybody is given it
 
 import json
 import pathlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from belle_jax.data.chat import Message, Style, Template
 from belle_jax.data.tokenizer import Tokenizer
-
-if TYPE_CHECKING:
-    from belle_jax.data.chat import Message, Style, Template
 
 # Punctuation, both scripts and line breaks at the seams, where tokenizers disagree first.
 PROBES: list[list[dict[str, str]]] = [
@@ -35,7 +33,7 @@ PROBES: list[list[dict[str, str]]] = [
 SPECIALS = 'special tokens that a user types are read as such by apply_chat_template, never here'
 
 
-def source(style: 'Style', *, answer_space: bool, turn_space: bool, bos: bool) -> str:
+def source(style: Style, *, answer_space: bool, turn_space: bool, bos: bool) -> str:
     """Jinja source of a template.
 
     Args:
@@ -84,7 +82,7 @@ def source(style: 'Style', *, answer_space: bool, turn_space: bool, bos: bool) -
     )
 
 
-def checked(template: 'Template') -> tuple[str | None, str]:
+def checked(template: Template) -> tuple[str | None, str]:
     """The source of a template, if transformers makes the same tokens of it.
 
     Args:
@@ -139,7 +137,7 @@ def _spaced_after_special(theirs: Any, tokenizer: Tokenizer) -> bool:
     return theirs.encode(f'{eos}a', add_special_tokens=False)[1:] == tokenizer.encode('a')
 
 
-def _say(theirs: Any, text: str, messages: 'list[Message]') -> list[int]:
+def _say(theirs: Any, text: str, messages: list[Message]) -> list[int]:
     encoded = theirs.apply_chat_template(
         messages, chat_template=text, tokenize=True, return_dict=True, add_generation_prompt=True
     )

@@ -67,9 +67,6 @@ class OwnTemplate(Template):
             pieces += self._split(text[done:], done == 0, False, mark)
         return pieces
 
-    def export(self) -> tuple[str | None, str]:
-        return self.source, "The tokenizer's own."
-
     def _render(self, messages: list[dict[str, Any]], *, generate: bool) -> str:
         return jinja.render(self.source, messages, generate=generate, **self._names)
 

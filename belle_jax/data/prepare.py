@@ -8,9 +8,10 @@ import numpy as np
 from belle_jax import config
 from belle_jax.data import plan, token_cache
 from belle_jax.data.account import REASONS, Account
-from belle_jax.data.chat import Template, template
+from belle_jax.data.chat import Template
 from belle_jax.data.fitting import Segments, fit
 from belle_jax.data.shuffle import permutation
+from belle_jax.data.templates import template
 from belle_jax.data.token_cache import Tokens
 from belle_jax.data.tokenizer import Tokenizer
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from belle_jax.data import chat, tokenizer
+from belle_jax.data import Template, templates, tokenizer
 from belle_jax.decoding.engine import Engine
 from belle_jax.weights import huggingface, run_directory
 from belle_jax.weights.load import load_model
@@ -26,7 +26,7 @@ class Voice:
     """
 
     tokenizer: tokenizer.Tokenizer
-    template: chat.Template
+    template: Template
     system: str
     step: int | None
 
@@ -53,7 +53,7 @@ def voice(path: str | Path, template: str = '', system: str | None = None) -> Vo
 
     Args:
         path: A Hugging Face directory, a hub name, a run directory or one of its checkpoints.
-        template: A name of `chat.NAMES`; '' takes what the run was trained with, else the
+        template: A name of `templates.NAMES`; '' takes what the run was trained with, else the
             tokenizer's own chat template, else `belle`.
         system: A system message; None takes the run's.
     Raises:
@@ -70,7 +70,7 @@ def voice(path: str | Path, template: str = '', system: str | None = None) -> Vo
         directory = home
     words = tokenizer.load(directory)
     own = 'tokenizer' if words.chat_template else 'belle'
-    style = chat.template(template or run.get('template') or own, words)
+    style = templates.template(template or run.get('template') or own, words)
     return Voice(words, style, run.get('system', '') if system is None else system, step)
 
 

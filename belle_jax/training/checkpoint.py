@@ -4,6 +4,7 @@ Orbax writes; a checkpoint counts only once its manifest stands beside it, and o
 the files agree with it. Old ones are deleted after that, never before.
 """
 
+import json
 import shutil
 import threading
 from collections.abc import Mapping
@@ -109,14 +110,14 @@ class Checkpoints:
         self._finaliser = threading.Thread(target=self._finalise, args=(step,), daemon=True)
         self._finaliser.start()
 
-    def restore(self, step: int, like: State) -> tuple[State, dict[str, Any]]:
+    def restore(self, step: int, like: State) -> State:
         """Reads a checkpoint, onto any mesh.
 
         Args:
             step: From `newest`.
             like: A state of jax.ShapeDtypeStruct with the shardings wanted.
         Returns:
-            The state and the JSON values saved with it.
+            The state.
         """
         tree = {'params': like.params, 'optimiser': like.optimiser}
         restored = self._manager.restore(
@@ -125,15 +126,13 @@ class Checkpoints:
                 state=ocp.args.PyTreeRestore(
                     tree, restore_args=ocp.checkpoint_utils.construct_restore_args(tree)
                 ),
-                meta=ocp.args.JsonRestore(),
             ),
         )
-        return State(restored['state']['params'], restored['state']['optimiser']), restored['meta']
+        return State(restored['state']['params'], restored['state']['optimiser'])
 
     def meta(self, step: int) -> dict[str, Any]:
         """The JSON values saved with a checkpoint."""
-        args = ocp.args.Composite(meta=ocp.args.JsonRestore())
-        return self._manager.restore(step, args=args)['meta']
+        return json.loads((self.directory / str(step) / 'meta' / 'metadata').read_text('utf-8'))
 
     def wait(self) -> None:
         """Until the checkpoint being saved is complete and vouched for; then old ones go.
@@ -168,16 +167,22 @@ class Checkpoints:
             self._failure = self._error(step, error)
 
     def _prune(self) -> None:
-        steps = sorted(s for s in self._manager.all_steps() if self._manifest(s).exists())
+        """Deletes what need not be kept; process 0 does, and nobody waits for it.
+
+        Orbax' own deletion is a meeting of all processes, who would have to agree on what is there.
+        """
+        if jax.process_index():
+            return
+        manifests = self.directory.glob('*.manifest.json')
+        steps = sorted(int(p.name.split('.')[0]) for p in manifests)
         for step in steps:
             if step not in self._losses:  # of an earlier process
                 self._losses[step] = self.meta(step).get('evaluation_loss')
         scored = sorted((loss, s) for s in steps if (loss := self._losses[s]) is not None)
         kept = set(steps[-self._keep_last :]) | {s for _, s in scored[: self._keep_best]}
         for step in set(steps) - kept:
-            if jax.process_index() == 0:  # without its manifest it no longer counts
-                self._manifest(step).unlink(missing_ok=True)
-            self._manager.delete(step)
+            self._manifest(step).unlink()  # without it the checkpoint no longer counts
+            shutil.rmtree(self.directory / str(step))
 
     def _put_aside(self, step: int) -> None:
         """Renames a damaged checkpoint, so that its step can be saved again."""

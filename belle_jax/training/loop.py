@@ -214,8 +214,7 @@ class Trainer:
                     State(dict(shapes), optimiser_shapes),
                     self.shardings,
                 )
-                state, _ = self.checkpoints.restore(step, like)
-                return step, state
+                return step, self.checkpoints.restore(step, like)
         params = start.parameters(self.shardings.params)
         init = jax.jit(self.optimiser.init, out_shardings=self.shardings.optimiser)
         return 0, State(params, init(params))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from belle_jax.architecture import Architecture
-from belle_jax.data import chat, tokenizer
+from belle_jax.data import templates, tokenizer
 from belle_jax.weights import huggingface, model_card, names, origin, run_directory, shards
 from belle_jax.weights.parameters import Saved
 from belle_jax.weights.tensors import DTYPES, Planned
@@ -185,7 +185,7 @@ def _write_chat_template(checkpoint: run_directory.Checkpoint, target: Path) -> 
     name = checkpoint.config.get('data', {}).get('template', 'tokenizer')
     if name == 'tokenizer':
         return "The chat template is the tokenizer's own."
-    template, note = chat.template(name, tokenizer.load(target)).export()
+    template, note = templates.export(templates.template(name, tokenizer.load(target)))
     if template is None:
         return note
     path = target / 'tokenizer_config.json'
