@@ -35,5 +35,5 @@ def get_config(variant: str = 'llama') -> ConfigDict:
     # From nothing, Muon needs half of AdamW's steps (evaluation loss after 140 and after 280).
     c.optim.update(name='muon', learning_rate=4e-3, warmup_ratio=0.03, final_ratio=0.02)
     c.optim.update(weight_decay=0.1, beta1=0.95, beta2=0.98)
-    c.train.epochs = 2.5
+    c.train.epochs = 1.5
     return c

@@ -128,6 +128,7 @@ class Checkpoints:
                 ),
             ),
         )
+        self.last_saved = step
         return State(restored['state']['params'], restored['state']['optimiser'])
 
     def meta(self, step: int) -> dict[str, Any]:
@@ -175,6 +176,7 @@ class Checkpoints:
             return
         manifests = self.directory.glob('*.manifest.json')
         steps = sorted(int(p.name.split('.')[0]) for p in manifests)
+        steps = [s for s in steps if (self.directory / str(s)).is_dir()]
         for step in steps:
             if step not in self._losses:  # of an earlier process
                 self._losses[step] = self.meta(step).get('evaluation_loss')

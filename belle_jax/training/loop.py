@@ -1,5 +1,6 @@
 """A run from its configuration to its last checkpoint, told in order."""
 
+import contextlib
 import signal
 import time
 from collections.abc import Mapping
@@ -100,13 +101,6 @@ class Trainer:
         )
         self.number, self.state = self._state(start, shapes)
         start.save(self.data.account)
-        self.recorder = metrics_lib.Recorder(
-            workdir / 'metrics',
-            self.number,
-            self.last_step,
-            self.run.train.wandb,
-            self.run.to_dict(),
-        )
         self.evaluation_loss: float | None = None
         self._stop = False
 
@@ -119,15 +113,26 @@ class Trainer:
             NotFiniteError: the loss is not finite; the last good checkpoint stays.
             OSError: a checkpoint could not be saved.
         """
+        self.recorder = metrics_lib.Recorder(
+            workdir / 'metrics',
+            self.number,
+            self.last_step,
+            self.run.train.wandb,
+            self.run.to_dict(),
+        )
         self._introduce()
         previous = signal.signal(signal.SIGTERM, self._terminate)
         try:
             with jax.set_mesh(self.mesh):
                 self._run()
-            self.checkpoints.close()
+        except BaseException:
+            with contextlib.suppress(OSError):  # what went wrong first is what is told
+                self.checkpoints.close()
+            raise
         finally:
             signal.signal(signal.SIGTERM, previous)
             self.recorder.close()
+        self.checkpoints.close()
         if jax.process_index() == 0:
             curve = self.workdir / 'metrics' / 'loss.png'
             metrics_lib.draw(metrics_lib.read(self.recorder.path), curve)
