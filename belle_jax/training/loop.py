@@ -114,7 +114,7 @@ class Trainer:
             OSError: a checkpoint could not be saved.
         """
         self.recorder = metrics_lib.Recorder(
-            workdir / 'metrics',
+            self.workdir / 'metrics',
             self.number,
             self.last_step,
             self.run.train.wandb,
