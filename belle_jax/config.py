@@ -190,9 +190,10 @@ def default() -> ConfigDict:
         for a model of its own puts the fields of `Architecture` there.
     """
     config = ConfigDict(Run().to_dict())
-    config.model.architecture = ConfigDict()
+    model: Any = config.model
+    model.architecture = ConfigDict()
     config.lock()
-    config.model.architecture.unlock()
+    model.architecture.unlock()
     return config
 
 
@@ -293,8 +294,8 @@ def _value(value: Any, hint: Any, place: str) -> Any:
 
 
 def _check(run: Run) -> None:
-    def get(field):
-        value = run
+    def get(field: str) -> Any:
+        value: Any = run
         for name in field.split('.'):
             value = getattr(value, name)
         return value

@@ -149,7 +149,8 @@ def shard_map(
     if not active():
         return function
     several = bool(out_axes) and not isinstance(out_axes[0], str | None)
-    outs = tuple(spec(a) for a in out_axes) if several else spec(out_axes)
+    given: Any = out_axes
+    outs = tuple(spec(a) for a in given) if several else spec(given)
     return jax.shard_map(
         function, in_specs=tuple(spec(a) for a in in_axes), out_specs=outs, check_vma=False
     )

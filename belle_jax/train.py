@@ -46,7 +46,7 @@ def main(argv: list[str]) -> None:
         jax.distributed.initialize(COORDINATOR.value, PROCESSES.value, PROCESS.value)
     from belle_jax.training.loop import Trainer
 
-    workdir = Trainer(run, Path(WORKDIR.value)).train()
+    workdir = Trainer(run, Path(str(WORKDIR.value))).train()
     print(f'The run is in {workdir}')
 
 

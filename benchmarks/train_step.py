@@ -16,6 +16,7 @@ import os
 import statistics
 import sys
 import time
+from typing import Any
 
 from absl import app, flags
 
@@ -189,7 +190,7 @@ def their_step(family: str, length: int, rows: int):
             vocab_size=a.vocab_size, hidden_size=a.embed, n_layer=a.layers, n_head=a.q_heads
         )
         model = transformers.BloomForCausalLM(settings)
-    model = model.to(device).train()
+    model: Any = model.to(device).train()  # type: ignore[arg-type]
     if SHAPE.value == '7b':
         model.gradient_checkpointing_enable()
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.01)

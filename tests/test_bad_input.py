@@ -1,10 +1,11 @@
 """A person's mistakes end a run before a device is touched, in a sentence that names the place."""
 
 import json
+from typing import Any
 
 import pytest
 
-import runs
+import training_runs
 from belle_jax import config
 from belle_jax.training.loop import Trainer
 from recipes import tiny as recipe
@@ -15,7 +16,7 @@ GOOD = {'instruction': '倒写天地', 'input': '', 'output': '地天'}
 @pytest.fixture(scope='module')
 def tokenizer(tmp_path_factory):
     folder = tmp_path_factory.mktemp('tokenizer')
-    runs.make_tokenizer(folder, list('天地玄黄倒写'))
+    training_runs.make_tokenizer(folder, list('天地玄黄倒写'))
     return folder
 
 
@@ -25,7 +26,7 @@ def prepare(tmp_path, tokenizer, content=None, **fields):
     if content is None:
         content = json.dumps(GOOD, ensure_ascii=False).encode() + b'\n'
     rows.write_bytes(content)
-    c = recipe.get_config()
+    c: Any = recipe.get_config()
     c.data.update(path=str(rows), tokenizer=str(tokenizer), cache_dir=str(tmp_path / 'cache'))
     for name, value in fields.items():
         section, _, field = name.partition('__')
@@ -81,14 +82,15 @@ def test_a_setting_that_does_not_fit_is_named(tmp_path, tokenizer, fields, sente
 
 def test_a_tokenizer_larger_than_the_embedding_is_refused(tmp_path, tokenizer):
     with pytest.raises(ValueError, match='tokens, more than the 100 rows'):
-        architecture = recipe.get_config().model.architecture.to_dict() | {'vocab_size': 100}
+        c: Any = recipe.get_config()
+        architecture = c.model.architecture.to_dict() | {'vocab_size': 100}
         prepare(tmp_path, tokenizer, model__architecture=architecture)
 
 
 def test_the_program_ends_with_one_sentence_and_exit_code_1(tmp_path, tokenizer):
     flags = ['--config.data.path=/no/such/file.jsonl', f'--config.data.tokenizer={tokenizer}']
     workdir = tmp_path / 'run'
-    process = runs.start(workdir, flags)
+    process = training_runs.start(workdir, flags)
     assert process.wait(timeout=120) == 1
     lines = workdir.with_suffix('.log').read_text().strip().splitlines()
     assert lines[-1].startswith('belle_jax.train: ') and '/no/such/file.jsonl' in lines[-1]

@@ -3,6 +3,7 @@
 import importlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ RECIPES = sorted(p.stem for p in (Path(__file__).parent.parent / 'configs').glob
 
 
 def recipe(**fields):
-    c = config.default()
+    c: Any = config.default()
     c.model.preset = 'llama_7b'
     for name, value in fields.items():
         section, _, field = name.partition('__')
@@ -21,10 +22,10 @@ def recipe(**fields):
 
 
 def test_a_recipe_survives_the_way_through_json(tmp_path):
-    c = config.default()
+    c: Any = config.default()
     c.model.architecture = {'family': 'bloom', 'embed': 64, 'rope': {'theta': 5.0}}
     c.data.path = 'a.jsonl=2.5, b.json'
-    run = config.resolve(c)
+    run: Any = config.resolve(c)
     config.save(run, tmp_path / 'config.json')
     assert config.load(tmp_path / 'config.json') == run
     assert run.model.architecture.mlp == 256 and run.model.architecture.rope.theta == 5.0
@@ -57,7 +58,8 @@ def test_a_value_out_of_range_names_its_field(fields, sentence):
 
 def test_an_unknown_field_suggests_the_one_that_was_meant():
     with pytest.raises(AttributeError):
-        config.default().optim.learning_rat = 1.0
+        default: Any = config.default()
+        default.optim.learning_rat = 1.0
     values = config.resolve(recipe()).to_dict()
     values['optim']['learning_rat'] = 1.0
     with pytest.raises(ValueError, match=r'did you mean optim\.learning_rate\?'):

@@ -1,4 +1,7 @@
 """Schedules and update rules against torch, transformers and arithmetic by hand."""
+# JAX and NumPy arrays stand in for each other here, which their stubs do not know.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportOptionalMemberAccess=false, reportOperatorIssue=false
 
 import jax
 import jax.numpy as jnp

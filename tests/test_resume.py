@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-import runs
+import training_runs
 from belle_jax import config
 from belle_jax.training.loop import Trainer
 
@@ -20,20 +20,20 @@ SAVING = 'checkpoints/*.orbax-checkpoint-tmp'
 @pytest.fixture(scope='module')
 def flags(tmp_path_factory):
     """Flags that name the data, made once."""
-    return runs.make_data(tmp_path_factory.mktemp('data'))
+    return training_runs.make_data(tmp_path_factory.mktemp('data'))
 
 
 @pytest.fixture(scope='module')
 def undisturbed(flags, tmp_path_factory):
     """A run that nothing happened to."""
     workdir = tmp_path_factory.mktemp('undisturbed') / 'run'
-    runs.train(workdir, flags)
+    training_runs.train(workdir, flags)
     return workdir
 
 
 def assert_same(workdir, other):
-    assert runs.losses(workdir) == runs.losses(other)
-    ours, theirs = runs.parameters(workdir), runs.parameters(other)
+    assert training_runs.losses(workdir) == training_runs.losses(other)
+    ours, theirs = training_runs.parameters(workdir), training_runs.parameters(other)
     assert ours.keys() == theirs.keys() and len(ours) > 10
     for name, value in theirs.items():
         np.testing.assert_array_equal(ours[name], value, err_msg=name)
@@ -48,27 +48,29 @@ def test_killed_at_five_moments_a_run_ends_bit_for_bit_the_same(flags, undisturb
     print('killed after steps', targets)
     saved = False
     for number, target in enumerate(targets):
-        process = runs.start(workdir, flags)
+        process = training_runs.start(workdir, flags)
         if number == 2 and not saved:
             saved = True
-            runs.kill_when(process, lambda: any(workdir.glob(SAVING)))
+            training_runs.kill_when(process, lambda: any(workdir.glob(SAVING)))
             assert any(workdir.glob(SAVING)), 'the kill came inside a save'
-            process = runs.start(workdir, flags)
-        runs.kill_when(process, lambda target=target: runs.steps_done(workdir) >= target)
-    runs.train(workdir, flags)
+            process = training_runs.start(workdir, flags)
+        training_runs.kill_when(
+            process, lambda target=target: training_runs.steps_done(workdir) >= target
+        )
+    training_runs.train(workdir, flags)
     assert_same(workdir, undisturbed)
 
 
 def test_sigterm_saves_the_step_it_is_at_and_the_run_goes_on(flags, undisturbed, tmp_path):
     workdir = tmp_path / 'run'
-    process = runs.start(workdir, [*flags, '--config.train.checkpoint_every=-1'])
-    while runs.steps_done(workdir) < 3:
+    process = training_runs.start(workdir, [*flags, '--config.train.checkpoint_every=-1'])
+    while training_runs.steps_done(workdir) < 3:
         assert process.poll() is None
     process.send_signal(signal.SIGTERM)
-    runs.finish(process, workdir)
-    done = runs.steps_done(workdir)
+    training_runs.finish(process, workdir)
+    done = training_runs.steps_done(workdir)
     assert 3 <= done < 30 and (workdir / 'checkpoints' / str(done)).is_dir()
-    runs.train(workdir, flags)
+    training_runs.train(workdir, flags)
     assert_same(workdir, undisturbed)
 
 
@@ -88,7 +90,7 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_used(
         victim.write_bytes(content[:-10])
     else:
         victim.unlink()
-    runs.train(workdir, flags)
+    training_runs.train(workdir, flags)
     log = workdir.with_suffix('.log').read_text()
     assert f'{victim.name}' in log and 'from step 25' in log
     assert_same(workdir, undisturbed)
@@ -97,7 +99,7 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_used(
 def test_only_the_last_and_the_best_checkpoints_are_kept(flags, tmp_path):
     workdir = tmp_path / 'run'
     settings = ['eval_every=5', 'keep_last=2', 'keep_best=1', 'steps=25']
-    runs.train(
+    training_runs.train(
         workdir,
         [
             *flags,
@@ -125,7 +127,7 @@ def test_restored_on_another_mesh_a_run_is_exact(undisturbed, tmp_path):
     run = dataclasses.replace(config.load(workdir / 'config.json'), mesh=config.Mesh(2, 2, 2))
     trainer = Trainer(run, workdir)
     assert trainer.number == 30
-    for name, value in runs.parameters(undisturbed).items():
+    for name, value in training_runs.parameters(undisturbed).items():
         assert trainer.state.params[name].sharding == trainer.shardings.params[name]
         np.testing.assert_array_equal(trainer.state.params[name], value, err_msg=name)
     moments = [x for x in jax.tree.leaves(trainer.state.optimiser) if x.ndim]
@@ -136,7 +138,7 @@ def test_restored_on_another_mesh_a_run_is_exact(undisturbed, tmp_path):
 def test_what_may_not_change_in_a_run_is_refused_with_its_name(flags, undisturbed, tmp_path):
     workdir = tmp_path / 'run'
     shutil.copytree(undisturbed, workdir)
-    process = runs.start(workdir, [*flags, '--config.optim.learning_rate=0.5'])
+    process = training_runs.start(workdir, [*flags, '--config.optim.learning_rate=0.5'])
     assert process.wait(timeout=300) == 1
     last = workdir.with_suffix('.log').read_text().strip().splitlines()[-1]
     assert 'holds a run with another --config.optim.learning_rate' in last
@@ -146,23 +148,23 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_its_step(flags, tmp_p
     workdir = tmp_path / 'run'
     wild = ['learning_rate=1e30', 'warmup_steps=8', 'clip_norm=0.0', 'schedule=constant']
     settings = [*(f'--config.optim.{s}' for s in wild), '--config.train.checkpoint_every=1']
-    process = runs.start(workdir, [*flags, *settings])
+    process = training_runs.start(workdir, [*flags, *settings])
     assert process.wait(timeout=300) == 1
     last = workdir.with_suffix('.log').read_text().strip().splitlines()[-1]
     assert 'the loss of step' in last and 'is not finite' in last
-    assert all(np.isfinite(v).all() for v in runs.parameters(workdir).values())
+    assert all(np.isfinite(v).all() for v in training_runs.parameters(workdir).values())
 
 
 def test_a_full_disk_ends_the_run_with_a_sentence_and_keeps_what_was_saved(flags, tmp_path):
     """A file size limit stands in for a disk: writing a checkpoint beyond it fails."""
     workdir = tmp_path / 'run'
-    runs.train(workdir, [*flags, '--config.train.max_steps=5'])
-    before = runs.parameters(workdir)
-    process = runs.start(workdir, flags, file_limit=40_000)
+    training_runs.train(workdir, [*flags, '--config.train.max_steps=5'])
+    before = training_runs.parameters(workdir)
+    process = training_runs.start(workdir, flags, file_limit=40_000)
     assert process.wait(timeout=300) == 1
     last = workdir.with_suffix('.log').read_text().strip().splitlines()[-1]
     assert 'could not be saved' in last and 'intact' in last
-    for name, value in runs.parameters(workdir).items():
+    for name, value in training_runs.parameters(workdir).items():
         np.testing.assert_array_equal(value, before[name])
 
 
@@ -170,7 +172,7 @@ def test_a_full_disk_ends_the_run_with_a_sentence_and_keeps_what_was_saved(flags
 def test_two_processes_train_as_one_and_resume_as_one(flags, tmp_path):
     alone, workdir = tmp_path / 'alone', tmp_path / 'run'
     steps = ['--config.train.steps=20', '--config.batch.size=8']
-    runs.train(alone, [*flags, *steps])
+    training_runs.train(alone, [*flags, *steps])
     mesh = [f'--config.mesh.{axis}=2' for axis in ('data', 'fsdp', 'tensor')]
 
     def start_both():
@@ -179,16 +181,18 @@ def test_two_processes_train_as_one_and_resume_as_one(flags, tmp_path):
             port = s.getsockname()[1]
         shared = ['--distributed', f'--coordinator=localhost:{port}', '--processes=2']
         return [
-            runs.start(
+            training_runs.start(
                 workdir, [*flags, *steps, *mesh, *shared, f'--process={i}', '--cpu_devices=4']
             )
             for i in range(2)
         ]
 
     first, second = start_both()
-    runs.kill_when(first, lambda: runs.steps_done(workdir) >= 12)
+    training_runs.kill_when(first, lambda: training_runs.steps_done(workdir) >= 12)
     second.kill()
     second.wait()
     for process in start_both():
-        runs.finish(process, workdir)
-    np.testing.assert_allclose(runs.losses(workdir), runs.losses(alone), rtol=1e-5)
+        training_runs.finish(process, workdir)
+    np.testing.assert_allclose(
+        training_runs.losses(workdir), training_runs.losses(alone), rtol=1e-5
+    )

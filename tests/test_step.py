@@ -1,4 +1,7 @@
 """The optimiser step: micro-batches, meshes, one compilation, frozen parameters."""
+# JAX and NumPy arrays stand in for each other here, which their stubs do not know.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportOptionalMemberAccess=false, reportOperatorIssue=false
 
 import dataclasses
 

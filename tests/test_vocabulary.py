@@ -1,4 +1,7 @@
 """The sharded look-up and the chunked loss against the plain ones."""
+# JAX and NumPy arrays stand in for each other here, which their stubs do not know.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportOptionalMemberAccess=false, reportOperatorIssue=false
 
 import re
 

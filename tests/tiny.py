@@ -1,4 +1,7 @@
 """Small models of both families with no setting at its default, and packed batches for them."""
+# JAX and NumPy arrays stand in for each other here, which their stubs do not know.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportOptionalMemberAccess=false, reportOperatorIssue=false
 
 import jax
 import jax.numpy as jnp

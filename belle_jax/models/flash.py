@@ -8,6 +8,7 @@ rounding.
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -192,7 +193,7 @@ def _splash(q_btnh, k_bskh, v_bskh, segment_ids, scale):
     )
     q_bnth, k_bksh, v_bksh = (x.swapaxes(1, 2) for x in (q_btnh, k_bskh, v_bskh))
     segments = kernel.SegmentIds(q=segment_ids, kv=segment_ids)
-    out_bnth = jax.vmap(splash)(q_bnth, k_bksh, v_bksh, segments)
+    out_bnth: Any = jax.vmap(splash)(q_bnth, k_bksh, v_bksh, segments)
     return out_bnth.swapaxes(1, 2)[..., :head_dim]
 
 

@@ -6,7 +6,7 @@ again.
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,8 +33,8 @@ class Context(NamedTuple):
 
     positions: jax.Array  # int [B, T]
     segment_ids: jax.Array | None  # int [B, T]
-    cos_bth: jax.Array | None  # float32 [B, T, H/2]
-    sin_bth: jax.Array | None
+    cos_bth: Any  # float32 [B, T, H/2]; None without rotary positions
+    sin_bth: Any
 
 
 Cache = tuple[jax.Array, jax.Array]

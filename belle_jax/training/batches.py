@@ -26,7 +26,7 @@ class Placement:
         """
         self.sharding = batch_sharding(mesh)
         self.shape = (accumulation, size // accumulation, seq_len)
-        slices = self.sharding.addressable_devices_indices_map(self.shape).values()
+        slices: Any = self.sharding.addressable_devices_indices_map(self.shape).values()
         local = sorted({r for s in slices for r in range(*s[1].indices(self.shape[1]))})
         self._local = np.asarray(local)
         self.rows: Sequence[int] = [

@@ -191,6 +191,7 @@ class Trainer:
     def evaluate(self) -> float:
         """Mean negative log-likelihood of the validation rows' trained tokens, in nats."""
         plan = self.data.validation
+        assert plan is not None, 'the caller looks whether there is one'
         batch = self.run.batch
         rows = batch.size // batch.accumulation
         placement = Placement(self.mesh, rows, 1, self.run.data.seq_len)

@@ -37,7 +37,7 @@ def next_token(
         segment_ids=batch['segment_ids'],
         dropout_key=dropout_key,
     )
-    losses_bt = token_losses(
+    losses_bt: jax.Array = token_losses(  # type: ignore[assignment]
         h_btd, model.output.table[...], batch['targets'], model.architecture.vocab_size
     )
     weights_bt = batch['weights']

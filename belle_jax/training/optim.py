@@ -126,11 +126,12 @@ def state_shardings(
         A tree like the optimiser's state.
     """
 
-    def of_leaf(path, leaf):
-        names = [k.key for k in path if isinstance(k, jax.tree_util.DictKey)]
+    def of_leaf(path: Any, leaf: Any) -> Any:
+        names: list[str] = [k.key for k in path if isinstance(k, jax.tree_util.DictKey)]
         name = next((n for n in reversed(names) if n in params), None)
-        same = name is not None and tuple(leaf.shape) == tuple(params[name].shape)
-        return shardings[name] if same else replicated
+        if name is None or tuple(leaf.shape) != tuple(params[name].shape):
+            return replicated
+        return shardings[name]
 
     return jax.tree_util.tree_map_with_path(of_leaf, jax.eval_shape(optimiser.init, dict(params)))
 
@@ -179,10 +180,11 @@ def _per_layer_matrices(
             for layers in groups
         }
 
-    def update(updates, state, params=None):
+    def update(updates: Any, state: Any, params: Any = None) -> Any:
         out, new_state = {}, {}
         for layers in groups:
             run = jax.vmap(rule.update) if layers else rule.update
+            changed: Any
             changed, new_state[str(layers)] = run(
                 taken(updates, layers), state[str(layers)], taken(params, layers)
             )

@@ -19,7 +19,7 @@ Params = dict[str, jax.Array]
 class State(NamedTuple):
     """What a run trains: parameters by name and the optimiser's state."""
 
-    params: Params
+    params: dict[str, Any]
     optimiser: Any
 
 
@@ -79,13 +79,15 @@ def make_step(
         weight = sums.pop('weight')
         # A batch without a trained token changes nothing, instead of dividing by zero.
         grads = jax.tree.map(lambda g: g / jnp.maximum(weight, 1.0), grads)
+        updates: Any
         updates, optimiser_state = optimiser.update(grads, optimiser_state, trainable)
         metrics = sums | {
             'loss': sums['loss'] / jnp.maximum(weight, 1.0),
             'grad_norm': global_norm(grads),
             'trained_tokens': weight,
         }
-        return State(optax.apply_updates(trainable, updates), optimiser_state), metrics
+        moved: Any = optax.apply_updates(trainable, updates)
+        return State(moved, optimiser_state), metrics
 
     return step
 

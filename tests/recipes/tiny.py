@@ -1,5 +1,7 @@
 """A model of seconds, with dropout and everything else that a resumed run must repeat."""
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from belle_jax import config
@@ -11,7 +13,7 @@ def get_config(variant: str = 'llama') -> ConfigDict:
     """The recipe; `variant` is one of VARIANTS."""
     if variant not in VARIANTS:
         raise ValueError(f'variant {variant!r} is not one of {", ".join(VARIANTS)}.')
-    c = config.default()
+    c: Any = config.default()
     c.model.architecture = {
         'family': variant,
         'embed': 32,
