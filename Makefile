@@ -17,7 +17,7 @@ help:
 	@echo 'make quickstart   data, tokenizer, training, evaluation and three answers, in minutes on a CPU'
 	@echo 'make test         all tests'
 	@echo 'make lint         ruff and pyright'
-	@echo 'make clean        removes .venv and what runs and tests wrote'
+	@echo 'make clean        removes .venv and what the quickstart and tests wrote'
 
 quickstart: $(VENV)/installed
 	$(BIN)/python -m belle_jax.quickstart
@@ -31,7 +31,7 @@ lint: $(VENV)/installed-dev
 	$(BIN)/pyright
 
 clean:
-	rm -rf $(VENV) runs *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) runs/quickstart runs/benchmarks *.egg-info .pytest_cache .ruff_cache
 
 # Each stamp is newer than pyproject.toml once that extra is installed, so nothing is installed twice.
 $(VENV)/python: | pyproject.toml
@@ -56,6 +56,5 @@ $(VENV)/installed-dev: pyproject.toml $(VENV)/python
 # The real compilers for TPUs and GPUs, which tests ask without such a device. They are large, so
 # failing to get them only skips those tests.
 $(VENV)/installed-compilers: .ci/compilers $(VENV)/installed-test
-	$(BIN)/python .ci/compilers $(VENV)/compilers || \
+	@$(BIN)/python .ci/compilers $(VENV)/compilers && touch $@ || \
 	  echo 'No compilers for TPU and GPU: the tests that ask them will skip.' >&2
-	@touch $@

@@ -221,8 +221,10 @@ def from_dict(values: dict[str, Any]) -> Run:
 
 
 def save(run: Run, path: pathlib.Path) -> None:
-    """Writes a run's values as JSON."""
-    path.write_text(json.dumps(run.to_dict(), indent=2, ensure_ascii=False) + '\n', 'utf-8')
+    """Writes a run's values as JSON; a kill leaves the old file or the new one."""
+    partial = path.with_name(f'.{path.name}.partial')
+    partial.write_text(json.dumps(run.to_dict(), indent=2, ensure_ascii=False) + '\n', 'utf-8')
+    partial.replace(path)
 
 
 def load(path: pathlib.Path) -> Run:
@@ -241,16 +243,18 @@ def load(path: pathlib.Path) -> Run:
 def parse_sources(text: str, field: str) -> tuple[Source, ...]:
     """'a.jsonl=2,b.json' -> (Source('a.jsonl', 2.0), Source('b.json', 1.0)).
 
+    What follows the last '=' is a weight if it is a number, otherwise it belongs to the path.
+
     Raises:
         ValueError: naming the field, when a weight is not a positive number.
     """
     sources = []
     for part in filter(None, (p.strip() for p in text.split(','))):
-        path, _, weight = part.partition('=')
+        path, _, weight = part.rpartition('=')
         try:
-            source = Source(path, float(weight or 1))
+            source = Source(path, float(weight))
         except ValueError:
-            source = Source(path, -1)
+            source = Source(part)
         if not 0 < source.weight < float('inf'):
             raise ValueError(
                 f'{field}={text!r} gives {path!r} the weight {weight!r}: a weight is a number '

@@ -138,7 +138,10 @@ def measure(family: str) -> list[dict[str, Any]]:
 def main(argv: list[str]) -> None:
     """Measures, prints JSON, and writes it to --output."""
     del argv
+    import os
     from pathlib import Path
+
+    os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')  # torch needs room as well
 
     import jax
 

@@ -12,6 +12,7 @@ belle_jax/training/metrics.py). Prints JSON.
 
 import gc
 import json
+import math
 import os
 import statistics
 import sys
@@ -32,21 +33,26 @@ THEIRS = flags.DEFINE_bool('torch', True, 'Also time transformers + torch.')
 
 def main(_: list[str]) -> None:
     """Measures every family and length."""
+    # Memory that one side lets go must be free for the other.
     os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
+    os.environ.setdefault('XLA_PYTHON_CLIENT_ALLOCATOR', 'platform')
     import jax
 
     device = jax.devices()[0]
     results = []
     for family in FAMILIES.value:
         for length in map(int, SEQ_LENS.value):
-            rows = BATCH.value or (8 if device.platform == 'cpu' else 0)
-            results.append(measure(family, length, rows) if rows else largest(family, length))
+            if device.platform == 'cpu' or BATCH.value:
+                results.append(in_turns(family, length, BATCH.value or 8))
+            else:
+                results.append(largest_of_each(family, length))
             print(json.dumps(results[-1]), file=sys.stderr)
     facts = {
         'benchmark': 'train_step',
         'device': device.device_kind,
-        'cpus': os.cpu_count(),
+        'cpus': len(os.sched_getaffinity(0)),
         'jax': jax.__version__,
+        'shape': SHAPE.value,
         'dtype': DTYPE.value,
         'results': results,
     }
@@ -75,62 +81,95 @@ def architecture(family: str):
     )
 
 
-def largest(family: str, length: int) -> dict:
-    """Doubles the rows until they no longer fit, and measures the last that did."""
-    best, rows = None, 1
-    while True:
-        try:
-            best = measure(family, length, rows)
-        except Exception as error:
-            if 'RESOURCE_EXHAUSTED' not in str(error) and 'out of memory' not in str(error):
-                raise
-            gc.collect()
-            return best or {'family': family, 'seq_len': length, 'rows': 0, 'error': 'does not fit'}
-        rows *= 2
-
-
-def measure(family: str, length: int, rows: int) -> dict:
+def in_turns(family: str, length: int, rows: int) -> dict:
     """Times of a step of `rows` rows, ours and theirs in turns."""
-    ours, flops = our_step(family, length, rows)
-    sides = {'ours': ours}
-    if THEIRS.value:
-        sides['torch'] = their_step(family, length, rows)
+    sides = {name: make(family, length, rows) for name, make in makers().items()}
     times: dict[str, list[float]] = {name: [] for name in sides}
     for step in sides.values():
         step()
     for _ in range(REPEATS.value):
         for name, step in sides.items():
-            began = time.perf_counter()
-            step()
-            times[name].append(time.perf_counter() - began)
-    median = {name: statistics.median(t) for name, t in times.items()}
-    tokens = rows * length
-    result = {
-        'family': family,
-        'seq_len': length,
-        'rows': rows,
-        'seconds': {n: round(t, 4) for n, t in median.items()},
-        'tokens_per_second': {n: round(tokens / t) for n, t in median.items()},
-    }
-    if THEIRS.value:
+            times[name].append(seconds(step))
+    result: dict[str, Any] = {'family': family, 'seq_len': length, 'rows': rows}
+    result |= {name: figures(family, length, rows, t) for name, t in times.items()}
+    if 'torch' in times:
         pairs = zip(times['ours'], times['torch'], strict=True)
         result['time_ratio'] = round(statistics.median(a / b for a, b in pairs), 3)
-    from belle_jax.training.metrics import peak_flops
-
-    if peak := peak_flops():
-        result['flop_utilisation'] = round(flops * tokens / median['ours'] / peak, 4)
     return result
 
 
+def largest_of_each(family: str, length: int) -> dict:
+    """Each side alone on the device, with the most rows that fit, found by doubling."""
+    result: dict[str, Any] = {'family': family, 'seq_len': length}
+    for name, make in makers().items():
+        rows = 1
+        while True:
+            try:
+                step = make(family, length, rows)
+                step()
+                times = [seconds(step) for _ in range(REPEATS.value)]
+            except Exception as error:
+                if 'RESOURCE_EXHAUSTED' not in str(error) and 'out of memory' not in str(error):
+                    raise
+                break
+            finally:
+                step = None
+                gc.collect()
+                empty_torch_cache()
+            result[name] = figures(family, length, rows, times)
+            rows *= 2
+        result.setdefault(name, 'one row does not fit')
+    if all(isinstance(result.get(name), dict) for name in ('ours', 'torch')):
+        ours, theirs = (result[n]['tokens_per_second'] for n in ('ours', 'torch'))
+        result['speed_ratio'] = round(ours / theirs, 3)
+    return result
+
+
+def makers() -> dict[str, Any]:
+    """What is measured, by name."""
+    return {'ours': our_step} | ({'torch': their_step} if THEIRS.value else {})
+
+
+def seconds(step: Any) -> float:
+    """Of one step."""
+    began = time.perf_counter()
+    step()
+    return time.perf_counter() - began
+
+
+def figures(family: str, length: int, rows: int, times: list[float]) -> dict[str, Any]:
+    """The median time, tokens a second, and the share of the peak where that is known."""
+    from belle_jax import models
+    from belle_jax.training.metrics import peak_flops, training_flops_per_token
+
+    median = statistics.median(times)
+    rate = rows * length / median
+    found = {'rows': rows, 'seconds': round(median, 4), 'tokens_per_second': round(rate)}
+    if peak := peak_flops():
+        a = architecture(family)
+        sizes = {n: math.prod(s.shape) for n, s in models.specs(a).items()}
+        flops = training_flops_per_token(a, sizes, length)
+        found['flop_utilisation'] = round(rate * flops / peak, 4)
+    return found
+
+
+def empty_torch_cache() -> None:
+    """Gives back what torch keeps of the device's memory."""
+    if THEIRS.value:
+        import torch
+
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
 def our_step(family: str, length: int, rows: int):
-    """A function that does one step, and the operations that a token takes."""
+    """A function that does one step."""
     import jax
     import numpy as np
 
     from belle_jax import config, models, sharding
     from belle_jax.training import optim
     from belle_jax.training.batches import Placement
-    from belle_jax.training.metrics import training_flops_per_token
     from belle_jax.training.objectives import next_token
     from belle_jax.training.step import State, compile_step, make_step
 
@@ -164,8 +203,7 @@ def our_step(family: str, length: int, rows: int):
             state[0], metrics = step(state[0].params, {}, state[0].optimiser, placed, np.int32(1))
             float(metrics['loss'])
 
-    sizes = {n: int(np.prod(s.shape)) for n, s in specs.items()}
-    return run, training_flops_per_token(a, sizes, length)
+    return run
 
 
 def their_step(family: str, length: int, rows: int):

@@ -5,6 +5,8 @@ python -m belle_jax.train --config=configs/sft_bloom.py:7b1 --workdir=runs/belle
 From the card: 64 conversations a step, learning rate 3e-6, 3 epochs, weight decay 0.001, warm-up
 over a tenth of the steps, linear decay, one conversation a row. Where this departs from BELLE:
 
+- The card's data are train_2M_CN and 50,000 rows of English Alpaca; these are not part of it.
+- 1,000 conversations are held out for validation; rows that cannot be used are skipped and counted.
 - Length 1,024, that of BELLE's run_sft.sh; the card names none.
 - Adam's numbers and clipping at 1 are transformers' defaults, as the card names none.
 - Parameters and moments are float32 and activations bfloat16; BELLE trained in half precision.
@@ -12,7 +14,8 @@ over a tenth of the steps, linear decay, one conversation a row. Where this depa
 - Prompts are tokenised as the published model is asked (`Human: …\\n\\nAssistant:`).
 
 Variants: 560m, 1b1, 1b7, 3b, 7b1. Needs about 16 bytes of accelerator memory for each parameter:
-7b1 runs on 8 GPUs of 80 GB or on a TPU v5e-16 (README, "Trying clusters without one").
+7b1 runs on 8 GPUs of 80 GB, or on a TPU v5e-16 with --config.mesh.tensor=2
+--config.batch.accumulation=4 (README, "Clusters").
 """
 
 from ml_collections import ConfigDict

@@ -7,6 +7,8 @@ From the cards: 16 conversations a step, 3 epochs, cosine decay after a warm-up 
 steps, no weight decay; learning rate 5e-6 for 7B and 2e-5 for 13B (whose newest weights were
 trained with 5e-6). Where this departs from BELLE:
 
+- 7B's card names BELLE's first data, 0.6M rows; the recipe takes train_0.5M_CN.
+- 1,000 conversations are held out for validation; rows that cannot be used are skipped and counted.
 - Length 2,048, that of BELLE's data paper; the cards name none.
 - Adam's numbers and clipping at 1 are transformers' defaults, as the cards name none.
 - Parameters and moments are float32 and activations bfloat16.

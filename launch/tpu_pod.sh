@@ -2,14 +2,15 @@
 # Trains on a TPU slice of any size: the same command runs on every host of the slice at once.
 #
 #   launch/tpu_pod.sh NAME ZONE CONFIG WORKDIR [train flags ...]
-#   launch/tpu_pod.sh my-v5e-64 europe-west4-b configs/sft_llama.py:7b /mnt/storage/runs/sft
+#   launch/tpu_pod.sh my-v5e-64 europe-west4-b configs/sft_llama.py:7b /mnt/storage/runs/sft \
+#     --config.model.source=/mnt/storage/weights/llama-7b-hf
 #
 # Needs gcloud, a TPU VM that exists, and a clone of this repository in ~/belle-jax on each host
 # (launch/tpu_pod.sh NAME ZONE --setup makes it from REPOSITORY). WORKDIR must be storage that all
 # hosts see: Filestore, or a bucket mounted with gcsfuse. The same command again continues the run;
 # after a preemption that is all there is to do.
 set -euo pipefail
-[ $# -ge 3 ] || { sed -n '4,10s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+[ $# -ge 3 ] || { sed -n '4,11s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 name=$1 zone=$2
 shift 2
 

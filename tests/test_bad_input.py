@@ -87,6 +87,22 @@ def test_a_tokenizer_larger_than_the_embedding_is_refused(tmp_path, tokenizer):
         prepare(tmp_path, tokenizer, model__architecture=architecture)
 
 
+@pytest.mark.parametrize(
+    ('flag', 'sentence'),
+    [
+        ('--config.optim.learning_rat=1', 'learning_rat'),
+        ('--config=tests/recipes/tiny.py:fancy', "variant 'fancy' is not one of"),
+        ('--config=no/such/recipe.py', 'no/such/recipe.py'),
+        ('--processes=2', 'add --distributed'),
+    ],
+)
+def test_a_flag_that_does_not_exist_is_one_sentence(tmp_path, flag, sentence):
+    process = training_runs.start(tmp_path / 'run', [flag])
+    assert process.wait(timeout=120) == 1
+    text = (tmp_path / 'run.log').read_text().strip()
+    assert sentence in text.splitlines()[-1] and 'Traceback' not in text
+
+
 def test_the_program_ends_with_one_sentence_and_exit_code_1(tmp_path, tokenizer):
     flags = ['--config.data.path=/no/such/file.jsonl', f'--config.data.tokenizer={tokenizer}']
     workdir = tmp_path / 'run'

@@ -32,6 +32,32 @@ def test_a_recipe_survives_the_way_through_json(tmp_path):
     assert run.data.sources == (config.Source('a.jsonl', 2.5), config.Source('b.json', 1.0))
 
 
+def test_a_weight_is_the_number_after_the_last_sign():
+    path = '/data/date=2024/train.jsonl, a.jsonl=x, /data/date=2024/b.jsonl=0.5'
+    assert config.parse_sources(path, 'data.path') == (
+        config.Source('/data/date=2024/train.jsonl', 1.0),
+        config.Source('a.jsonl=x', 1.0),
+        config.Source('/data/date=2024/b.jsonl', 0.5),
+    )
+
+
+def test_a_save_that_fails_leaves_the_file_that_was_there(tmp_path, monkeypatch):
+    before = config.resolve(recipe(optim__clip_norm=0.5))
+    config.save(before, tmp_path / 'config.json')
+
+    def killed(path, text, *_):
+        path.write_bytes(text.encode()[:40])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, 'write_text', killed)
+        with pytest.raises(KeyboardInterrupt):
+            config.save(config.resolve(recipe()), tmp_path / 'config.json')
+    assert config.load(tmp_path / 'config.json') == before
+    config.save(before, tmp_path / 'config.json')
+    assert [p.name for p in tmp_path.iterdir()] == ['config.json']
+
+
 def test_an_integer_is_taken_for_a_float():
     assert config.resolve(recipe(optim__clip_norm=1.0)).optim.clip_norm == 1.0
     values = config.resolve(recipe()).to_dict()

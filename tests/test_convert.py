@@ -13,10 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tokenizers import pre_tokenizers
 
 import belle_jax
 from belle_jax import config, models, sharding
 from belle_jax.architecture import Architecture, Rope
+from belle_jax.data import tokenizer
 from belle_jax.training.checkpoint import Checkpoints
 from belle_jax.training.step import State
 from belle_jax.weights import (
@@ -26,6 +28,7 @@ from belle_jax.weights import (
     manifest,
     names,
     open_checkpoint,
+    origin,
     shards,
 )
 from belle_jax.weights.tensors import DTYPES, planned
@@ -155,7 +158,9 @@ def largest(step: Path) -> Path:
 
 
 @pytest.mark.parametrize('damage', ['flip', 'truncate', 'missing', 'extra', 'no manifest', 'torn'])
-def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_used(tmp_path, damage, capsys):
+def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_used(
+    tmp_path, damage, capsys, caplog
+):
     run = tmp_path / 'run'
     saved = saved_run(run, LLAMA)
     step = run / 'checkpoints' / '2'
@@ -180,7 +185,9 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_used(tmp_pat
     assert found.step == 1
     assert len(found.rejected) == 1
     assert expected in found.rejected[0]
-    assert equal(belle_jax.load_model(run), saved[1])
+    with caplog.at_level('WARNING', 'absl'):
+        assert equal(belle_jax.load_model(run), saved[1])
+    assert expected in caplog.text
     export.to_huggingface(run, tmp_path / 'out')
     assert expected in capsys.readouterr().out
     with pytest.raises(ValueError, match='no checkpoint that can be used') as error:
@@ -312,6 +319,64 @@ def test_a_model_card_states_data_training_template_and_evaluation(tmp_path):
         'arXiv',
     ):
         assert line in card, line
+
+
+def test_a_model_card_publishes_no_local_directory(tmp_path):
+    run, base = tmp_path / 'sft', tmp_path / 'base'
+    data = config.Data(
+        path=f'{tmp_path}/a.jsonl=2,Some/Rows:train',
+        tokenizer=f'{tmp_path}/words',
+        validation=config.Validation(path=f'{tmp_path}/check.jsonl'),
+        template='none',
+    )
+    model = config.Model(source=str(base), architecture=LLAMA)
+    saved_run(run, LLAMA, steps=(5,), data=data, model=model)
+    described = {'describe': f'{tmp_path}/a.jsonl: JSON lines, alpaca rows, 3 rows', 'kept': 3}
+    checked = {'describe': f'{tmp_path}/check.jsonl: JSON lines, alpaca rows, 9 rows'}
+    account = {'sources': [{'path': f'{tmp_path}/a.jsonl'} | described], 'validation': [checked]}
+    (run / 'data.json').write_text(json.dumps(account))
+    card = (export.to_huggingface(run, tmp_path / 'out') / 'README.md').read_text()
+    assert str(tmp_path) not in card and tmp_path.name not in card
+    for line in (
+        'Continued from the run `base`, which names no base model.',
+        '- path: a.jsonl\n',
+        '- describe: a.jsonl: JSON lines, alpaca rows, 3 rows\n',
+        '- describe: check.jsonl: JSON lines, alpaca rows, 9 rows',
+        '| data.path | a.jsonl=2, Some/Rows:train |',
+        '| data.tokenizer | words |',
+        '| data.validation | path check.jsonl |',
+    ):
+        assert line in card, line
+    assert 'random weights' not in card
+
+
+def test_a_kill_while_the_small_files_are_kept_leaves_no_part_of_them(tmp_path, monkeypatch):
+    publish(tmp_path / 'm', LLAMA)
+    run = tmp_path / 'run'
+
+    def killed(path):
+        assert [p.name for p in run.iterdir()] == ['.source.partial']
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(origin.shards, 'read', killed)
+        with pytest.raises(KeyboardInterrupt):
+            origin.keep(tmp_path / 'm', run)
+    assert not (run / 'source').exists()
+    origin.keep(tmp_path / 'm', run)
+    assert [p.name for p in run.iterdir()] == ['source']
+    assert origin.read(run)['dtype'] == 'float32'
+
+
+def test_a_kept_bloom_of_vocab_and_merges_splits_words_as_before(tmp_path):
+    publish(tmp_path / 'm', BLOOM)
+    words = ['<s>', '</s>', *sorted(pre_tokenizers.ByteLevel.alphabet()), '!.']
+    (tmp_path / 'm' / 'vocab.json').write_text(json.dumps({w: i for i, w in enumerate(words)}))
+    (tmp_path / 'm' / 'merges.txt').write_text('#version: 0.2\n! .\n')
+    origin.keep(tmp_path / 'm', tmp_path / 'run')
+    kept = tokenizer.load(tmp_path / 'run')
+    assert kept.fingerprint() == tokenizer.load(tmp_path / 'm').fingerprint()
+    assert sorted(p.name for p in (tmp_path / 'run').iterdir()) == ['source', 'tokenizer']
 
 
 def test_a_target_in_use_is_refused_and_untouched(tmp_path):

@@ -116,6 +116,22 @@ BAD = {
     'missing field': (json.dumps({'instruction': '问'}), 'the field "output" is missing'),
     'broken field': (json.dumps({'instruction': 3, 'output': 'x'}), '"instruction" must be text'),
     'empty answer': (json.dumps({'instruction': '问', 'output': ' '}), 'turn 2 is an empty answer'),
+    'broken field: history of nothing': (
+        json.dumps({'instruction': '问', 'output': '答', 'history': [None]}),
+        'each entry of "history"',
+    ),
+    'broken field: history is a number': (
+        json.dumps({'instruction': '问', 'output': '答', 'history': 5}),
+        '"history" must be a list, not a number',
+    ),
+    'broken field: history is not nested': (
+        json.dumps({'instruction': '问', 'output': '答', 'history': ['ab', 'cd']}),
+        'each entry of "history"',
+    ),
+    'not UTF-8: history': (
+        json.dumps({'instruction': '问', 'output': '答', 'history': [['a', '\ud83d']]}),
+        'the field "history" holds half of a character',
+    ),
     'not UTF-8': (b'{"instruction": "\xff", "output": "x"}', 'the byte 0xff is not UTF-8'),
 }
 
@@ -129,7 +145,7 @@ def test_a_bad_row_is_an_error_with_file_and_line_or_is_counted(tmp_path, reason
         read(tmp_path / 'a.jsonl', data)
     assert str(error.value).startswith(f'{tmp_path}/a.jsonl:2: ') and message in str(error.value)
     rows, reader = read(tmp_path / 'a.jsonl', data, 'skip')
-    assert len(rows) == 2 and reader.rows == 3 and reader.skipped == {reason: 1}
+    assert len(rows) == 2 and reader.rows == 3 and reader.skipped == {reason.partition(':')[0]: 1}
 
 
 def test_a_bad_row_of_an_array_has_its_line_too(tmp_path):
@@ -138,6 +154,36 @@ def test_a_bad_row_of_an_array_has_its_line_too(tmp_path):
         read(tmp_path / 'a.json', text)
     with pytest.raises(ValueError, match='a.json:3: the file ends inside the array'):
         read(tmp_path / 'a.json', text[:40], 'skip')
+
+
+def test_half_a_character_is_a_bad_row_in_every_text(tmp_path):
+    turns = [{'from': 'human', 'value': '问'}, {'from': 'gpt', 'value': '答'}]
+    for row in (
+        {'instruction': '问', 'output': '\ud83d'},
+        {'instruction': '问', 'output': '答', 'system': '\udc00'},
+        {'conversations': turns, 'system': '\udc00'},
+        {'conversations': [turns[0], {'from': 'gpt', 'value': 'x\ud83d'}]},
+        {'text': '\ud83d'},
+    ):
+        with pytest.raises(ValueError, match='a.json:1: the field .* holds half of a character'):
+            read(tmp_path / 'a.json', json.dumps(row))
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('[\n{0},\n{0}\n]\n[{0}]', 'a.json:5: broken JSON .text after the end of the array'),
+        ('[{0}]\n\n{0}', 'a.json:3: broken JSON .text after the end of the array'),
+        ('[\n{0}\n{0}]', 'a.json:3: broken JSON .no comma between two entries'),
+        ('[\n{0},,\n{0}]', 'a.json:2: broken JSON .Expecting value'),
+        ('[\n{0},\n', 'a.json:2: the file ends inside the array'),
+        ('[\n{0},\n' + '[' * 200_000, 'a.json:3: broken JSON .it is nested too deeply'),
+    ],
+)
+def test_an_array_is_one_whole_array(tmp_path, text, message):
+    for on_bad_row in ('error', 'skip'):
+        with pytest.raises(ValueError, match=message):
+            read(tmp_path / 'a.json', text.replace('{0}', json.dumps(GOOD)), on_bad_row)
 
 
 def test_an_unknown_role_is_never_trained_on_as_an_assistant(tmp_path):

@@ -67,7 +67,7 @@ def test_sigterm_saves_the_step_it_is_at_and_the_run_goes_on(flags, undisturbed,
     while training_runs.steps_done(workdir) < 3:
         assert process.poll() is None
     process.send_signal(signal.SIGTERM)
-    training_runs.finish(process, workdir)
+    assert process.wait(timeout=300) == 143, 'saved, and not finished'
     done = training_runs.steps_done(workdir)
     assert 3 <= done < 30 and (workdir / 'checkpoints' / str(done)).is_dir()
     training_runs.train(workdir, flags)
@@ -191,6 +191,14 @@ def test_two_processes_train_as_one_and_resume_as_one(flags, tmp_path):
     training_runs.kill_when(first, lambda: training_runs.steps_done(workdir) >= 12)
     second.kill()
     second.wait()
+    # Resumed, and told to leave: both stop at the same step.
+    both = start_both()
+    while training_runs.steps_done(workdir) < 15:
+        assert both[0].poll() is None
+    for process in both:
+        process.send_signal(signal.SIGTERM)
+    assert [process.wait(timeout=300) for process in both] == [143, 143]
+    assert training_runs.steps_done(workdir) < 20
     for process in start_both():
         training_runs.finish(process, workdir)
     np.testing.assert_allclose(

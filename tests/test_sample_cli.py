@@ -3,11 +3,13 @@
 import dataclasses
 import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
@@ -15,9 +17,12 @@ from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
 from tokenizers import models as tokenizer_models
 
 import tiny
-from belle_jax import sample
+from belle_jax import config, sample
 from belle_jax.decoding import Settings, assistant, file, terminal
-from belle_jax.weights import huggingface, names
+from belle_jax.training.checkpoint import Checkpoints
+from belle_jax.training.step import State
+from belle_jax.weights import huggingface, names, origin
+from belle_jax.weights.load import load_parameters, read_architecture
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -64,6 +69,27 @@ def spoken(directory):
     """The model and its tokenizer, loaded once."""
     voice = assistant.voice(directory)
     return assistant.engine(directory, voice, batch_size=4), voice
+
+
+def test_the_step_is_that_of_the_checkpoint_which_answers(directory, tmp_path, caplog):
+    run = tmp_path / 'run'
+    origin.keep(directory, run)
+    params = {name: jnp.asarray(array) for name, array in load_parameters(directory).items()}
+    checkpoints = Checkpoints(run / 'checkpoints')
+    checkpoints.save(3, State(params, {}), {'optimiser': False})
+    checkpoints.close()
+    model = config.Model(architecture=read_architecture(directory))
+    config.save(config.Run(model=model, data=config.Data(template='none')), run / 'config.json')
+    # A newer one that was never completed has no manifest.
+    shutil.copytree(run / 'checkpoints' / '3', run / 'checkpoints' / '5')
+    voice = assistant.voice(run)
+    assert voice.step == 3
+    with caplog.at_level('WARNING', 'absl'):
+        assistant.engine(run, voice)
+    assert 'checkpoints/5 has no manifest' in caplog.text
+    with pytest.raises(ValueError, match='no checkpoint that can be used'):
+        assistant.voice(run / 'checkpoints' / '5')
+    assert assistant.voice(directory).step is None
 
 
 def rows_file(path, *rows):

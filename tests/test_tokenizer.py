@@ -106,6 +106,48 @@ def test_older_blooms_vocab_and_merges_are_split_as_bloom_splits(tmp_path):
     assert tokens == ['ab', 'Ġa', '.', 'a', '<', '/', 's', '>']
 
 
+def test_a_bloom_that_only_config_json_names_is_the_same_after_saving(tmp_path):
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    words = ['<unk>', '<s>', '</s>', '<pad>', *letters, '.a', '!.', 'ab']
+    source, saved = tmp_path / 'bloom', tmp_path / 'run' / 'tokenizer'
+    source.mkdir()
+    (source / 'vocab.json').write_text(json.dumps({w: i for i, w in enumerate(words)}))
+    (source / 'merges.txt').write_text('#version: 0.2\n. a\n! .\na b\n')
+    (source / 'config.json').write_text('{"model_type": "bloom"}')
+    made = tokenizer.load(source)
+    (saved.parent / '.tokenizer.partial').mkdir(parents=True)  # of a process that was killed
+    made.save(saved)
+    again = tokenizer.load(saved.parent)
+    text = "ab!.a's <s> 你好 12"
+    assert again.encode(text) == made.encode(text)
+    assert again.fingerprint() == made.fingerprint()
+    assert again.adds_bos == made.adds_bos and again.special == made.special
+    assert [p.name for p in saved.parent.iterdir()] == ['tokenizer']
+    again.save(saved)  # onto itself
+    assert tokenizer.load(saved).fingerprint() == made.fingerprint()
+    (source / 'config.json').write_text('{"model_type": "llama"}')
+    assert tokenizer.load(source).fingerprint() != made.fingerprint()
+
+
+def test_a_save_that_is_killed_leaves_no_tokenizer(directory, tmp_path_factory, monkeypatch):
+    made = tokenizer.load(directory(['tokenizer.json', 'tokenizer.model']))
+    target = tmp_path_factory.mktemp('run') / 'tokenizer'
+
+    def killed(source, to):
+        assert not target.exists()
+        if to.name == 'tokenizer.model':
+            raise KeyboardInterrupt
+        to.write_bytes(source.read_bytes())
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, 'copyfile', killed)
+        with pytest.raises(KeyboardInterrupt):
+            made.save(target)
+    assert not target.exists()
+    made.save(target)
+    assert [p.name for p in target.parent.iterdir()] == ['tokenizer']
+
+
 def test_saved_files_are_the_source_files(directory, tmp_path_factory):
     made = tokenizer.load(directory(*SHAPES['both']))
     target = tmp_path_factory.mktemp('run') / 'tokenizer'

@@ -16,6 +16,7 @@ from typing import Any
 from belle_jax.data.rows import BadRow, Record, layout, parse
 
 BOM = b'\xef\xbb\xbf'
+SPACE = re.compile(r'[ \t\r\n]*')
 HUB_NAME = re.compile(r'[\w.-]+(/[\w.-]+)?(:[\w.-]+)?')
 
 
@@ -160,24 +161,36 @@ class Reader:
                 'file to UTF-8.'
             ) from error
         del data
-        decoder, space = json.JSONDecoder(), re.compile(r'[\s,]*')
-        at, counted, line = text.index('[') + 1, 0, 1
-        while True:
-            at = space.match(text, at).end()  # pyright: ignore[reportOptionalMemberAccess]
+        decoder = json.JSONDecoder()
+        at = _after_space(text, text.index('[') + 1)
+        counted, line = 0, 1
+        more = text[at : at + 1] != ']'
+        while more:
             line += text.count('\n', counted, at)
             counted, self.done = at, at / len(text)
-            if text[at : at + 1] == ']':
-                return
+            # Where a broken entry ends nobody can say, so it is an error even when skipping.
             try:
                 row, at = decoder.raw_decode(text, at)
             except json.JSONDecodeError as error:
-                # Where a broken entry ends nobody can say, so it is an error even when skipping.
-                ended = error.pos >= len(text.rstrip())
-                what = 'the file ends inside the array' if ended else f'broken JSON ({error.msg})'
-                raise ValueError(
-                    f'{self.path}:{error.lineno}: {what}: restore or mend the file.'
-                ) from error
+                raise self._broken(text, error.pos, error.msg) from error
+            except RecursionError as error:
+                raise self._broken(text, at, 'it is nested too deeply') from error
             yield f'{self.path}:{line}', row
+            at = _after_space(text, at)
+            more = text[at : at + 1] == ','
+            if more:
+                at = _after_space(text, at + 1)
+            elif text[at : at + 1] != ']':
+                raise self._broken(text, at, 'no comma between two entries')
+        at = _after_space(text, at + 1)
+        if at < len(text):
+            raise self._broken(text, at, 'text after the end of the array')
+
+    def _broken(self, text: str, at: int, reason: str) -> ValueError:
+        end = len(text.rstrip())
+        what = 'the file ends inside the array' if at >= end else f'broken JSON ({reason})'
+        line = text.count('\n', 0, min(at, end)) + 1
+        return ValueError(f'{self.path}:{line}: {what}: restore or mend the file.')
 
     def _parquet(self) -> Iterator[tuple[str, Any]]:
         import pyarrow
@@ -202,6 +215,10 @@ class Reader:
         for number, row in enumerate(self._dataset, 1):
             self.done = number / total
             yield f'{self.path}, row {number}', row
+
+
+def _after_space(text: str, at: int) -> int:
+    return SPACE.match(text, at).end()  # pyright: ignore[reportOptionalMemberAccess]
 
 
 def _decoded(line: bytes) -> Any:

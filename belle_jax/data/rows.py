@@ -111,17 +111,29 @@ def _alpaca(row: dict[str, Any]) -> list[Message]:
     turns = None if extra else _turns(instruction)
     if turns:
         return [*messages, *turns, {'role': 'assistant', 'content': output}]
-    for entry in row.get('history') or []:
-        if len(entry) != 2 or not all(isinstance(text, str) for text in entry):
-            raise BadRow('broken field', 'each entry of "history" is a question and an answer.')
-        messages.append({'role': 'user', 'content': entry[0]})
-        messages.append({'role': 'assistant', 'content': entry[1]})
+    messages += _history(row)
     if not instruction:  # an instruction that stands in the input alone
         instruction, extra = extra, ''
     messages.append({'role': 'user', 'content': instruction})
     if extra:
         messages[-1]['input'] = extra
     return [*messages, {'role': 'assistant', 'content': output}]
+
+
+def _history(row: dict[str, Any]) -> list[Message]:
+    entries = row.get('history')
+    if entries is None or entries == '':
+        return []
+    if not isinstance(entries, list):
+        raise BadRow('broken field', f'the field "history" must be a list, not {_kind(entries)}.')
+    messages = []
+    for entry in entries:
+        pair = isinstance(entry, list | tuple) and len(entry) == 2
+        if not pair or not all(isinstance(text, str) for text in entry):
+            raise BadRow('broken field', 'each entry of "history" is a question and an answer.')
+        for role, text in zip(('user', 'assistant'), entry):
+            messages.append({'role': role, 'content': _whole(text, 'history')})
+    return messages
 
 
 def _turns(text: str) -> list[Message] | None:
@@ -162,8 +174,8 @@ def _conversation(field: str, role: str, content: str) -> Callable[[dict[str, An
         if not isinstance(turns, list) or not turns:
             raise BadRow('broken field', f'the field "{field}" must be a list of turns.')
         messages = []
-        system = row.get('system')
-        if isinstance(system, str) and system:
+        system = _text(row, 'system', '')
+        if system:
             messages.append({'role': 'system', 'content': system})
         for turn in turns:
             if not isinstance(turn, dict):
@@ -218,14 +230,19 @@ def _text(row: dict[str, Any], field: str, missing: str | None = None) -> str:
         raise BadRow('missing field', f'the field "{field}" is missing.')
     if not isinstance(value, str):
         raise BadRow('broken field', f'the field "{field}" must be text, not {_kind(value)}.')
-    if not value.isascii():
+    return _whole(value, field)
+
+
+def _whole(text: str, field: str) -> str:
+    """The text, which JSON's escapes may have given half of a character."""
+    if not text.isascii():
         try:
-            value.encode('utf-8')
+            text.encode('utf-8')
         except UnicodeEncodeError as error:
             raise BadRow(
                 'not UTF-8', f'the field "{field}" holds half of a character ({error.reason}).'
             ) from error
-    return value
+    return text
 
 
 def _kind(value: Any) -> str:

@@ -97,11 +97,25 @@ class Tokenizer:
         return hashlib.sha256(repr(state).encode()).hexdigest()
 
     def save(self, directory: pathlib.Path) -> None:
-        """Copies the source's tokenizer files, unchanged."""
-        directory.mkdir(parents=True, exist_ok=True)
+        """Copies the source's tokenizer files, unchanged; all of them appear at once.
+
+        vocab.json with merges.txt does not say how words are split, and what does may be a
+        config.json that is not copied: beside them tokenizer.json is written.
+        """
+        partial = directory.with_name(f'.{directory.name}.partial')
+        shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed here
+        partial.mkdir(parents=True)
         for name in FILES:
             if (self.directory / name).is_file():
-                shutil.copyfile(self.directory / name, directory / name)
+                shutil.copyfile(self.directory / name, partial / name)
+        if not any((partial / name).is_file() for name in FILES[:2]):
+            self.backend.save(str(partial / 'tokenizer.json'))
+        if directory.is_dir():
+            for file in partial.iterdir():
+                file.replace(directory / file.name)
+            partial.rmdir()
+        else:
+            partial.rename(directory)
 
 
 def load(path: str | pathlib.Path) -> Tokenizer:

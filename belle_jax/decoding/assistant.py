@@ -1,7 +1,6 @@
 """A model that one can talk to: weights, tokenizer and chat template from one directory."""
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,13 +21,18 @@ class Voice:
         tokenizer: Text to tokens.
         template: Messages to a prompt.
         system: The system message of conversations without one.
-        step: Of the newest checkpoint; None for a Hugging Face directory.
+        checkpoint: The run's newest good one, or the one named; None for a Hugging Face directory.
     """
 
     tokenizer: tokenizer.Tokenizer
     template: Template
     system: str
-    step: int | None
+    checkpoint: run_directory.Checkpoint | None
+
+    @property
+    def step(self) -> int | None:
+        """Of the checkpoint that is spoken with."""
+        return self.checkpoint.step if self.checkpoint else None
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """The tokens that the answer to a conversation follows.
@@ -57,21 +61,17 @@ def voice(path: str | Path, template: str = '', system: str | None = None) -> Vo
             tokenizer's own chat template, else `belle`.
         system: A system message; None takes the run's.
     Raises:
-        ValueError: there is no tokenizer, or the template does not exist.
+        ValueError: there is no tokenizer or no good checkpoint, or the template does not exist.
     """
     directory = huggingface.resolve(path)
-    run, step = {}, None
+    run, checkpoint = {}, None
     if run_directory.is_run_directory(directory):
-        home = run_directory.root(directory)
-        run = json.loads((home / run_directory.CONFIG).read_text('utf-8')).get('data', {})
-        steps = [p.name for p in (home / run_directory.CHECKPOINTS).iterdir()]
-        newest = max(map(int, filter(str.isdigit, steps)), default=0)
-        step = newest if directory == home else int(directory.name)
-        directory = home
+        checkpoint = run_directory.open_checkpoint(directory)
+        directory, run = checkpoint.run, checkpoint.config.get('data', {})
     words = tokenizer.load(directory)
     own = 'tokenizer' if words.chat_template else 'belle'
     style = templates.template(template or run.get('template') or own, words)
-    return Voice(words, style, run.get('system', '') if system is None else system, step)
+    return Voice(words, style, run.get('system', '') if system is None else system, checkpoint)
 
 
 def engine(
@@ -103,6 +103,7 @@ def engine(
         if not 1 <= devices <= len(available):
             raise ValueError(f'devices={devices}: this machine has {len(available)}.')
         mesh = sharding.make_mesh(config.Mesh(1, 1, devices), available[:devices])
-    model = load_model(path, dtype=dtype, mesh=mesh)
+    # What `voice` opened: a run may save a newer checkpoint meanwhile, and checking takes time.
+    model = load_model(spoken.checkpoint or path, dtype=dtype, mesh=mesh)
     ends = {*model.architecture.eos_ids, *spoken.template.stop_ids}
     return Engine(model, spoken.tokenizer, eos_ids=sorted(ends), batch_size=batch_size)

@@ -72,6 +72,9 @@ class Checkpoints:
         step = -1
         if jax.process_index() == 0:
             for candidate in sorted(self._manager.all_steps(), reverse=True):
+                if not self._manifest(candidate).exists():  # killed before it was complete
+                    shutil.rmtree(self.directory / str(candidate))
+                    continue
                 try:
                     manifest.verify(self.directory / str(candidate))
                 except ValueError as error:

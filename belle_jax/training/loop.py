@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from jax.experimental import multihost_utils
 
 from belle_jax import data, models, sharding
@@ -57,6 +58,7 @@ class Trainer:
         # ─── the data ────────────────────────────────────────────────────────────────────────────
         self.data = data.prepare(self.run, tokenizer)
         self.plan = self.data.train
+        _check_same_plan(self.plan.fingerprint)
         self.steps = self.run.train.steps or self.plan.steps(self.run.train.epochs)
         if self.steps < 1:
             raise ValueError(
@@ -65,7 +67,9 @@ class Trainer:
             )
         self.last_step = min(self.steps, self.run.train.max_steps or self.steps)
         self.eval_every = self._interval(self.run.train.eval_every)
-        self.save_every = self._interval(self.run.train.checkpoint_every or self.eval_every)
+        self.save_every = self._interval(
+            self.run.train.checkpoint_every or max(self.run.train.eval_every, 0)
+        )
         self.placement = Placement(self.mesh, batch.size, batch.accumulation, self.run.data.seq_len)
 
         # ─── the step ────────────────────────────────────────────────────────────────────────────
@@ -96,13 +100,14 @@ class Trainer:
         )
 
         # ─── the state ───────────────────────────────────────────────────────────────────────────
+        start.lock()
         self.checkpoints = Checkpoints(
             workdir / 'checkpoints', self.run.train.keep_last, self.run.train.keep_best
         )
         self.number, self.state = self._state(start, shapes)
         start.save(self.data.account)
         self.evaluation_loss: float | None = None
-        self._stop = False
+        self._stop = self._tracing = False
 
     def train(self) -> Path:
         """Trains to the end, or until SIGTERM; saves either way.
@@ -121,7 +126,9 @@ class Trainer:
             self.run.to_dict(),
         )
         self._introduce()
-        previous = signal.signal(signal.SIGTERM, self._terminate)
+        # Several processes must stop at the same step: JAX's own handler sees to that.
+        alone = jax.process_count() == 1
+        previous = signal.signal(signal.SIGTERM, self._terminate) if alone else None
         try:
             with jax.set_mesh(self.mesh):
                 self._run()
@@ -130,7 +137,10 @@ class Trainer:
                 self.checkpoints.close()
             raise
         finally:
-            signal.signal(signal.SIGTERM, previous)
+            if alone:
+                signal.signal(signal.SIGTERM, previous)
+            if self._tracing:
+                jax.profiler.stop_trace()
             self.recorder.close()
         self.checkpoints.close()
         if jax.process_index() == 0:
@@ -147,17 +157,19 @@ class Trainer:
         pending: list[tuple[int, Mapping[str, jax.Array]]] = []
         clock = time.monotonic()
         while self.number < self.last_step and not self._must_stop():
-            if train.profile_to > train.profile_from and self.number == train.profile_from:
+            if train.profile_from <= self.number < train.profile_to and not self._tracing:
                 jax.profiler.start_trace(str(self.workdir / 'profile'))
+                self._tracing = True
             (params, optimiser), values = self.step_fn(
                 self.state.params, {}, self.state.optimiser, next(batches), np.int32(self.number)
             )
             self.state = State(params, optimiser)
             self.number += 1
             pending.append((self.number, values))
-            if self.number == train.profile_to:
+            if self._tracing and self.number >= train.profile_to:
                 jax.block_until_ready(values)
                 jax.profiler.stop_trace()
+                self._tracing = False
 
             # Looking at a step's loss waits for it: so only at the step before the newest, which
             # leaves the device busy, and at every step that something else waits for.
@@ -213,6 +225,13 @@ class Trainer:
                     f'{self.workdir} was trained on other data or batches than this configuration '
                     'plans (data, template, seed, batch.size or data.seq_len changed): continuing '
                     'would repeat some rows and skip others. Give a new --workdir.'
+                )
+            if meta.get('steps', self.steps) != self.steps:
+                logging.warning(
+                    'The run was planned for %d steps and is now for %d: the learning rate follows '
+                    'the new plan.',
+                    meta['steps'],
+                    self.steps,
                 )
             if meta.get('optimiser', True):
                 like = jax.tree.map(
@@ -273,7 +292,12 @@ class Trainer:
         """0: four times an epoch, at least 5 steps apart, as BELLE's trainer; below 0: never."""
         if every:
             return every
-        return max(int(self.steps / (4 * max(self.run.train.epochs, 0.25))), MIN_EVAL_STEPS)
+        return max(self.plan.steps(1.0) // 4, MIN_EVAL_STEPS)
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether SIGTERM ended training before its last step."""
+        return self._stop and self.number < self.last_step
 
     def _terminate(self, *_: Any) -> None:
         self._stop = True
@@ -296,4 +320,16 @@ class Trainer:
             f'{self.steps} steps of {self.run.batch.size} × {self.run.data.seq_len} tokens'
             + (f', from step {self.number}' if self.number else '')
             + (f', up to step {self.last_step}' if self.last_step < self.steps else '')
+        )
+
+
+def _check_same_plan(fingerprint: str) -> None:
+    """All processes must read the same rows, or their parts do not make a batch."""
+    if jax.process_count() == 1:
+        return
+    ours = np.frombuffer(fingerprint.encode()[:16].ljust(16), np.int32)
+    if (multihost_utils.process_allgather(ours) != ours).any():
+        raise ValueError(
+            '--config.data.path has other rows on some processes than on others: every host must '
+            'see the same files. Put them where all hosts read them.'
         )

@@ -1,7 +1,9 @@
 """Where a run begins: its directory, its architecture, its tokenizer, its first parameters."""
 
 import dataclasses
+import fcntl
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,10 @@ from belle_jax import config, models
 from belle_jax.config import Architecture, Run
 from belle_jax.data import tokenizer as tokenizers
 from belle_jax.weights import origin
+from belle_jax.weights.run_directory import read_architecture as read_run_architecture
 
-FIXED = ('seed', 'model.source', 'model.preset', 'model.architecture', 'data', 'batch', 'optim')
+FIXED = ('seed', 'model', 'data', 'batch', 'optim')
+FREE = ('attention', 'remat', 'scan', 'cache_dir')
 """What decides the numbers of a run: a run is continued with the values that it began with."""
 
 
@@ -33,9 +37,13 @@ class Start:
         self._source = run.model.source
         saved = workdir / 'config.json'
         continued = saved.exists()
-        tokenizer_path = workdir / 'tokenizer' if continued else _tokenizer_path(run)
+        kept = workdir / 'tokenizer'
+        tokenizer_path = kept if continued and kept.is_dir() else _tokenizer_path(run)
         self.tokenizer = tokenizers.load(tokenizer_path)
-        self.architecture = _architecture(run, self.tokenizer)
+        if continued and run.model.source:  # the directory alone is enough to go on
+            self.architecture = read_run_architecture(workdir)
+        else:
+            self.architecture = _architecture(run, self.tokenizer)
         if len(self.tokenizer) > self.architecture.vocab_size:
             raise ValueError(
                 f'the tokenizer {tokenizer_path} has {len(self.tokenizer)} tokens, more than the '
@@ -56,6 +64,24 @@ class Start:
 
             return load_parameters(self._source, self.architecture, shardings)
         return models.initialise(self.architecture, jax.random.key(self.run.seed), shardings)
+
+    def lock(self) -> None:
+        """Keeps the directory for this run until the process ends.
+
+        Raises:
+            ValueError: another process trains in it.
+        """
+        if jax.process_index():
+            return
+        self.workdir.mkdir(parents=True, exist_ok=True)
+        handle = os.open(self.workdir / '.lock', os.O_CREAT | os.O_RDWR)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(
+                f'{self.workdir} is being trained in by another process: wait for it, or give '
+                'another --workdir.'
+            ) from error
 
     def save(self, account: Any) -> None:
         """Writes what a run directory says of itself."""
@@ -107,7 +133,7 @@ def _check_same(before: Run, now: Run, workdir: Path) -> None:
         if dataclasses.is_dataclass(old) and dataclasses.is_dataclass(new):
             names = [f.name for f in dataclasses.fields(old)]
             changed = [n for n in names if getattr(old, n) != getattr(new, n)]
-            changed = [n for n in changed if n != 'cache_dir']
+            changed = [n for n in changed if n not in FREE]
         else:
             changed = [''] if old != new else []
         if changed:

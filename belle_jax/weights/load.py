@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from absl import logging
+
 from belle_jax.architecture import Architecture
 from belle_jax.weights import huggingface, run_directory
 from belle_jax.weights.parameters import Parameters, Published, Saved, place
@@ -29,18 +31,24 @@ def read_architecture(source: str | Path) -> Architecture:
     return huggingface.read_architecture(path)
 
 
-def open_parameters(source: str | Path, architecture: Architecture | None = None) -> Parameters:
-    """Opens a source without reading a number.
+def open_parameters(
+    source: str | Path | run_directory.Checkpoint, architecture: Architecture | None = None
+) -> Parameters:
+    """Opens a source without reading a number; newer checkpoints passed over are warned of.
 
     Args:
-        source: As in `read_architecture`.
+        source: As in `read_architecture`, or what `open_checkpoint` gave.
         architecture: The model; by default what the source says.
     Raises:
         ValueError: as `Published`, `Saved` and `open_checkpoint` do.
     """
-    path = huggingface.resolve(source)
-    if run_directory.is_run_directory(path):
-        return Saved(run_directory.open_checkpoint(path))
+    is_open = isinstance(source, run_directory.Checkpoint)
+    path = source.directory if is_open else huggingface.resolve(source)
+    if is_open or run_directory.is_run_directory(path):
+        checkpoint = source if is_open else run_directory.open_checkpoint(path)
+        for reason in checkpoint.rejected:
+            logging.warning('A newer checkpoint is passed over: %s', reason)
+        return Saved(checkpoint)
     return Published(path, architecture or huggingface.read_architecture(path))
 
 
@@ -66,12 +74,14 @@ def load_parameters(
 
 
 def load_model(
-    path: str | Path, dtype: str = 'float32', mesh: 'jax.sharding.Mesh | None' = None
+    path: str | Path | run_directory.Checkpoint,
+    dtype: str = 'float32',
+    mesh: 'jax.sharding.Mesh | None' = None,
 ) -> 'Decoder':
     """Loads a model: `model(tokens)` [B, T] gives logits [B, T, V] in float32.
 
     Args:
-        path: As in `read_architecture`.
+        path: As in `read_architecture`, or what `open_checkpoint` gave.
         dtype: Of the parameters and activations: 'float32' or 'bfloat16'.
         mesh: Devices to spread the parameters over, with the axes of `belle_jax.sharding`; use the
             model under `jax.set_mesh(mesh)`. None: the default device.

@@ -8,6 +8,7 @@ from typing import Any
 
 from belle_jax import __version__
 from belle_jax.architecture import Architecture
+from belle_jax.config import parse_sources
 from belle_jax.weights import names, origin, run_directory
 
 LICENCES = {'bloom': 'bigscience-bloom-rail-1.0', 'llama': 'other'}
@@ -71,7 +72,25 @@ def write(checkpoint: run_directory.Checkpoint, dtype: str, template_note: str) 
 
 def _name(source: str) -> str:
     """A hub name as it is; of a path on somebody's machine the last part alone."""
-    return source if re.fullmatch(r'[\w-][\w.-]*/[\w.-]+', source) else Path(source).name
+    hub = re.fullmatch(r'[\w-][\w.-]*/[\w.-]+(:[\w.-]+)?', source)
+    # RUNS/NAME looks like a hub name, and a directory here goes first, as in huggingface.resolve.
+    return source if hub and not Path(source).exists() else Path(source).name
+
+
+def _names(sources: str) -> str:
+    """data.path with `_name` of each source."""
+    parts = parse_sources(sources, 'data.path')
+    return ', '.join(_name(s.path) + (f'={s.weight:g}' if s.weight != 1 else '') for s in parts)
+
+
+def _public(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """A source's account without the directories of the machine that it was read on."""
+    values = dict(entry)
+    if 'path' in values:
+        values['path'] = _name(values['path'])
+    if found := re.match(r'(.*)(: (?:JSON|Parquet|hub data set).*)', values.get('describe', '')):
+        values['describe'] = _name(found[1]) + found[2]
+    return values
 
 
 def _model(
@@ -80,10 +99,16 @@ def _model(
     a = checkpoint.architecture
     kind = 'BLOOM' if a.family == 'bloom' else 'LLaMA'
     origins = f'Base model: `{base}`' + (f', commit {revision}.' if revision else '.')
+    if not base:
+        origins = 'Trained from random weights: there is no base model.'
+    source = checkpoint.config['model'].get('source', '')
+    if source and _name(source) != base:
+        continued = f'Continued from the run `{_name(source)}`'
+        origins = f'{origins} {continued}.' if base else f'{continued}, which names no base model.'
     return (
         f'{kind} architecture, {_parameters(a):,} parameters, {a.vocab_size:,} tokens, {a.layers} '
         f'layers of width {a.embed:,}, weights in {dtype}.\n\n'
-        + (origins if base else 'Trained from random weights: there is no base model.')
+        + origins
         + f'\n\nExported by Belle-JAX {__version__} from step {checkpoint.step} of the run.'
     )
 
@@ -102,7 +127,10 @@ def _data(checkpoint: run_directory.Checkpoint) -> str:
     path = checkpoint.run / run_directory.ACCOUNT
     if not path.is_file():
         return 'No data: the weights were converted, not trained, by this run.'
-    return 'The account of rows of this run:\n\n' + _bullets(json.loads(path.read_text('utf-8')))
+    account = json.loads(path.read_text('utf-8'))
+    for part in {'sources', 'validation'} & account.keys():
+        account[part] = [_public(entry) for entry in account[part]]
+    return 'The account of rows of this run:\n\n' + _bullets(account)
 
 
 def _bullets(value: Any, depth: int = 0) -> str:
@@ -126,7 +154,13 @@ def _training(checkpoint: run_directory.Checkpoint) -> str:
         return 'None by this run.'
     rows = ['| setting | value |', '|---|---|', f'| steps | {checkpoint.step:,} |']
     for section in ('optim', 'batch', 'train', 'data'):
-        for key, value in checkpoint.config.get(section, {}).items():
+        values = dict(checkpoint.config.get(section, {}))
+        if section == 'data':
+            values['path'] = _names(values.get('path', ''))
+            values['tokenizer'] = _name(values.get('tokenizer', ''))
+            check = values.get('validation', {})
+            values['validation'] = check | {'path': _names(check.get('path', ''))}
+        for key, value in values.items():
             if value not in ('', 0, None) and key not in ('cache_dir', 'wandb'):
                 rows.append(f'| {section}.{key} | {_plain(value)} |')
     rows.append(f'| seed | {checkpoint.config.get("seed")} |')

@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from belle_jax.data.tokenizer import FILES as TOKENIZER_FILES
+from belle_jax.data import tokenizer as tokenizers
 from belle_jax.weights import huggingface, run_directory, shards
 from belle_jax.weights.parameters import common_dtype
 
@@ -18,7 +18,7 @@ ORIGIN = 'origin.json'
 
 
 def keep(source: str | Path, run: Path, name: str = '') -> None:
-    """Copies a source's small files into a run directory.
+    """Copies a source's small files into a run directory; each folder appears when it is whole.
 
     Args:
         source: A Hugging Face directory, a hub name, a run directory or a checkpoint.
@@ -26,22 +26,37 @@ def keep(source: str | Path, run: Path, name: str = '') -> None:
         name: What `origin.json` calls the source; the source itself by default.
     """
     path = huggingface.resolve(source)
-    target = run / run_directory.SOURCE
+    tokenizer = path
+    partial = run / f'.{run_directory.SOURCE}.partial'
+    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed here
     if run_directory.is_run_directory(path):
         before = run_directory.root(path)
         if (before / run_directory.SOURCE).is_dir():
-            shutil.copytree(before / run_directory.SOURCE, target, dirs_exist_ok=True)
+            shutil.copytree(before / run_directory.SOURCE, partial)
         tokenizer = before / run_directory.TOKENIZER
     else:
-        huggingface.copy(path, target, huggingface.SETTINGS_FILES + huggingface.LICENCE_FILES)
+        huggingface.copy(path, partial, huggingface.SETTINGS_FILES + huggingface.LICENCE_FILES)
         stored = shards.read(path)
         dtype = common_dtype({t.place: t.array.dtype for t in stored.values()})
         values = {'source': name or str(source), 'dtype': dtype, 'revision': _revision(path)}
-        target.mkdir(parents=True, exist_ok=True)
-        (target / ORIGIN).write_text(json.dumps(values, indent=2) + '\n', 'utf-8')
-        tokenizer = path
-    if not (run / run_directory.TOKENIZER).is_dir():
-        huggingface.copy(tokenizer, run / run_directory.TOKENIZER, TOKENIZER_FILES)
+        partial.mkdir(parents=True, exist_ok=True)
+        (partial / ORIGIN).write_text(json.dumps(values, indent=2) + '\n', 'utf-8')
+    _keep_tokenizer(tokenizer, run / run_directory.TOKENIZER)
+    if partial.is_dir():
+        shutil.rmtree(run / run_directory.SOURCE, ignore_errors=True)
+        partial.rename(run / run_directory.SOURCE)
+
+
+def _keep_tokenizer(source: Path, target: Path) -> None:
+    if target.is_dir():
+        return
+    if (source / 'vocab.json').is_file() and not (source / 'tokenizer.json').is_file():
+        tokenizers.load(source).save(target)  # these files alone do not say how words are split
+        return
+    partial = target.with_name(f'.{target.name}.partial')
+    shutil.rmtree(partial, ignore_errors=True)
+    if huggingface.copy(source, partial, tokenizers.FILES):
+        partial.rename(target)
 
 
 def read(run: Path) -> dict[str, Any]:
