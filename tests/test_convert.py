@@ -19,6 +19,7 @@ import belle_jax
 from belle_jax import config, models, sharding
 from belle_jax.architecture import Architecture, Rope
 from belle_jax.data import tokenizer
+from belle_jax.training import initial
 from belle_jax.training.checkpoint import Checkpoints
 from belle_jax.training.step import State
 from belle_jax.weights import (
@@ -32,7 +33,6 @@ from belle_jax.weights import (
     shards,
 )
 from belle_jax.weights.tensors import DTYPES, planned
-from convert import from_hf
 
 ROOT = Path(__file__).resolve().parent.parent
 RNG = np.random.default_rng(8)
@@ -95,7 +95,7 @@ def check_equal(directory, arrays):
 def test_from_hf_then_to_hf_gives_every_bit_back(tmp_path, family, dtype, kind):
     source, run = tmp_path / 'source', tmp_path / 'run'
     arrays = publish(source, FAMILIES[family], dtype, kind)
-    from_hf.convert(str(source), run, 'float32' if kind == 'bin' else 'source')
+    initial.from_published(str(source), run, 'float32' if kind == 'bin' else 'source')
     target = export.to_huggingface(run, tmp_path / 'target', max_shard_size=60_000, kind=kind)
     assert len(list(target.glob(f'*.{kind}'))) > 2
     check_equal(target, arrays)
@@ -255,7 +255,7 @@ def test_loading_as_bfloat16_rounds_the_published_numbers(tmp_path):
 
 def test_an_export_rounds_to_the_dtype_asked_for_and_says_so_in_its_configuration(tmp_path):
     arrays = publish(tmp_path / 'm', LLAMA)
-    from_hf.convert(str(tmp_path / 'm'), tmp_path / 'run')
+    initial.from_published(str(tmp_path / 'm'), tmp_path / 'run')
     target = export.to_huggingface(tmp_path / 'run', tmp_path / 'out', 'bfloat16')
     check_equal(target, {n: a.astype(DTYPES['bfloat16']) for n, a in arrays.items()})
     values = json.loads((target / 'config.json').read_text())
@@ -264,7 +264,7 @@ def test_an_export_rounds_to_the_dtype_asked_for_and_says_so_in_its_configuratio
 
 def test_numbers_that_float16_cannot_hold_are_refused_with_their_tensor(tmp_path):
     publish(tmp_path / 'm', LLAMA, scale=1e5)
-    from_hf.convert(str(tmp_path / 'm'), tmp_path / 'run')
+    initial.from_published(str(tmp_path / 'm'), tmp_path / 'run')
     with pytest.raises(ValueError, match=r'embed_tokens.weight .*--dtype=bfloat16'):
         export.to_huggingface(tmp_path / 'run', tmp_path / 'out', 'float16')
     assert sorted(p.name for p in tmp_path.iterdir()) == ['m', 'run']
@@ -278,7 +278,7 @@ def test_the_small_files_of_the_source_come_back_as_they_were(tmp_path, shared):
         shutil.copyfile(file, source / file.name)
     (source / 'README.md').write_text('---\nlicense: bigscience-bloom-rail-1.0\n---\nBase')
     (source / 'LICENSE').write_text('terms')
-    from_hf.convert(str(source), tmp_path / 'run')
+    initial.from_published(str(source), tmp_path / 'run')
     target = export.to_huggingface(tmp_path / 'run', tmp_path / 'out')
     for name in ('tokenizer.json', 'tokenizer_config.json', 'LICENSE', 'generation_config.json'):
         assert (target / name).read_bytes() == (source / name).read_bytes()
@@ -386,7 +386,7 @@ def test_a_target_in_use_is_refused_and_untouched(tmp_path):
     with pytest.raises(ValueError, match='already and not empty'):
         export.to_huggingface(tmp_path / 'run', tmp_path / 'm')
     with pytest.raises(ValueError, match='already and not empty'):
-        from_hf.convert(str(tmp_path / 'm'), tmp_path / 'run')
+        initial.from_published(str(tmp_path / 'm'), tmp_path / 'run')
     assert sorted(p.name for p in (tmp_path / 'm').iterdir()) == before
     (tmp_path / 'empty').mkdir()
     assert export.to_huggingface(tmp_path / 'run', tmp_path / 'empty').is_dir()

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import belle_jax
+from belle_jax.training import initial
 from belle_jax.weights import export, huggingface, shards
-from convert import from_hf
 
 torch = pytest.importorskip('torch')
 transformers = pytest.importorskip('transformers')
@@ -145,7 +145,7 @@ def test_llama_1_as_first_converted(tmp_path):
     again.load_state_dict(model.float().state_dict())
     check(path, again)
 
-    from_hf.convert(str(path), tmp_path / 'run')
+    initial.from_published(str(path), tmp_path / 'run')
     target = export.to_huggingface(tmp_path / 'run', tmp_path / 'out')
     back = shards.read(target)
     wanted = {k: v for k, v in state.items() if 'inv_freq' not in k}
@@ -186,7 +186,7 @@ def test_what_transformers_saves_comes_back_to_it_exactly(tmp_path, name, dtype,
     model.generation_config.temperature = 0.35
     model.generation_config.do_sample = True
     model.save_pretrained(tmp_path / 'm', max_shard_size='30KB')
-    from_hf.convert(str(tmp_path / 'm'), tmp_path / 'run')
+    initial.from_published(str(tmp_path / 'm'), tmp_path / 'run')
     target = export.to_huggingface(
         tmp_path / 'run', tmp_path / 'out', max_shard_size=30_000, kind=kind
     )
@@ -206,7 +206,7 @@ def test_an_export_of_a_run_from_nothing_loads_with_its_tokenizer(tmp_path, shar
     model.save_pretrained(tmp_path / 'm')
     for file in (shared / 'data' / 'tokenizers' / 'zh_bpe_6400').iterdir():
         shutil.copyfile(file, tmp_path / 'm' / file.name)
-    from_hf.convert(str(tmp_path / 'm'), tmp_path / 'run', template='belle')
+    initial.from_published(str(tmp_path / 'm'), tmp_path / 'run', template='belle')
     shutil.rmtree(tmp_path / 'run' / 'source')
     target = export.to_huggingface(tmp_path / 'run', tmp_path / 'out')
     back = transformers.AutoModelForCausalLM.from_pretrained(target).eval()
