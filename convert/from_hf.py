@@ -28,8 +28,15 @@ def main(argv: list[str]) -> None:
     """Converts, or says in one sentence why not."""
     if len(argv) > 1:
         raise app.UsageError(f'{argv[1]!r} is not a flag: flags are written --name=value.')
+    # On a machine with an accelerator the whole model would otherwise go onto one device.
+    import jax
+
+    jax.config.update('jax_platforms', 'cpu')
+    from belle_jax.training import initial
+
+    target = Path(str(TARGET.value))
     try:
-        print(convert(str(SOURCE.value), Path(str(TARGET.value)), DTYPE.value, TEMPLATE.value))
+        print(initial.from_published(str(SOURCE.value), target, DTYPE.value, TEMPLATE.value))
     except (ValueError, OSError) as error:
         sys.exit(f'convert.from_hf: {error}')
 
