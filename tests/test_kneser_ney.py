@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from benchmarks.kneser_ney import KneserNey
+from benchmarks.ngrams import KneserNey
 
 VOCAB = 7
 

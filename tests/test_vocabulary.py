@@ -12,7 +12,7 @@ import pytest
 
 from belle_jax import config, sharding
 from belle_jax.models import vocabulary
-from benchmarks.compile_step import elements, loop_collectives
+from benchmarks.hlo import elements, loop_collectives
 
 VOCAB, PADDED, EMBED = 300, 384, 16
 

@@ -133,7 +133,7 @@ class Trainer:
             with jax.set_mesh(self.mesh):
                 self._run()
         except BaseException:
-            with contextlib.suppress(OSError):  # what went wrong first is what is told
+            with contextlib.suppress(Exception):  # what went wrong first is what is told
                 self.checkpoints.close()
             raise
         finally:
