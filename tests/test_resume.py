@@ -160,7 +160,7 @@ def test_a_full_disk_ends_the_run_with_a_sentence_and_keeps_what_was_saved(flags
     workdir = tmp_path / 'run'
     training_runs.train(workdir, [*flags, '--config.train.max_steps=5'])
     before = training_runs.parameters(workdir)
-    process = training_runs.start(workdir, flags, file_limit=40_000)
+    process = training_runs.start(workdir, flags, file_limit=100_000)
     assert process.wait(timeout=300) == 1
     last = workdir.with_suffix('.log').read_text().strip().splitlines()[-1]
     assert 'could not be saved' in last and 'intact' in last

@@ -20,6 +20,9 @@ from jax.experimental import multihost_utils
 from belle_jax.training.step import State
 from belle_jax.weights import manifest
 
+# Orbax logs a traceback in every thread that an error passes; the error itself reaches the caller.
+logging.get_absl_logger().addFilter(lambda record: 'orbax' not in record.pathname)
+
 CHUNK_BYTES = 64 * 2**20
 
 
