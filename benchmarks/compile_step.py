@@ -10,6 +10,7 @@ the shapes of the largest buffers, collectives inside loops, kernels, and the co
 What it cannot tell is speed.
 """
 
+import fcntl
 import json
 import os
 import re
@@ -134,6 +135,9 @@ def topology(target: str):
     from jax.experimental import topologies
 
     if not target.startswith('h200:'):
+        # libtpu serves one process at a time and ends a second one: it waits here instead.
+        handle = os.open(os.path.join(tempfile.gettempdir(), 'belle-jax-libtpu'), os.O_CREAT)
+        fcntl.flock(handle, fcntl.LOCK_EX)  # until this process ends
         described = topologies.get_topology_desc(platform='tpu', topology_name=target)
         return described.devices, 'tpu', {}
     from jax._src.cudnn import fused_attention_stablehlo as cudnn
