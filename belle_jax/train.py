@@ -26,7 +26,7 @@ COORDINATOR = flags.DEFINE_string('coordinator', None, 'host:port of process 0, 
 PROCESSES = flags.DEFINE_integer('processes', None, 'How many processes, where not found.')
 PROCESS = flags.DEFINE_integer('process', None, "This process's number, where not found.")
 STOPPED = 143
-"""Exit code after SIGTERM, as a shell gives it: the run is saved and not finished."""
+"""Exit code after SIGTERM or Ctrl-C: the run is saved and not finished."""
 
 CPU_DEVICES = flags.DEFINE_integer('cpu_devices', None, 'Pretend to have so many devices (CPU).')
 
@@ -67,6 +67,8 @@ def run_main(argv: list[str]) -> None:
         main(argv)
     except (ValueError, OSError) as error:
         sys.exit(f'belle_jax.train: {one_line(error)}')
+    except KeyboardInterrupt:
+        sys.exit('belle_jax.train: stopped; the same command goes on from the last checkpoint.')
     except RuntimeError as error:
         if 'RESOURCE_EXHAUSTED' not in str(error):
             raise

@@ -110,7 +110,7 @@ class Trainer:
         self._stop = self._tracing = False
 
     def train(self) -> Path:
-        """Trains to the end, or until SIGTERM; saves either way.
+        """Trains to the end, or until SIGTERM or Ctrl-C; saves either way.
 
         Returns:
             The run directory.
@@ -128,7 +128,8 @@ class Trainer:
         self._introduce()
         # Several processes must stop at the same step: JAX's own handler sees to that.
         alone = jax.process_count() == 1
-        previous = signal.signal(signal.SIGTERM, self._terminate) if alone else None
+        signals = (signal.SIGTERM, signal.SIGINT) if alone else ()
+        previous = {number: signal.signal(number, self._terminate) for number in signals}
         try:
             with jax.set_mesh(self.mesh):
                 self._run()
@@ -137,8 +138,8 @@ class Trainer:
                 self.checkpoints.close()
             raise
         finally:
-            if alone:
-                signal.signal(signal.SIGTERM, previous)
+            for number, handler in previous.items():
+                signal.signal(number, handler)
             if self._tracing:
                 jax.profiler.stop_trace()
             self.recorder.close()
@@ -195,7 +196,9 @@ class Trainer:
         if pending:
             self._report(pending, clock)
         if self._stop:
-            self.recorder.say(f'SIGTERM: saving step {self.number} before leaving.')
+            self.recorder.say(
+                f'Stopped: saving step {self.number}; the same command goes on from there.'
+            )
         if self.checkpoints.last_saved != self.number:
             self._save(None)
         self.checkpoints.wait()
@@ -296,10 +299,13 @@ class Trainer:
 
     @property
     def interrupted(self) -> bool:
-        """Whether SIGTERM ended training before its last step."""
+        """Whether SIGTERM or Ctrl-C ended training before its last step."""
         return self._stop and self.number < self.last_step
 
     def _terminate(self, *_: Any) -> None:
+        """The first signal ends training after this step; a second one at once."""
+        if self._stop:
+            raise KeyboardInterrupt
         self._stop = True
 
     def _must_stop(self) -> bool:
