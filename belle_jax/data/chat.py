@@ -10,8 +10,8 @@ and the template is not `belle_sft`, whose trainer never wrote one. An answer is
 the end-of-sequence token, which is always trained on. A user's turn starts like a text of its own.
 """
 
+import array
 import dataclasses
-import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -209,20 +209,24 @@ def assemble(
         each example, int64.
     """
     flat = [piece for pieces in examples for piece in pieces]
-    parts: list[list[int]] = [[p.content] if isinstance(p.content, int) else [] for p in flat]
     # One call where both ways are the same: the cores wait for each other once.
     same = tokenizer.continuing is tokenizer.backend
-    for continued in (False,) if same else (False, True):
-        where, texts = [], []
-        for i, piece in enumerate(flat):
-            if isinstance(piece.content, str) and (same or piece.continued is continued):
-                where.append(i)
-                texts.append(piece.content)
-        for i, ids in zip(where, tokenizer.encode_batch(texts, continued=continued)):
-            parts[i] = ids
-    sizes = np.fromiter(map(len, parts), np.int64, len(parts))
-    tokens = np.fromiter(itertools.chain.from_iterable(parts), np.int32, int(sizes.sum()))
+    texts: tuple[list[str], list[str]] = ([], [])
+    for piece in flat:
+        if isinstance(piece.content, str):
+            texts[piece.continued and not same].append(piece.content)
+    encoded = [tokenizer.encode_batch(texts[way], continued=bool(way)) for way in (0, 1)]
+    # A typed array is many times smaller than lists of numbers, and no work for Python's collector.
+    tokens = array.array('I')
+    sizes = []
+    for piece in flat:
+        if isinstance(piece.content, str):
+            ids = next(encoded[piece.continued and not same])
+        else:
+            ids = [piece.content]
+        tokens.fromlist(ids)
+        sizes.append(len(ids))
     trained = np.repeat(np.fromiter((p.trained for p in flat), bool, len(flat)), sizes)
     ends = np.cumsum([0, *map(len, examples)])
-    bounds = np.concatenate([[0], np.cumsum(sizes)])[ends]
-    return tokens, trained, np.diff(bounds)
+    bounds = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])[ends]
+    return np.frombuffer(tokens, np.uint32).astype(np.int32), trained, np.diff(bounds)
