@@ -6,10 +6,11 @@ Sample from the run, export it again with convert.to_hf, or train from it with
 --config.model.source=runs/belle. (Training reads published directories as well, without this step.)
 """
 
-import sys
 from pathlib import Path
 
-from absl import app, flags, logging
+from absl import flags, logging
+
+from convert import command
 
 SOURCE = flags.DEFINE_string('source', None, 'Hugging Face directory or hub name.')
 TARGET = flags.DEFINE_string('target', None, 'Run directory to make.')
@@ -24,24 +25,18 @@ TEMPLATE = flags.DEFINE_string(
 )
 
 
-def main(argv: list[str]) -> None:
-    """Converts, or says in one sentence why not."""
-    if len(argv) > 1:
-        raise app.UsageError(f'{argv[1]!r} is not a flag: flags are written --name=value.')
+def main() -> object:
+    """Converts, and returns the run directory."""
     # On a machine with an accelerator the whole model would otherwise go onto one device.
     import jax
 
     jax.config.update('jax_platforms', 'cpu')
     from belle_jax.training import initial
 
+    logging.set_verbosity(logging.WARNING)  # Orbax tells every file
     target = Path(str(TARGET.value))
-    try:
-        print(initial.from_published(str(SOURCE.value), target, DTYPE.value, TEMPLATE.value))
-    except (ValueError, OSError) as error:
-        sys.exit(f'convert.from_hf: {error}')
+    return initial.from_published(str(SOURCE.value), target, DTYPE.value, TEMPLATE.value)
 
 
 if __name__ == '__main__':
-    flags.mark_flags_as_required(['source', 'target'])
-    logging.set_verbosity(logging.WARNING)  # Orbax tells every file
-    app.run(main)
+    command.run('convert.from_hf', main, required=('source', 'target'))

@@ -1,7 +1,7 @@
 """A run directory at step 0 from a published model: nothing trained yet."""
 
 import dataclasses
-import shutil
+import math
 from pathlib import Path
 
 import jax
@@ -12,6 +12,8 @@ from belle_jax.training.checkpoint import Checkpoints
 from belle_jax.training.step import State
 from belle_jax.weights import huggingface, origin, parameters
 from belle_jax.weights.parameters import Published
+from belle_jax.weights.target import new_directory, require_new
+from belle_jax.weights.tensors import DTYPES
 
 
 def from_published(source: str, target: Path, dtype: str = 'float32', template: str = '') -> Path:
@@ -28,23 +30,17 @@ def from_published(source: str, target: Path, dtype: str = 'float32', template: 
         ValueError: the source is incomplete or not supported, or the target is not empty.
         OSError: the disk is full; nothing is left behind.
     """
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ValueError(f'--target={target} is there already and not empty: give a new directory.')
+    require_new(target)
     path = huggingface.resolve(source)
     published = Published(path, huggingface.read_architecture(path))
-    existed = target.exists()
-    try:
-        _write(published, path, source, target, dtype, template)
-    except BaseException:
-        shutil.rmtree(target, ignore_errors=True)
-        if existed:
-            target.mkdir()
-        raise
+    dtype = published.dtype if dtype == 'source' else dtype
+    numbers = sum(math.prod(shape) for shape in published.shapes.values())
+    with new_directory(target, numbers * DTYPES[dtype].itemsize) as partial:
+        _write(published, path, source, partial, dtype, template)
     return target
 
 
 def _write(published, path: Path, source: str, target: Path, dtype: str, template: str) -> None:
-    target.mkdir(parents=True, exist_ok=True)
     origin.keep(path, target, name=source)
     if not template and (target / 'tokenizer').is_dir():
         template = 'tokenizer' if tokenizer.load(target / 'tokenizer').chat_template else 'none'
@@ -57,7 +53,6 @@ def _write(published, path: Path, source: str, target: Path, dtype: str, templat
         model=dataclasses.replace(run.model, source=source, architecture=published.architecture),
         data=dataclasses.replace(run.data, template=template or 'none'),
     )
-    dtype = published.dtype if dtype == 'source' else dtype
     everywhere = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     params = parameters.place(published, dict.fromkeys(published.shapes, everywhere), dtype)
     largest = max(a.nbytes for a in params.values())

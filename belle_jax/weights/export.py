@@ -1,9 +1,6 @@
 """From a checkpoint to a Hugging Face directory, a row block at a time."""
 
-import errno
 import json
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +11,7 @@ from belle_jax.architecture import Architecture
 from belle_jax.data import templates, tokenizer
 from belle_jax.weights import huggingface, model_card, names, origin, run_directory, shards
 from belle_jax.weights.parameters import Saved
+from belle_jax.weights.target import new_directory, require_new
 from belle_jax.weights.tensors import DTYPES, Planned
 
 BLOCK = 128 * 2**20  # bytes of a row block, as stored
@@ -45,12 +43,7 @@ def to_huggingface(
         ValueError: the source is damaged, the target is not empty, a number does not fit the dtype.
         OSError: the disk is full; nothing is left behind.
     """
-    target = Path(target)
-    if (target.is_dir() and any(target.iterdir())) or target.is_file():
-        raise ValueError(
-            f'--target={target} is there already and not empty: an export overwrites nothing. '
-            'Give a new directory.'
-        )
+    require_new(target)
     checkpoint = run_directory.open_checkpoint(source)
     for reason in checkpoint.rejected:
         print(f'A newer checkpoint is passed over: {reason}')
@@ -61,26 +54,12 @@ def to_huggingface(
             f'{", ".join(shards.STEMS)}.'
         )
     tensors = plan(Saved(checkpoint), DTYPES[dtype])
-    partial = target.absolute().with_name(f'.{target.name}.partial-{os.getpid()}')
-    _check_room(target, sum(t.size for t in tensors))
-    try:
-        partial.mkdir(parents=True)
+    with new_directory(target, sum(t.size for t in tensors)) as partial:
         shards.write(partial, tensors, kind, max_shard_size)
         note = _write_settings(checkpoint, partial, dtype)
         card = model_card.write(checkpoint, dtype, note)
         (partial / 'README.md').write_text(card, 'utf-8')
-        partial.replace(target)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise OSError(
-            f'the disk of {target} is full: {_gb(sum(t.size for t in tensors))} of weights were '
-            'to be '
-            'written, and nothing is left of them. Make room, or give a --target on another disk.'
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return target
+    return Path(target)
 
 
 def plan(saved: Saved, dtype: np.dtype) -> list[Planned]:
@@ -132,22 +111,6 @@ def _cast(block: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
             '--dtype=bfloat16.'
         )
     return cast
-
-
-def _check_room(target: Path, size: int) -> None:
-    """Finds out before the work that it cannot be finished."""
-    parent = target.absolute()
-    while not parent.exists():
-        parent = parent.parent
-    if (free := shutil.disk_usage(parent).free) < size:
-        raise OSError(
-            f'--target={target} needs {_gb(size)} and its disk has {_gb(free)} free: make room, '
-            'or give a directory on another disk.'
-        )
-
-
-def _gb(size: int) -> str:
-    return f'{size / 1e9:,.2f} GB'
 
 
 # --- the small files ---

@@ -20,6 +20,8 @@ DTYPES: dict[str, np.dtype] = {
 
 Index = tuple[slice, ...]
 
+BLOCK = 64 * 2**20  # bytes of a tensor that are in memory while it is copied
+
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
@@ -83,6 +85,19 @@ class Planned:
 def planned(name: str, array: np.ndarray) -> Planned:
     """A tensor that is in memory already."""
     return Planned(name, array.shape, array.dtype, lambda: iter((array,)))
+
+
+def view(name: str, array: np.ndarray) -> Planned:
+    """A tensor that is a view of mapped files: it is read by blocks of rows, as it is written."""
+    rows = max(1, BLOCK * max(1, len(array)) // max(1, array.nbytes)) if array.ndim else 1
+
+    def blocks() -> Iterator[np.ndarray]:
+        if not array.ndim:
+            yield array
+        for start in range(0, len(array) if array.ndim else 0, rows):
+            yield array[start : start + rows]
+
+    return Planned(name, array.shape, array.dtype, blocks)
 
 
 def map_file(path: Path) -> np.ndarray:
