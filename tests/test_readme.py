@@ -1,0 +1,103 @@
+"""The README's commands: each runs, in its order, on small files in place of published ones."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from test_sample_cli import write_model
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# What makes a command short, by what it begins with.
+SHORTER = {
+    'python -m belle_jax.train --config=configs/sft_bloom.py:560m': (
+        '--config.train.steps=2 --config.batch.size=2 --config.data.validation.count=2 '
+        '--config.data.seq_len=64 --config.data.cache_dir={tmp}/cache'
+    ),
+    'python -m belle_jax.sample --model=runs/mine': '--max_new_tokens=4',
+    'python -m convert.': '',
+}
+# Commands that another test covers, or that no test machine can run.
+ELSEWHERE = {
+    'python -m benchmarks.compile_step': 'test_compilers compiles the recipes',
+    'python -m benchmarks.train_step --shape=7b': 'needs a large accelerator',
+    'python -m benchmarks.decode --size=7b': 'needs a large accelerator',
+}
+
+
+def commands() -> list[str]:
+    """The indented lines of the README that start Python, in order, each whole."""
+    text = (ROOT / 'README.md').read_text('utf-8').replace('\\\n', ' ')
+    lines = re.findall(r'^ {4,}(python -m (?!venv).*)$', text, re.MULTILINE)
+    return [' '.join(line.partition('  #')[0].split()) for line in lines]
+
+
+def beginning(command: str, table: dict[str, str]) -> str | None:
+    return next((value for start, value in table.items() if command.startswith(start)), None)
+
+
+def test_each_command_of_the_readme_runs(tmp_path):
+    files(tmp_path)
+    names = {
+        'bigscience/bloomz-560m': 'base',
+        'HF_DIR_OR_NAME': 'base',
+        'mine.jsonl': 'mine.jsonl',
+        'questions.jsonl': 'questions.jsonl',
+        'answers.jsonl': 'answers.jsonl',
+        'mine-hf': 'mine-hf',
+    }
+    ran = 0
+    for command in commands():
+        if beginning(command, ELSEWHERE):
+            continue
+        extra = beginning(command, SHORTER)
+        assert extra is not None, f'no entry says how to run: {command}'
+        line = f'{command} {extra.format(tmp=tmp_path)}'
+        line = re.sub(r'(?<==)(runs/\S+)', rf'{tmp_path}/\1', line)
+        for name, here in names.items():
+            line = re.sub(rf'(?<==){re.escape(name)}(?= |$)', str(tmp_path / here), line)
+        done = subprocess.run(
+            [sys.executable, *shlex.split(line)[1:]],
+            cwd=ROOT,
+            env=os.environ | {'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(ROOT)},
+            input='天地玄黄\n',
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, f'{line}\n{done.stdout[-1000:]}\n{done.stderr[-2000:]}'
+        ran += 1
+    assert ran >= 5
+    answers = (tmp_path / 'answers.jsonl').read_text('utf-8').splitlines()
+    assert [json.loads(row)['input'] for row in answers] == ['一加一', '天地']
+
+
+def files(folder: Path) -> None:
+    """A published model and the files that the README's commands name."""
+    write_model(folder / 'base')
+    rows = [{'instruction': f'{n}加一', 'input': '', 'output': f'{n + 1}'} for n in range(40)]
+    for name, content in (
+        ('mine.jsonl', rows),
+        ('questions.jsonl', [{'prompt': '一加一'}, {'prompt': '天地'}]),
+    ):
+        text = ''.join(json.dumps(row, ensure_ascii=False) + '\n' for row in content)
+        (folder / name).write_text(text, 'utf-8')
+
+
+def test_the_readmes_recipes_exist():
+    text = (ROOT / 'README.md').read_text('utf-8')
+    named = set(re.findall(r'configs/\w+\.py', text))
+    assert named == {f'configs/{p.name}' for p in (ROOT / 'configs').glob('[a-z]*.py')}
+
+
+@pytest.mark.parametrize('name', ['CONTRIBUTING.md', 'LICENSE'])
+def test_the_readmes_links_lead_somewhere(name):
+    assert f']({name})' in (ROOT / 'README.md').read_text('utf-8')
+    assert (ROOT / name).is_file()
