@@ -17,7 +17,7 @@ from typing import Any
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
-from belle_jax.data import sentencepiece_model
+from belle_jax.data import sentencepiece_model, tiktoken_model
 
 FILES = (
     'tokenizer.json',
@@ -231,6 +231,8 @@ def _backend(directory: pathlib.Path, settings: dict[str, Any]) -> Backend:
             raise ValueError(f'{file} is not readable ({error}): copy it again.') from error
     file = directory / 'tokenizer.model'
     if file.is_file():
+        if tiktoken_model.is_ranks(file):
+            return tiktoken_model.build(tiktoken_model.read(file))
         return sentencepiece_model.build(sentencepiece_model.read(file), file)
     file = directory / 'vocab.json'
     if not (directory / 'merges.txt').is_file():

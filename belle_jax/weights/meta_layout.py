@@ -1,0 +1,207 @@
+"""How Meta's LLaMA files hold a model: names, shards, and rotary pairs.
+
+A model lies in one to eight files `consolidated.NN.pth`, one for each GPU that it was to run on.
+Every matrix is cut, along its outputs or its inputs, into as many parts; norms are in all files.
+LLaMA 1 and 2 cut the embedding by channels, 3 by tokens. Channels that are rotated together lie
+side by side, in Hugging Face's files half a head apart. All this is views of mapped files: no
+arithmetic happens, so a round trip is exact to the bit.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from belle_jax.architecture import Architecture
+from belle_jax.weights.tensors import BLOCK, Planned
+
+BUFFERS = ('rope.freqs',)  # computed from params.json; LLaMA 1 and 2 have it in their files
+ROWS, COLUMNS = 0, 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A tensor of a model.
+
+    Attributes:
+        meta: Its name in Meta's files.
+        name: Its name in Hugging Face's.
+        shape: Of the whole.
+        axis: Along which shards cut it; None: each has all of it.
+        heads: How many heads of rotary pairs its rows are; 0 where they are none.
+    """
+
+    meta: str
+    name: str
+    shape: tuple[int, ...]
+    axis: int | None = None
+    heads: int = 0
+
+    def part_shape(self, shards: int) -> tuple[int, ...]:
+        """Shape of what one of so many files has."""
+        return tuple(n // shards if i == self.axis else n for i, n in enumerate(self.shape))
+
+
+def table(model: Architecture, embedding_axis: int) -> list[Entry]:
+    """All tensors of a model, in the order of Hugging Face's files.
+
+    Args:
+        model: The model.
+        embedding_axis: Along which shards cut the embedding.
+    """
+    d, v, f = model.embed, model.vocab_size, model.mlp
+    q, k = model.q_heads * model.head_dim, model.kv_heads * model.head_dim
+    entries = [
+        Entry('tok_embeddings.weight', 'model.embed_tokens.weight', (v, d), embedding_axis),
+    ]
+    for i in range(model.layers):
+        meta, name = f'layers.{i}', f'model.layers.{i}'
+        for theirs, ours, shape, axis, heads in (
+            ('attention_norm', 'input_layernorm', (d,), None, 0),
+            ('attention.wq', 'self_attn.q_proj', (q, d), ROWS, model.q_heads),
+            ('attention.wk', 'self_attn.k_proj', (k, d), ROWS, model.kv_heads),
+            ('attention.wv', 'self_attn.v_proj', (k, d), ROWS, 0),
+            ('attention.wo', 'self_attn.o_proj', (d, q), COLUMNS, 0),
+            ('ffn_norm', 'post_attention_layernorm', (d,), None, 0),
+            ('feed_forward.w1', 'mlp.gate_proj', (f, d), ROWS, 0),
+            ('feed_forward.w3', 'mlp.up_proj', (f, d), ROWS, 0),
+            ('feed_forward.w2', 'mlp.down_proj', (d, f), COLUMNS, 0),
+        ):
+            entries.append(
+                Entry(f'{meta}.{theirs}.weight', f'{name}.{ours}.weight', shape, axis, heads)
+            )
+    entries.append(Entry('norm.weight', 'model.norm.weight', (d,)))
+    return [*entries, Entry('output.weight', 'lm_head.weight', (v, d), ROWS)]
+
+
+def check_divides(model: Architecture, shards: int, remedy: str) -> None:
+    """Whether so many files can hold a model.
+
+    Args:
+        model: The model.
+        shards: Number of files.
+        remedy: The end of the message.
+    Raises:
+        ValueError: they cannot share a dimension evenly; it is named.
+    """
+    for what, count in (
+        ('query heads', model.q_heads),
+        ('key-value heads', model.kv_heads),
+        ('MLP channels', model.mlp),
+        ('tokens', model.vocab_size),
+    ):
+        if shards < 1 or count % shards:
+            raise ValueError(
+                f"{shards} files cannot share the model's {count} {what} evenly, as Meta's files "
+                f'do. {remedy}'
+            )
+
+
+class Whole:
+    """A tensor in parts, read by rows: a head of rotary pairs counts as one row."""
+
+    def __init__(self, entry: Entry, parts: Sequence[np.ndarray]):
+        """
+        Args:
+            entry: What it is.
+            parts: What each of Meta's files has of it, in order.
+        """
+        self.entry = entry
+        parts = parts[:1] if entry.axis is None else parts
+        if entry.heads:
+            parts = [_half_a_head_apart(part, entry.heads // len(parts)) for part in parts]
+        self.parts = parts
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts)) if self.entry.axis == ROWS else len(self.parts[0])
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        """Rows of the whole, from those parts that have them."""
+        if self.entry.axis == COLUMNS:
+            pieces = [part[start:stop] for part in self.parts]
+            return pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=1)
+        pieces = []
+        for part in self.parts:
+            if piece := range(max(start, 0), min(stop, len(part))):
+                pieces.append(part[piece.start : piece.stop])
+            start, stop = start - len(part), stop - len(part)
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """All rows in order, `BLOCK` bytes at a time."""
+        size = sum(part.nbytes for part in self.parts)
+        step = max(1, BLOCK * len(self) // max(size, 1))
+        for start in range(0, len(self), step):
+            yield self.rows(start, min(start + step, len(self)))
+
+    def planned(self) -> Planned:
+        """The tensor for Hugging Face's files."""
+        return Planned(self.entry.name, self.entry.shape, self.parts[0].dtype, self.blocks)
+
+
+def part(entry: Entry, whole: np.ndarray, index: int, shards: int) -> Planned:
+    """What one of Meta's files has of a tensor.
+
+    Args:
+        entry: What it is.
+        whole: The tensor in Hugging Face's layout.
+        index: Which of the files, from 0.
+        shards: How many there are.
+    """
+    if entry.heads:
+        whole = _side_by_side(whole, entry.heads)
+    if entry.axis is not None:
+        size = whole.shape[entry.axis] // shards
+        span = slice(index * size, (index + 1) * size)
+        whole = whole[:, span] if entry.axis == COLUMNS else whole[span]
+    own = dataclasses.replace(entry, heads=0, axis=None)
+    shape = entry.part_shape(shards)
+    return dataclasses.replace(Whole(own, [whole]).planned(), name=entry.meta, shape=shape)
+
+
+def _half_a_head_apart(rows: np.ndarray, heads: int) -> np.ndarray:
+    """[heads * head_dim, dim] with pairs side by side -> [heads, 2, head_dim / 2, dim]."""
+    return rows.reshape(heads, -1, 2, rows.shape[1]).transpose(0, 2, 1, 3)
+
+
+def _side_by_side(rows: np.ndarray, heads: int) -> np.ndarray:
+    """[heads * head_dim, dim] with pairs half a head apart -> [heads, head_dim / 2, 2, dim]."""
+    return rows.reshape(heads, 2, -1, rows.shape[1]).transpose(0, 2, 1, 3)
+
+
+def same(left: Whole, right: Whole) -> bool:
+    """Whether two tensors are the same to the bit; ends at the first difference."""
+    if left.entry.shape != right.entry.shape or left.parts[0].dtype != right.parts[0].dtype:
+        return False
+    at = 0
+    for block in left.blocks():
+        # As bytes: a NaN equals itself.
+        if block.tobytes() != right.rows(at, at + len(block)).tobytes():
+            return False
+        at += len(block)
+    return True
+
+
+def in_dtype(tensor: Planned, dtype: np.dtype | None) -> Planned:
+    """The same tensor in another dtype; None leaves it as it is.
+
+    Raises:
+        ValueError: when it is written, if a number is too large for float16.
+    """
+    if dtype is None or tensor.dtype == dtype:
+        return tensor
+
+    def cast(block: Any) -> np.ndarray:
+        with np.errstate(over='ignore'):  # what overflows is looked for below
+            out = block.astype(dtype)
+        if dtype == np.float16 and np.isinf(out).any() and not np.isinf(block).any():
+            raise ValueError(
+                f'{tensor.name} holds numbers beyond 65,504, which float16 cannot: convert with '
+                '--dtype=bfloat16.'
+            )
+        return out
+
+    return dataclasses.replace(
+        tensor, dtype=dtype, blocks=lambda: (cast(block) for block in tensor.blocks())
+    )

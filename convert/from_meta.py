@@ -1,0 +1,47 @@
+"""Meta's LLaMA 1, 2 and 3 files as a Hugging Face directory.
+
+    python -m convert.from_meta --source=LLaMA/7B --target=models/llama-7b
+
+--source holds consolidated.00.pth and its fellows (one to eight), params.json and tokenizer.model,
+which may also lie in the directory above. Nothing in the .pth files is run, and memory holds a few
+blocks of rows, whatever the model's size. The result loads with belle_jax.load_model and with
+transformers' AutoModelForCausalLM and AutoTokenizer.
+"""
+
+from absl import flags
+
+from belle_jax.weights import meta, shards
+from convert import command
+
+SOURCE = flags.DEFINE_string('source', None, "Directory of Meta's files.")
+TARGET = flags.DEFINE_string('target', None, 'Directory to write: new, or empty.')
+DTYPE = flags.DEFINE_enum(
+    'dtype',
+    '',
+    ['', 'float32', 'bfloat16', 'float16'],
+    'Of the weights; by default as stored.',
+)
+MAX_SHARD_SIZE = flags.DEFINE_string('max_shard_size', '5GB', 'Of a weight file: 500MB, 2GiB, ...')
+FORMAT = flags.DEFINE_enum('format', 'safetensors', list(shards.STEMS), 'Of the weight files.')
+MAX_POSITION = flags.DEFINE_integer(
+    'max_position',
+    0,
+    "Tokens of context, which Meta's files do not give; by default that of the release.",
+    lower_bound=0,
+)
+
+
+def main() -> object:
+    """Converts, and returns the directory."""
+    return meta.from_meta(
+        str(SOURCE.value),
+        str(TARGET.value),
+        DTYPE.value,
+        shards.parse_size(MAX_SHARD_SIZE.value),
+        FORMAT.value,
+        MAX_POSITION.value,
+    )
+
+
+if __name__ == '__main__':
+    command.run('convert.from_meta', main, required=('source', 'target'))

@@ -1,0 +1,37 @@
+"""A Hugging Face directory of a LLaMA in Meta's layout.
+
+    python -m convert.to_meta --source=models/llama-13b --target=LLaMA/13B --shards=2
+
+Writes consolidated.NN.pth (one for each GPU that Meta's code shall use), params.json and
+tokenizer.model. What that layout cannot say, such as biases or linearly scaled positions, is
+refused. convert.from_meta gives every tensor back to the bit.
+"""
+
+from absl import flags
+
+from belle_jax.weights import meta
+from convert import command
+
+SOURCE = flags.DEFINE_string('source', None, 'Hugging Face directory or hub name.')
+TARGET = flags.DEFINE_string('target', None, 'Directory to write: new, or empty.')
+SHARDS = flags.DEFINE_integer(
+    'shards',
+    1,
+    'Files to cut the model into; Meta has 7B in 1, 13B in 2, 30B in 4, 65B in 8.',
+    lower_bound=1,
+)
+DTYPE = flags.DEFINE_enum(
+    'dtype',
+    '',
+    ['', 'float32', 'bfloat16', 'float16'],
+    'Of the weights; by default as stored.',
+)
+
+
+def main() -> object:
+    """Converts, and returns the directory."""
+    return meta.to_meta(str(SOURCE.value), str(TARGET.value), SHARDS.value, DTYPE.value)
+
+
+if __name__ == '__main__':
+    command.run('convert.to_meta', main, required=('source', 'target'))
