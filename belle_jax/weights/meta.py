@@ -107,11 +107,11 @@ def to_meta(source: str | Path, target: str | Path, count: int = 1, dtype: str =
     require_new(target)
     source = huggingface.resolve(source)
     model = huggingface.read_architecture(source)
-    values = meta_params.values(model)
-    meta_layout.check_divides(model, count, f'Set --shards to a divisor, not {count}.')
-    stored = names.match(model, shards.read(source))
     words = next((p for p in _tokenizers(source) if p.is_file()), None)
     by_rank = tiktoken_model.is_ranks(words) if words else model.vocab_size >= LLAMA_3_VOCABULARY
+    values = meta_params.values(model, by_rank)
+    meta_layout.check_divides(model, count, f'Set --shards to a divisor, not {count}.')
+    stored = names.match(model, shards.read(source))
     entries = meta_layout.table(model, ROWS if by_rank else COLUMNS)
     if model.tied:  # Meta's code has no tied tables
         stored[entries[-1].name] = stored[entries[0].name]
@@ -150,7 +150,7 @@ def _tokenizers(source: Path) -> Iterator[Path]:
 
 def _warn(model: Architecture, by_rank: bool, dtype: str) -> None:
     """Says what Meta's files leave out where `from_meta` would take something else."""
-    params = meta_params.parse(meta_params.values(model), meta_params.FILE)
+    params = meta_params.parse(meta_params.values(model, by_rank), meta_params.FILE)
     words = meta_params.Words(by_rank, model.bos_id, model.eos_ids)
     sizes = {'vocab_size': model.vocab_size, 'mlp': model.mlp, 'tied': model.tied}
     back, reason = meta_params.architecture(params, words, **sizes, dtype=dtype)

@@ -42,7 +42,7 @@ class Files:
         self.tensors: list[dict[str, Stored]] = []
         for path in self.paths:
             tensors = torch_files.read(path)
-            self.tensors.append({n: t for n, t in tensors.items() if n not in BUFFERS})
+            self.tensors.append({n: t for n, t in tensors.items() if not BUFFERS.fullmatch(n)})
         self._check_count(params)
         self.has_head = any(_HEAD in tensors for tensors in self.tensors)
         rows, columns = self._matrix(_EMBEDDING)

@@ -8,6 +8,7 @@ arithmetic happens, so a round trip is exact to the bit.
 """
 
 import dataclasses
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -16,7 +17,8 @@ import numpy as np
 from belle_jax.architecture import Architecture
 from belle_jax.weights.tensors import BLOCK, Planned
 
-BUFFERS = ('rope.freqs',)  # computed from params.json; LLaMA 1 and 2 have it in their files
+# Computed from params.json. LLaMA 1 has one in every layer, LLaMA 2 one in all.
+BUFFERS = re.compile(r'(layers\.\d+\.attention\.inner_attention\.)?rope\.freqs')
 ROWS, COLUMNS = 0, 1
 
 

@@ -168,9 +168,12 @@ def _context(params: Params, words: Words, dtype: str) -> tuple[int, str]:
     return 2048, f'LLaMA 1, by {dtype} and norm_eps={params.norm_eps:g}'
 
 
-def values(model: Architecture) -> dict[str, Any]:
+def values(model: Architecture, by_rank: bool) -> dict[str, Any]:
     """The `params.json` of a model; fields that LLaMA 1's code does not know only where needed.
 
+    Args:
+        model: The model.
+        by_rank: Whether its tokenizer is LLaMA 3's, whose code has another default of rope_theta.
     Raises:
         ValueError: Meta's code has no such model; the reason is named.
     """
@@ -188,7 +191,7 @@ def values(model: Architecture) -> dict[str, Any]:
         said['n_kv_heads'] = model.kv_heads
     if multiplier is not None:
         said['ffn_dim_multiplier'] = multiplier
-    if model.rope.theta != 10_000.0:
+    if by_rank or model.rope.theta != 10_000.0:
         said['rope_theta'] = model.rope.theta
     if model.rope.kind == 'llama3':
         said['use_scaled_rope'] = True
