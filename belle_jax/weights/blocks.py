@@ -1,0 +1,77 @@
+"""Reads a file once, block by block, for several users at the same time."""
+
+import collections
+import concurrent.futures
+import contextlib
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+BLOCK = 2**20  # bytes; a block stays in the processor's cache from one use to the next
+AHEAD = 4  # blocks that are read before the slowest user of the first is done with it
+
+Tell = Callable[[int], object]  # is told of bytes that were read; may raise, to stop
+Sink = Callable[[Any], object]  # takes the blocks, in order
+Change = Callable[[np.ndarray, int, np.ndarray], object]  # of (block, its place, result)
+
+
+def stream(
+    path: Path,
+    sinks: Sequence[Sink],
+    tell: Tell,
+    start: int = 0,
+    change: Change | None = None,
+    changed: Sequence[Sink] = (),
+) -> int:
+    """Gives every block to every sink, each in a thread of its own.
+
+    Hashing, writing and NumPy release the interpreter's lock, so they run beside each other.
+
+    Args:
+        path: The file; not mapped, for pages of mapped files count as the process's memory.
+        sinks: Take the blocks, uint8 [n], as they are in the file.
+        tell: See Tell.
+        start: Bytes to leave out.
+        change: Computes a second block from each; `place` counts from `start`.
+        changed: Take those.
+    Returns:
+        Bytes that were read.
+    """
+    # Used in turns: when one comes round again, all its sinks are done with it.
+    buffers = np.empty((AHEAD + 1, 2, BLOCK), np.uint8)
+    waiting: collections.deque[list[concurrent.futures.Future]] = collections.deque()
+    place, turn, count = 0, 0, BLOCK
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(path.open('rb', buffering=0))
+        threads = [
+            stack.enter_context(concurrent.futures.ThreadPoolExecutor(1))
+            for _ in (*sinks, *changed)
+        ]
+        while count == BLOCK:
+            count = read(file.fileno(), buffers[turn, 0], start + place)
+            block, other = buffers[turn, :, :count]
+            if change:
+                change(block, place, other)
+            work = [(sink, block) for sink in sinks] + [(sink, other) for sink in changed]
+            waiting.append([t.submit(*w) for t, w in zip(threads, work, strict=True)])
+            place, turn = place + count, (turn + 1) % len(buffers)
+            while waiting and (len(waiting) > AHEAD or count < BLOCK):
+                for future in waiting.popleft():
+                    future.result()
+            tell(count)
+    return place
+
+
+def read(descriptor: int, out: np.ndarray, start: int) -> int:
+    """Reads from byte `start` until `out`, uint8 [n], is full or the file ends.
+
+    Returns:
+        Bytes that were read.
+    """
+    done = 0
+    while done < len(out) and (count := os.preadv(descriptor, [out[done:].data], start + done)):
+        done += count
+    return done

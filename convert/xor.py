@@ -1,0 +1,47 @@
+"""Turns BELLE's XOR diffs into models, and models into XOR diffs.
+
+    python -m convert.xor decrypt --source=belle-enc --key=7B/consolidated.00.pth --target=belle
+    python -m convert.xor encrypt --source=mine --key=7B/consolidated.00.pth --target=mine-enc
+    python -m convert.xor verify --source=belle [--key=FILE] [--md5=FILE]
+
+Whoever has the original LLaMA file can restore what was made with it; nobody else has anything. A
+file gets its name only when its SHA-256 is right. The same command goes on with work that was
+interrupted. The target's xor_manifest.json has size, SHA-256 and md5 of every file, and verify
+reads a directory again and compares it with that, with a published list of md5, or with --key, by
+decrypting, with the SHA-256 in the files' names.
+"""
+
+from absl import flags
+
+from belle_jax.weights import xor_directory, xor_verify
+from convert import command
+
+SOURCE = flags.DEFINE_string('source', None, 'File, or directory of files.')
+KEY = flags.DEFINE_string('key', '', "File to XOR with: the original's consolidated.00.pth.")
+TARGET = flags.DEFINE_string('target', '', 'Directory to write; not for verify.')
+MD5 = flags.DEFINE_string('md5', '', 'Published list, lines of HASH  ./name, to check against.')
+THREADS = flags.DEFINE_integer('threads', 0, 'Cores to keep busy; 0: all.', lower_bound=0)
+CHECK_KIND = flags.DEFINE_boolean(
+    'check_kind',
+    True,
+    'Refuse a key at once that does not make .bin, .json, .safetensors or .model files of them.',
+)
+
+
+def main(action: str) -> object:
+    """Does it, and returns the manifest, or what verify says."""
+    source, key, target, md5 = SOURCE.value, KEY.value, TARGET.value, MD5.value
+    if action == 'verify':
+        if target:
+            raise ValueError(f'--target={target}: verify writes nothing; give only --source.')
+        return xor_verify.verify(source, key, md5, THREADS.value, CHECK_KIND.value)
+    for name, value in (('key', key), ('target', target)):
+        if not value:
+            raise ValueError(f'--{name} is missing: {action} needs --source, --key and --target.')
+    if action == 'encrypt':
+        return xor_directory.encrypt(source, key, target, md5, THREADS.value)
+    return xor_directory.decrypt(source, key, target, md5, THREADS.value, CHECK_KIND.value)
+
+
+if __name__ == '__main__':
+    command.run('convert.xor', main, required=('source',), actions=('encrypt', 'decrypt', 'verify'))
