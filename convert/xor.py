@@ -20,7 +20,7 @@ SOURCE = flags.DEFINE_string('source', None, 'File, or directory of files.')
 KEY = flags.DEFINE_string('key', '', "File to XOR with: the original's consolidated.00.pth.")
 TARGET = flags.DEFINE_string('target', '', 'Directory to write; not for verify.')
 MD5 = flags.DEFINE_string('md5', '', 'Published list, lines of HASH  ./name, to check against.')
-THREADS = flags.DEFINE_integer('threads', 0, 'Cores to keep busy; 0: all.', lower_bound=0)
+THREADS = flags.DEFINE_integer('threads', 0, 'Files at a time; 0: one a core.', lower_bound=0)
 CHECK_KIND = flags.DEFINE_boolean(
     'check_kind',
     True,

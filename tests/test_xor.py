@@ -179,7 +179,7 @@ def test_odd_names_come_back_and_dangerous_ones_are_refused(tmp_path, model):
     xor_directory.encrypt(source, tmp_path / 'key', tmp_path / 'enc')
     xor_directory.decrypt(tmp_path / 'enc', tmp_path / 'key', tmp_path / 'out')
     assert files(tmp_path / 'out') == files(source)
-    assert xor_verify.verify(tmp_path / 'out') == '9 files are right.'
+    assert xor_verify.verify(tmp_path / 'out') == 'Files checked: 9; all are right.'
     key = (tmp_path / 'key').read_bytes()
     for name in ('..', '.', 'a\\b', 'xor_manifest.json', 'n' * 240):
         shutil.rmtree(tmp_path / 'bad', ignore_errors=True)
@@ -229,6 +229,16 @@ def test_a_wrong_key_that_begins_like_the_right_one_is_noticed_too(tmp_path, mod
     key = (tmp_path / 'key').read_bytes()
     (tmp_path / 'key').write_bytes(key[:200] + RNG.bytes(len(key) - 200))
     check_refused(tmp_path, 'does not begin as its name says', source=path)
+    assert not (tmp_path / 'out').exists()
+
+
+def test_a_file_made_with_another_key_than_the_others_is_named(tmp_path, model):
+    enc = encrypted_model(tmp_path)
+    named(enc, 'config.json').unlink()
+    published = write_encrypted(enc, 'config.json', model['config.json'], RNG.bytes(999))
+    message = check_refused(tmp_path, 'was made with another key, or is damaged: .* fits other')
+    assert published.name in message
+    assert 'pytorch_model' not in message
     assert not (tmp_path / 'out').exists()
 
 
@@ -351,7 +361,7 @@ def test_complete_files_are_not_done_again(tmp_path, model, monkeypatch, capsys)
     monkeypatch.setattr(xor, 'decrypt', lambda e, *o: (seen.append(e.name), real(e, *o))[1])
     capsys.readouterr()
     xor_directory.decrypt(enc, tmp_path / 'key', tmp_path / 'out')
-    assert '2 files restored, 3 were there already.' in capsys.readouterr().out
+    assert 'Files restored: 2, there already: 3.' in capsys.readouterr().out
     assert sorted([*first, *seen[1:]]) == sorted(model)
     assert files(tmp_path / 'out') == model
     # Without a manifest, as after BELLE's program, what is complete is found by reading it.
@@ -370,7 +380,7 @@ def test_encryption_goes_on_and_notices_another_key(tmp_path, model, monkeypatch
         patch.setattr(xor, 'encrypt', lambda f, *o: (seen.append(f.name), real(f, *o))[1])
         encrypted_model(tmp_path)
         assert seen == ['merges.txt']
-        assert '1 files encrypted, 4 were there already.' in capsys.readouterr().out
+        assert 'Files encrypted: 1, there already: 4.' in capsys.readouterr().out
     (enc / 'xor_manifest.json').unlink()
     encrypted_model(tmp_path)
     assert len(checksums.read_manifest(enc)) == 5
@@ -526,7 +536,7 @@ def test_published_lists_of_either_kind_are_checked(tmp_path, model):
         assert files(target) == model
         xor_directory.encrypt(tmp_path / 'model', tmp_path / 'key', enc, md5=path)
         xor_directory.decrypt(named(enc, 'config'), tmp_path / 'key', target, md5=path)
-        assert xor_verify.verify(enc, tmp_path / 'key', md5=path).startswith('5 files are right')
+        assert xor_verify.verify(enc, tmp_path / 'key', md5=path).endswith('all are right.')
     wrong = named(enc, 'config.json').name
     path = md5_list(tmp_path / 'w.txt', encrypted | {wrong: b'x', 'absent.bin': b''})
     message = check_refused(tmp_path, f'{wrong} has the md5 .*, and --md5=.*w.txt has', md5=path)
@@ -565,9 +575,9 @@ def test_lists_are_read_as_md5sum_writes_them(tmp_path):
 def test_verify_names_every_file_that_is_not_as_it_was(tmp_path, model):
     enc, out = encrypted_model(tmp_path), tmp_path / 'out'
     xor_directory.decrypt(enc, tmp_path / 'key', out)
-    assert xor_verify.verify(out) == '5 files are right.'
-    assert xor_verify.verify(out / 'config.json') == '1 files are right.'
-    assert xor_verify.verify(enc, tmp_path / 'key').endswith('5 of them by decrypting.')
+    assert xor_verify.verify(out) == 'Files checked: 5; all are right.'
+    assert xor_verify.verify(out / 'config.json') == 'Files checked: 1; all are right.'
+    assert '5, 5 by decrypting;' in xor_verify.verify(enc, tmp_path / 'key')
     flip(out / 'model.safetensors', 700)
     os.truncate(out / 'merges.txt', 9)
     (out / 'config.json').unlink()

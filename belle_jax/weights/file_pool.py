@@ -9,7 +9,6 @@ from typing import TypeVar
 from belle_jax.data.progress import Progress
 from belle_jax.weights.blocks import Tell
 
-CORES = 2  # that one file keeps busy: MD5 takes one, everything else together the other
 MOST = 8  # files at a time: each has some 12 MB in memory
 
 T = TypeVar('T')
@@ -33,7 +32,8 @@ def each(
         finish: Called in this thread with each task and what came of it.
         what: Is being done, for the progress line.
         total: Bytes of all tasks.
-        threads: Cores to keep busy; 0: all.
+        threads: Files at a time; 0: one for each core, which keeps all busy also while a file
+            waits for the disk.
     Returns:
         What the ValueErrors of tasks say.
     Raises:
@@ -41,7 +41,7 @@ def each(
     """
     meter, faults = _Meter(), []
     progress = Progress(what, 'MB')
-    at_once = max(1, min(MOST, (threads or os.cpu_count() or 1) // CORES))
+    at_once = min(MOST, threads or os.cpu_count() or 1)
     with concurrent.futures.ThreadPoolExecutor(at_once) as pool:
         futures = {pool.submit(work, task, meter): task for task in tasks}
         try:

@@ -38,7 +38,7 @@ def decrypt(
         key: The original that they were made with.
         target: Directory for the files; what is complete there is not done again.
         md5: A published list to check against, of the encrypted files or of the restored ones.
-        threads: Cores to keep busy; 0: all.
+        threads: Files at a time; 0: one for each core.
         check_kind: Whether files must begin and end as their names say, which finds a wrong key at
             once. The SHA-256 decides in any case.
     Returns:
@@ -80,7 +80,7 @@ def decrypt(
             return file.name, entry
 
         _work(left, restore, target, known, tasks.__contains__, 'Decrypting', threads)
-    print(f'{len(new)} files restored, {len(tasks) - len(new)} were there already.')
+    print(f'Files restored: {len(new)}, there already: {len(tasks) - len(new)}.')
     made = {name: entry.md5 for name, entry in known.items()}
     xor_sources.fail(checksums.compare(listed, made, md5))
     return target / MANIFEST
@@ -100,7 +100,7 @@ def encrypt(
         key: The original.
         target: Directory for the files; what is complete there is not done again.
         md5: A list to check against, of the files or of the encrypted ones.
-        threads: Cores to keep busy; 0: all.
+        threads: Files at a time; 0: one for each core.
     Returns:
         The target's manifest.
     Raises:
@@ -143,10 +143,10 @@ def encrypt(
             if entry and entry.size == path.stat().st_size:
                 return path.name, entry
             xor.decrypt(xor.examine(path), stream, None, tell)
-            return path.name, checksums.measure(path, lambda _: None, file.name)
+            return path.name, checksums.measure(path, tell, file.name)
 
         _work(list(tasks.values()), make, target, known, is_ours, 'Encrypting', threads)
-    print(f'{len(tasks) - len(there)} files encrypted, {len(there)} were there already.')
+    print(f'Files encrypted: {len(tasks) - len(there)}, there already: {len(there)}.')
     made = {name: entry.md5 for name, entry in known.items()}
     xor_sources.fail(checksums.compare(listed, made, md5))
     return target / MANIFEST

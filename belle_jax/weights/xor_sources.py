@@ -99,7 +99,14 @@ def require_right_key(tasks: Iterable[Encrypted], key: Key) -> None:
     for encrypted in tasks:
         wrong.setdefault(xor.judge(encrypted, key), []).append(encrypted.path)
     otherwise = 'If the files are of other kinds than their names say, add --nocheck_kind.'
-    if files := wrong.get(Verdict.WRONG_START):
+    files = wrong.get(Verdict.WRONG_START)
+    if files and Verdict.RIGHT in wrong:
+        raise ValueError(
+            f'{listing(files)} was made with another key, or is damaged: --key={key.path} fits '
+            f'other files, and here what comes out does not begin as its name says. Nothing was '
+            f'written. {otherwise}'
+        )
+    if files:
         raise ValueError(
             f'--key={key.path} is not what {listing(files)} was made with: what comes out does not '
             f'begin as its name says. Nothing was written. {otherwise}'
@@ -143,7 +150,7 @@ def compare_sources(
         source: As given.
         files: Of the source.
         is_made: Whether a file of that name is yet to be made.
-        threads: Cores to keep busy.
+        threads: Files at a time.
     Returns:
         The rest of the list, to compare with what is made.
     Raises:

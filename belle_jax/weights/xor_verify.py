@@ -21,7 +21,7 @@ def verify(
         source: A file, or a directory; its manifest is used where it has one.
         key: Where given, every encrypted file is decrypted and compared with its SHA-256.
         md5: A published list; of encrypted files, of others, or with a key of what they become.
-        threads: Cores to keep busy; 0: all.
+        threads: Files at a time; 0: one for each core.
         check_kind: See `xor_directory.decrypt`.
     Returns:
         A sentence that says what was checked.
@@ -54,9 +54,9 @@ def verify(
     if not key and any((parts := xor.split_name(n)) and parts[0] in listed for n in files):
         faults.append(f'With --key, what the encrypted files become is compared with {md5}.')
     xor_sources.fail(faults)
-    decrypted = f', {len(made)} of them by decrypting' if made else ''
     count = len({*checked, *(e.source for e in made.values())})
-    return f'{count} files are right{decrypted}.'
+    decrypted = f', {len(made)} by decrypting' if made else ''
+    return f'Files checked: {count}{decrypted}; all are right.'
 
 
 def _decrypted(
