@@ -4,12 +4,14 @@ import contextlib
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
 import ml_dtypes
 import numpy as np
+
+from belle_jax.data.progress import Progress
 
 DTYPES: dict[str, np.dtype] = {
     'float32': np.dtype(np.float32),
@@ -21,6 +23,7 @@ DTYPES: dict[str, np.dtype] = {
 Index = tuple[slice, ...]
 
 BLOCK = 64 * 2**20  # bytes of a tensor that are in memory while it is copied
+TILE = 256  # rows and columns that are transposed at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +77,7 @@ class Planned:
         """
         written = 0
         for block in self.blocks():
-            block = np.ascontiguousarray(block, self.dtype)
+            block = contiguous(block).astype(self.dtype, copy=False)
             written += block.nbytes
             # A view, not `tobytes`, which would copy.
             file.write(block.reshape(-1).view(np.uint8).data)
@@ -98,6 +101,72 @@ def view(name: str, array: np.ndarray) -> Planned:
             yield array[start : start + rows]
 
     return Planned(name, array.shape, array.dtype, blocks)
+
+
+def contiguous(array: np.ndarray) -> np.ndarray:
+    """An array in C order; a transposed matrix goes by tiles, six times as fast as NumPy's copy.
+
+    Args:
+        array: Any array; it is given back itself where it is in order already.
+    """
+    if array.ndim != 2 or abs(array.strides[0]) >= abs(array.strides[1]):
+        return np.ascontiguousarray(array)
+    out = np.empty(array.shape, array.dtype)
+    # Rows are mostly a power of two apart, so that a column of them falls into a few cache lines
+    # and throws itself out; those of this tile are not.
+    tile = np.empty((TILE, TILE + 32), array.dtype)
+    for i in range(0, array.shape[0], TILE):
+        for j in range(0, array.shape[1], TILE):
+            part = array[i : i + TILE, j : j + TILE].T
+            held = tile[: part.shape[0], : part.shape[1]]
+            held[...] = part
+            out[i : i + TILE, j : j + TILE] = held.T
+    return out
+
+
+def in_dtype(tensor: Planned, dtype: np.dtype | None) -> Planned:
+    """The same tensor in another dtype; None leaves it as it is.
+
+    Raises:
+        ValueError: when it is written, if a number is too large for float16.
+    """
+    if dtype is None or tensor.dtype == dtype:
+        return tensor
+
+    def cast(block: np.ndarray) -> np.ndarray:
+        block = contiguous(block)  # first the order: both in one pass are slower
+        with np.errstate(over='ignore'):  # what overflows is looked for below
+            out = block.astype(dtype)
+        if dtype == np.float16 and np.isinf(out).any() and not np.isinf(block).any():
+            raise ValueError(
+                f'{tensor.name} holds numbers beyond 65,504, which float16 cannot: convert with '
+                '--dtype=bfloat16.'
+            )
+        return out
+
+    return dataclasses.replace(tensor, dtype=dtype, blocks=lambda: map(cast, tensor.blocks()))
+
+
+def shown(tensors: Sequence[Planned], what: str) -> list[Planned]:
+    """The same tensors; how many of their bytes are written is shown.
+
+    Args:
+        tensors: All that one program writes.
+        what: The beginning of the line.
+    """
+    total = sum(t.size for t in tensors)
+    progress, done = Progress(what, 'MB'), 0
+
+    def blocks(tensor: Planned) -> Iterator[np.ndarray]:
+        nonlocal done
+        for block in tensor.blocks():
+            yield block
+            done += block.nbytes
+            progress.show(done // 10**6, done / total)
+        if done >= total:
+            progress.end(done // 10**6)
+
+    return [dataclasses.replace(t, blocks=lambda t=t: blocks(t)) for t in tensors]
 
 
 def map_file(path: Path) -> np.ndarray:

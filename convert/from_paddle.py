@@ -1,0 +1,34 @@
+"""Brings a model of PaddleNLP's into a Hugging Face directory.
+
+    python -m convert.from_paddle --source=belle-7b-2m --target=models/belle-7b-2m
+
+The source holds model_state.pdparams, config.json and the tokenizer (vocab.json and merges.txt).
+The weights are a pickle, of which no code is run; they are copied tensor by tensor, bit for bit and
+in the dtype that they have. PaddleNLP's chat_template.json becomes a chat_template if it says what
+a template here says; the output says so. Go on with convert.from_hf, or train with
+--config.model.source=models/belle-7b-2m.
+"""
+
+from absl import flags
+
+from belle_jax.weights import paddle, shards
+from convert import command
+
+SOURCE = flags.DEFINE_string('source', None, "PaddleNLP's directory.")
+TARGET = flags.DEFINE_string('target', None, 'Directory to write: new, or empty.')
+MAX_SHARD_SIZE = flags.DEFINE_string('max_shard_size', '5GB', 'Of a weight file: 500MB, 2GiB, ...')
+FORMAT = flags.DEFINE_enum('format', 'safetensors', list(shards.STEMS), 'Of the weight files.')
+
+
+def main() -> object:
+    """Converts, and returns the directory."""
+    return paddle.from_paddle(
+        str(SOURCE.value),
+        str(TARGET.value),
+        shards.parse_size(MAX_SHARD_SIZE.value),
+        FORMAT.value,
+    )
+
+
+if __name__ == '__main__':
+    command.run('convert.from_paddle', main, required=('source', 'target'))

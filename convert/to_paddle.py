@@ -1,0 +1,32 @@
+"""Writes a Hugging Face directory of a BLOOM or LLaMA as PaddleNLP has it.
+
+    python -m convert.to_paddle --source=models/sft --target=models/sft-paddle --dtype=float16
+
+The result is model_state.pdparams, config.json, vocab.json and merges.txt (LLaMA:
+sentencepiece.bpe.model), which PaddleNLP's AutoModelForCausalLM and AutoTokenizer load, and
+chat_template.json where the model has a template that PaddleNLP's format can say.
+"""
+
+from absl import flags
+
+from belle_jax.weights import paddle
+from convert import command
+
+SOURCE = flags.DEFINE_string('source', None, 'Hugging Face directory or hub name.')
+TARGET = flags.DEFINE_string('target', None, 'Directory to write: new, or empty.')
+DTYPE = flags.DEFINE_enum(
+    'dtype',
+    'source',
+    ['source', 'float32', 'bfloat16', 'float16'],
+    'Of the weights; source: every tensor as it is stored.',
+)
+
+
+def main() -> object:
+    """Converts, and returns the directory."""
+    dtype = '' if DTYPE.value == 'source' else DTYPE.value
+    return paddle.to_paddle(str(SOURCE.value), str(TARGET.value), dtype)
+
+
+if __name__ == '__main__':
+    command.run('convert.to_paddle', main, required=('source', 'target'))
