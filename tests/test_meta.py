@@ -37,7 +37,7 @@ from as_meta import (
 from belle_jax.architecture import PRESETS, Rope
 from belle_jax.data import tokenizer
 from belle_jax.weights import huggingface, meta, meta_layout, meta_params, shards
-from belle_jax.weights.tensors import DTYPES
+from belle_jax.weights.tensors import DTYPES, in_dtype
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -96,7 +96,7 @@ def test_a_tensor_larger_than_a_block_is_never_in_memory_as_a_whole(tmp_path, mo
         shape = (8000, 1000) if axis == 0 else (4000, 2000)
         entry = meta_layout.Entry('x', 'y', shape, axis, heads)
         tensor = meta_layout.Whole(entry, [r.numpy() for r in rows]).planned()
-        tensor = meta_layout.in_dtype(tensor, DTYPES['bfloat16'])
+        tensor = in_dtype(tensor, DTYPES['bfloat16'])
         tracemalloc.start()
         with (tmp_path / 'out').open('wb') as file:
             tensor.write(file)

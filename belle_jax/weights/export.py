@@ -1,6 +1,5 @@
 """From a checkpoint to a Hugging Face directory, a row block at a time."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from belle_jax.data import templates, tokenizer
 from belle_jax.weights import huggingface, model_card, names, origin, run_directory, shards
 from belle_jax.weights.parameters import Saved
 from belle_jax.weights.target import new_directory, require_new
-from belle_jax.weights.tensors import DTYPES, Planned
+from belle_jax.weights.tensors import DTYPES, Planned, in_dtype
 
 BLOCK = 128 * 2**20  # bytes of a row block, as stored
 MAX_BLOCK = 512 * 2**20  # where whole chunks of the checkpoint ask for more
@@ -85,32 +84,19 @@ def _planned(saved: Saved, entry: names.Entry, layer: int, dtype: np.dtype) -> P
         rows = _rows(saved, entry)
         for start in range(0, entry.fold[0], rows):
             stop = min(start + rows, entry.fold[0])
-            block = entry.give(lambda index: saved.read(entry.ours, index), layer, start, stop)
-            yield _cast(block, dtype, name)
+            yield entry.give(lambda index: saved.read(entry.ours, index), layer, start, stop)
 
-    return Planned(name, entry.their_shape, dtype, blocks)
+    stored = Planned(name, entry.their_shape, saved.dtype_of(entry.ours), blocks)
+    return in_dtype(stored, dtype)
 
 
 def _rows(saved: Saved, entry: names.Entry) -> int:
     """Rows of a block: whole chunks where possible, for a chunk is always read as a whole."""
-    row = int(np.prod(entry.fold[1:])) * saved.itemsize(entry.ours)
+    row = int(np.prod(entry.fold[1:])) * saved.dtype_of(entry.ours).itemsize
     axis = entry.order.index(0) + (1 if entry.layers else 0)
     chunk = saved.chunk(entry.ours)[axis]
     rows = max(1, BLOCK // row)
     return max(rows // chunk * chunk, min(chunk, max(1, MAX_BLOCK // row)))
-
-
-def _cast(block: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
-    if block.dtype == dtype:
-        return block
-    with np.errstate(over='ignore'):  # what overflows is looked for below
-        cast = block.astype(dtype)
-    if dtype == np.float16 and np.isinf(cast).any() and not np.isinf(block).any():
-        raise ValueError(
-            f'{name} holds numbers beyond 65,504, which float16 cannot: export with '
-            '--dtype=bfloat16.'
-        )
-    return cast
 
 
 # --- the small files ---
@@ -119,11 +105,11 @@ def _cast(block: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
 def _write_settings(checkpoint: run_directory.Checkpoint, target: Path, dtype: str) -> str:
     """Configuration, tokenizer and licence as they were; a sentence about the chat template."""
     run, source = checkpoint.run, checkpoint.run / run_directory.SOURCE
-    _write_json(target / 'config.json', _config(checkpoint.architecture, source, dtype))
+    huggingface.write_json(target / 'config.json', _config(checkpoint.architecture, source, dtype))
     huggingface.copy(source, target, ('generation_config.json', *huggingface.LICENCE_FILES))
     if not (target / 'generation_config.json').is_file():
         values = huggingface.generation_config(checkpoint.architecture)
-        _write_json(target / 'generation_config.json', values)
+        huggingface.write_json(target / 'generation_config.json', values)
     if not (run / run_directory.TOKENIZER).is_dir():
         return 'The run has no tokenizer, so there is none here.'
     huggingface.copy(run / run_directory.TOKENIZER, target, tokenizer.FILES)
@@ -153,12 +139,8 @@ def _write_chat_template(checkpoint: run_directory.Checkpoint, target: Path) -> 
         return note
     path = target / 'tokenizer_config.json'
     settings = huggingface.read_json(path) if path.is_file() else {}
-    _write_json(path, settings | {'chat_template': template})
+    huggingface.write_json(path, settings | {'chat_template': template})
     if (own := target / 'chat_template.jinja').is_file():  # it would win over the other
         own.write_text(template, 'utf-8')
     (target / 'chat_template.json').unlink(missing_ok=True)
     return note
-
-
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + '\n', 'utf-8')

@@ -87,6 +87,11 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """A JSON object into a file, for people to read too."""
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + '\n', 'utf-8')
+
+
 def copy(source: Path, target: Path, names: tuple[str, ...]) -> list[str]:
     """Copies those of the named files that exist, as they are.
 

@@ -1,17 +1,12 @@
 """Meta's LLaMA files to a Hugging Face directory and back, tensor by tensor."""
 
 import dataclasses
-import json
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from belle_jax.architecture import Architecture
 from belle_jax.data import tiktoken_model
-from belle_jax.data.progress import Progress
 from belle_jax.weights import (
     huggingface,
     meta_layout,
@@ -25,7 +20,7 @@ from belle_jax.weights.meta_files import NAME, Files, tied
 from belle_jax.weights.meta_layout import COLUMNS, ROWS
 from belle_jax.weights.parameters import common_dtype
 from belle_jax.weights.target import new_directory, require_new
-from belle_jax.weights.tensors import DTYPES, Planned, Stored
+from belle_jax.weights.tensors import DTYPES, Stored, in_dtype, shown
 
 LLAMA_3_VOCABULARY = 128_000  # no LLaMA of another tokenizer has as many tokens
 
@@ -76,14 +71,16 @@ def from_meta(
         model, reason = meta_params.architecture(params, words, **found, tied=True, dtype=stored)
     if max_position:
         model, reason = dataclasses.replace(model, max_position=max_position), '--max_position'
-    tensors = [meta_layout.in_dtype(w.planned(), DTYPES.get(dtype)) for w in wholes]
+    tensors = [in_dtype(w.planned(), DTYPES.get(dtype)) for w in wholes]
     size = sum(t.size for t in tensors)
     print(f"Context: {model.max_position:,} tokens ({reason}), which Meta's files do not give.")
     with new_directory(target, size) as partial:
-        shards.write(partial, _shown(tensors, 'Converting'), kind, max_shard_size)
+        shards.write(partial, shown(tensors, 'Converting'), kind, max_shard_size)
         config = huggingface.architecture_to_hf_config(model, dtype or stored)
-        _write_json(partial / 'config.json', config)
-        _write_json(partial / 'generation_config.json', huggingface.generation_config(model))
+        huggingface.write_json(partial / 'config.json', config)
+        huggingface.write_json(
+            partial / 'generation_config.json', huggingface.generation_config(model)
+        )
         meta_tokenizer.write(words_file, tokenizer, partial)
         huggingface.copy(words_file.parent, partial, huggingface.LICENCE_FILES)
     return Path(target)
@@ -117,7 +114,7 @@ def to_meta(source: str | Path, target: str | Path, count: int = 1, dtype: str =
         stored[entries[-1].name] = stored[entries[0].name]
     parts = [
         [
-            meta_layout.in_dtype(
+            in_dtype(
                 meta_layout.part(entry, stored[entry.name].array, index, count), DTYPES.get(dtype)
             )
             for entry in entries
@@ -130,12 +127,12 @@ def to_meta(source: str | Path, target: str | Path, count: int = 1, dtype: str =
             'published with this model.'
         )
     _warn(model, by_rank, dtype or _dtype(stored.values()))
-    shown = _shown([t for tensors in parts for t in tensors], 'Converting')
-    with new_directory(target, sum(t.size for t in shown)) as partial:
+    flat = shown([t for tensors in parts for t in tensors], 'Converting')
+    with new_directory(target, sum(t.size for t in flat)) as partial:
         for index in range(count):
-            own = shown[index * len(entries) : (index + 1) * len(entries)]
+            own = flat[index * len(entries) : (index + 1) * len(entries)]
             torch_files.write(partial / NAME.format(index), own)
-        _write_json(partial / meta_params.FILE, values)
+        huggingface.write_json(partial / meta_params.FILE, values)
         if words:
             shutil.copyfile(words, partial / meta_tokenizer.FILE)
         huggingface.copy(source, partial, huggingface.LICENCE_FILES)
@@ -163,24 +160,3 @@ def _warn(model: Architecture, by_rank: bool, dtype: str) -> None:
 
 def _dtype(tensors: Iterable[Stored]) -> str:
     return common_dtype({t.place: t.array.dtype for t in tensors})
-
-
-def _shown(tensors: Sequence[Planned], what: str) -> list[Planned]:
-    """The same tensors; how many of their bytes are written is shown."""
-    total = sum(t.size for t in tensors)
-    progress, done = Progress(what, 'MB'), 0
-
-    def blocks(tensor: Planned) -> Iterator[np.ndarray]:
-        nonlocal done
-        for block in tensor.blocks():
-            yield block
-            done += block.nbytes
-            progress.show(done // 10**6, done / total)
-        if done >= total:
-            progress.end(done // 10**6)
-
-    return [dataclasses.replace(t, blocks=lambda t=t: blocks(t)) for t in tensors]
-
-
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + '\n', 'utf-8')

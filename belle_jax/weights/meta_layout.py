@@ -10,7 +10,6 @@ arithmetic happens, so a round trip is exact to the bit.
 import dataclasses
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -183,27 +182,3 @@ def same(left: Whole, right: Whole) -> bool:
             return False
         at += len(block)
     return True
-
-
-def in_dtype(tensor: Planned, dtype: np.dtype | None) -> Planned:
-    """The same tensor in another dtype; None leaves it as it is.
-
-    Raises:
-        ValueError: when it is written, if a number is too large for float16.
-    """
-    if dtype is None or tensor.dtype == dtype:
-        return tensor
-
-    def cast(block: Any) -> np.ndarray:
-        with np.errstate(over='ignore'):  # what overflows is looked for below
-            out = block.astype(dtype)
-        if dtype == np.float16 and np.isinf(out).any() and not np.isinf(block).any():
-            raise ValueError(
-                f'{tensor.name} holds numbers beyond 65,504, which float16 cannot: convert with '
-                '--dtype=bfloat16.'
-            )
-        return out
-
-    return dataclasses.replace(
-        tensor, dtype=dtype, blocks=lambda: (cast(block) for block in tensor.blocks())
-    )

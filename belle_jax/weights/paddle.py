@@ -5,11 +5,9 @@ the weight of a linear layer inputs first, [in, out], where PyTorch has [out, in
 Source: `_get_name_mappings` of paddlenlp 2.8's bloom and llama.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -63,9 +61,9 @@ def from_paddle(
     with new_directory(target, sum(t.size for t in tensors)) as partial:
         hf_files.write(partial, shown(tensors, 'Converting'), kind, max_shard_size)
         config = huggingface.architecture_to_hf_config(architecture, dtype)
-        _write_json(partial / 'config.json', config)
+        huggingface.write_json(partial / 'config.json', config)
         generation = paddle_config.generation(source, architecture)
-        _write_json(partial / 'generation_config.json', generation)
+        huggingface.write_json(partial / 'generation_config.json', generation)
         huggingface.copy(source, partial, ('README.md', *huggingface.LICENCE_FILES))
         for note in paddle_tokenizer.from_paddle(source, partial, architecture.family):
             print(note)
@@ -101,9 +99,9 @@ def to_paddle(source: str | Path, target: str | Path, dtype: str = '') -> Path:
         tensors.append(in_dtype(view(theirs, array), DTYPES.get(dtype)))
     with new_directory(target, sum(t.size for t in tensors)) as partial:
         paddle_files.write(partial / FILE, shown(tensors, 'Converting'))
-        _write_json(partial / 'config.json', config)
+        huggingface.write_json(partial / 'config.json', config)
         generation = paddle_config.generation(source, architecture)
-        _write_json(partial / 'generation_config.json', generation)
+        huggingface.write_json(partial / 'generation_config.json', generation)
         huggingface.copy(source, partial, ('README.md', *huggingface.LICENCE_FILES))
         for note in paddle_tokenizer.to_paddle(source, partial, architecture.family):
             print(note)
@@ -193,7 +191,3 @@ def _head(array: np.ndarray, architecture: Architecture) -> np.ndarray:
     square = shape[0] == shape[1]
     turned = array.shape == shape[::-1] and (not square or architecture.family == 'llama')
     return array.T if turned else array
-
-
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + '\n', 'utf-8')

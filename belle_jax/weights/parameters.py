@@ -86,9 +86,9 @@ class Saved:
         """Shape of the pieces that a parameter is stored in."""
         return self._arrays.chunk(name)
 
-    def itemsize(self, name: str) -> int:
-        """Bytes of a number as stored."""
-        return self._arrays.dtypes[name].itemsize
+    def dtype_of(self, name: str) -> np.dtype:
+        """In which a parameter is stored."""
+        return self._arrays.dtypes[name]
 
 
 def common_dtype(dtypes: Mapping[str, np.dtype]) -> str:
