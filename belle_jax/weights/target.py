@@ -14,7 +14,8 @@ def new_directory(target: str | Path, size: int, flag: str = '--target') -> Iter
 
     Args:
         target: A directory that does not exist yet, or is empty.
-        size: Bytes that will be written at least: their room is looked for before the work.
+        size: Bytes that will be written at least, 0 where that is not known: their room is looked
+            for before the work.
         flag: How messages name the target.
     Yields:
         A hidden directory beside the target; it is removed when the block fails.
@@ -38,9 +39,10 @@ def new_directory(target: str | Path, size: int, flag: str = '--target') -> Iter
             ) from error
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
+        planned = f'{gb(size)} were to be written, and ' if size else ''
         raise OSError(
-            f'the disk of {target} is full: {gb(size)} were to be written, and nothing is left of '
-            f'them. Make room, or give a {flag} on another disk.'
+            f'the disk of {target} is full: {planned}nothing is left of what was. Make room, or '
+            f'give a {flag} on another disk.'
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
