@@ -1,0 +1,40 @@
+"""The difference of two models, which gives the one to whoever has the other.
+
+    python -m convert.delta make --base=llama-7b-hf --tuned=models/sft --target=delta
+    python -m convert.delta apply --base=llama-7b-hf --delta=delta --target=models/sft
+
+Tensors are compared by name: shards and formats (safetensors, .bin) may differ. What is written is
+the XOR of the bits, compressed; what the base lacks (new rows of a vocabulary, an adapter) whole.
+Applying checks the delta and the base first, and gives back every bit.
+"""
+
+from absl import flags
+
+from belle_jax.weights import delta_apply, delta_make, shards
+from convert import command
+
+BASE = flags.DEFINE_string('base', None, 'Hugging Face directory or hub name of the base.')
+TUNED = flags.DEFINE_string('tuned', None, 'make: the model that was made from the base.')
+DELTA = flags.DEFINE_string('delta', None, 'apply: directory of the difference.')
+TARGET = flags.DEFINE_string('target', None, 'Directory to write: new, or empty.')
+MAX_SHARD_SIZE = flags.DEFINE_string('max_shard_size', '5GB', 'Of a file: 500MB, 2GiB, ...')
+FORMAT = flags.DEFINE_enum('format', 'safetensors', list(shards.STEMS), 'apply: of the weights.')
+LEVEL = flags.DEFINE_integer('level', delta_make.LEVEL, 'make: of zstandard, 1 to 22.')
+THREADS = flags.DEFINE_integer('threads', 0, '0: one a processor.', lower_bound=0)
+
+
+def main(action: str) -> object:
+    """Makes or applies, and returns the directory."""
+    needed = TUNED if action == 'make' else DELTA
+    if not needed.value:
+        raise ValueError(f'{action} needs --{needed.name}=DIR.')
+    base, target, threads = str(BASE.value), str(TARGET.value), int(THREADS.value or 0)
+    size = shards.parse_size(str(MAX_SHARD_SIZE.value))
+    if action == 'make':
+        level = int(LEVEL.value or 0)
+        return delta_make.make(base, needed.value, target, size, level, threads)
+    return delta_apply.apply(base, needed.value, target, size, str(FORMAT.value), threads)
+
+
+if __name__ == '__main__':
+    command.run('convert.delta', main, required=('base', 'target'), actions=('make', 'apply'))
