@@ -49,7 +49,7 @@ def from_paddle(source: Path, target: Path, family: str) -> list[str]:
             settings.setdefault(f'{kind}_token', made.token(index))
     if (target / 'tokenizer.json').is_file():
         settings['tokenizer_class'] = FAST
-    _write(target / SETTINGS, settings)
+    huggingface.write_json(target / SETTINGS, settings)
     return _chat_from_paddle(target, settings)
 
 
@@ -66,7 +66,7 @@ def _chat_from_paddle(target: Path, settings: dict[str, Any]) -> list[str]:
         ]
     source, note = templates.export(templates.template(name, made))
     if source is not None:
-        _write(target / SETTINGS, settings | {'chat_template': source})
+        huggingface.write_json(target / SETTINGS, settings | {'chat_template': source})
     later = '' if whole else ' for first turns; it writes later ones otherwise'
     return [f'{paddle_chat.FILE} says what the template {name} says{later}. {note}']
 
@@ -93,7 +93,7 @@ def to_paddle(source: Path, target: Path, family: str) -> list[str]:
         if not (source / 'tokenizer.json').is_file():
             return [f'{source} has no tokenizer, so there is none in --target.']
         _split(source / 'tokenizer.json', target)
-    _write(target / SETTINGS, settings | {'tokenizer_class': PADDLES[family]})
+    huggingface.write_json(target / SETTINGS, settings | {'tokenizer_class': PADDLES[family]})
     made = tokenizer.load(source)
     if family == 'bloom' and _words(tokenizer.load(target)) != _words(made):
         notes.append(
@@ -143,12 +143,8 @@ def _split(file: Path, target: Path) -> None:
         t['content']: t['id'] for t in state['added_tokens'] if t['content'] not in model['vocab']
     }
     if added:
-        _write(target / 'added_tokens.json', added)
+        huggingface.write_json(target / 'added_tokens.json', added)
 
 
 def _json(path: Path) -> dict[str, Any]:
     return huggingface.read_json(path) if path.is_file() else {}
-
-
-def _write(path: Path, values: dict[str, Any]) -> None:
-    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + '\n', 'utf-8')
