@@ -1,0 +1,254 @@
+"""Many requests at a time: asked in order of their index, used in that order, journaled between."""
+
+import asyncio
+import concurrent.futures
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from belle_jax.api import request as requests_
+from belle_jax.api.client import Client
+from belle_jax.api.drain import Drain
+from belle_jax.api.journal import Journal
+from belle_jax.api.request import Reply, Request
+
+# Replies that `use` gets before the event loop hears of it again.
+MOST_PER_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a journal may take altogether, its earlier runs included; None for any."""
+
+    usd: float | None = None
+    tokens: int | None = None
+
+
+async def ask_all(
+    requests: Iterator[Request],
+    client: Client,
+    journal: Journal,
+    *,
+    concurrency: int,
+    use: Callable[[Reply], bool],
+    budget: Budget | None = None,
+    ahead: int | None = None,
+    grace: float = 10.0,
+) -> str:
+    """Asks until there is enough, no money, or nothing to ask.
+
+    A reply is used once it is in the journal and all before it were used. Where the run ends early
+    what is at the server is awaited and journaled. Numbers for a live line: `client.counters`.
+
+    Args:
+        requests: With rising index; taken one by one, as there is room.
+        client: Asks one.
+        journal: Has the replies of earlier runs, which are taken from there.
+        concurrency: Requests in flight.
+        use: Called in a thread with each reply in order of the index, given-up ones too; True
+            when that is enough.
+        budget: Bounds what the journal's requests take. A request is reserved with its longest
+            answer; what attempts take that come to nothing may go beyond it.
+        ahead: Replies that may wait for one before them; by default 4 * concurrency.
+        grace: Seconds for what is in flight when the run is cancelled or fails.
+    Returns:
+        Why it ended: 'enough', 'budget' or 'exhausted'.
+    Raises:
+        ValueError: for an index that does not rise, or a budget in USD without a price.
+        Refused, Unreachable, OSError: from client and journal.
+    """
+    budget = budget or Budget()
+    if budget.usd is not None and not client.price:
+        raise ValueError(
+            f'a budget of {budget.usd:g} USD needs to know what the model costs: give the price of '
+            f'a million tokens of the prompt and of the answer, or a budget in tokens.'
+        )
+    if concurrency < 1:
+        raise ValueError(f'concurrency={concurrency} asks nothing: give 1 or more.')
+    ahead = max(concurrency, 4 * concurrency if ahead is None else ahead)
+    return await _Run(requests, client, journal, use, budget, concurrency, ahead).run(grace)
+
+
+class _Run:
+    """One call of `ask_all`. Everything but `_use` runs in the event loop."""
+
+    def __init__(
+        self,
+        requests: Iterator[Request],
+        client: Client,
+        journal: Journal,
+        use: Callable[[Reply], bool],
+        budget: Budget,
+        concurrency: int,
+        ahead: int,
+    ) -> None:
+        self._requests, self._client, self._journal = requests, client, journal
+        self._user, self._budget = use, budget
+        self._free, self._room = asyncio.Semaphore(concurrency), asyncio.Semaphore(ahead)
+        self._counters, self._drain = client.counters, Drain()
+        self._end: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._workers: list[asyncio.Task[None]] = []
+        self._asking: set[asyncio.Task[None]] = set()
+        # Positions count requests from 0; replies wait here until all before them are there.
+        self._ready: dict[int, Reply] = {}
+        self._total: int | None = None
+        self._outcome = 'exhausted'
+        self._changed, self._landed = asyncio.Event(), asyncio.Event()
+        self._reserved_tokens, self._reserved_usd = 0, 0.0
+        self._thread = concurrent.futures.ThreadPoolExecutor(1, 'use')
+        self._halted = False
+        self._using: asyncio.Future[bool] | None = None
+
+    async def run(self, grace: float) -> str:
+        """Runs to the end of whatever kind, and leaves nothing behind."""
+        self._workers += [self._start(self._feed()), self._start(self._consume())]
+        try:
+            try:
+                outcome = await self._end
+            except BaseException:
+                await self._wind_down(grace)
+                raise
+            await self._wind_down(None)
+            return outcome
+        finally:
+            # A second interruption, or what outlived the grace.
+            for task in [*self._workers, *self._asking]:
+                task.cancel()
+            await asyncio.gather(*self._workers, *self._asking, return_exceptions=True)
+            self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _start(self, work) -> asyncio.Task[None]:
+        task = asyncio.ensure_future(work)
+        task.add_done_callback(self._failed)
+        return task
+
+    def _failed(self, task: asyncio.Task[None]) -> None:
+        """The first failure of any task ends the run."""
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is not None and not self._end.done():
+            self._end.set_exception(error)
+            # At once: others may be about to begin.
+            self._halt()
+
+    def _halt(self) -> None:
+        """Lets nothing new begin."""
+        self._halted = True
+        self._drain.begin()
+        for worker in self._workers:
+            worker.cancel()
+
+    async def _wind_down(self, grace: float | None) -> None:
+        """Awaits what is at the server, and the call of `use` that is under way."""
+        self._halt()
+        if self._asking:
+            done, _ = await asyncio.wait(self._asking, timeout=grace)
+            failures = [t.exception() for t in done if not t.cancelled() and t.exception()]
+            if failures and grace is None:
+                raise failures[0] or RuntimeError
+        if self._using is not None:
+            await asyncio.wait([self._using])
+
+    async def _feed(self) -> None:
+        """Takes requests in order: from the journal, or to the server."""
+        position, last = 0, None
+        for request in self._requests:
+            if last is not None and request.index <= last:
+                raise ValueError(f'request {request.index} comes after {last}: indices must rise.')
+            last = request.index
+            await self._room.acquire()
+            reply = self._journal.get(request)
+            if reply is not None:
+                self._counters.from_journal += 1
+                self._deliver(position, reply)
+            else:
+                await self._free.acquire()
+                tokens, usd = self._worst(request)
+                if not await self._reserve(tokens, usd):
+                    self._outcome = 'budget'
+                    break
+                task = self._start(self._ask(position, request, tokens, usd))
+                self._asking.add(task)
+                task.add_done_callback(self._asking.discard)
+            position += 1
+        self._total = position
+        self._changed.set()
+
+    def _worst(self, request: Request) -> tuple[int, float]:
+        """The most that a request may take, in tokens and USD."""
+        prompt = requests_.prompt_tokens(request.body)
+        answer = requests_.answer_tokens(request.body)
+        return prompt + answer, self._client.price.cost(prompt, answer)
+
+    async def _reserve(self, tokens: int, usd: float) -> bool:
+        """Sets aside what a request may take; waits while what is in flight may leave enough."""
+        limit = self._budget
+        while True:
+            spent = self._journal.spent()
+            over = limit.usd is not None and spent.cost_usd + self._reserved_usd + usd > limit.usd
+            if limit.tokens is not None:
+                over = over or spent.tokens + self._reserved_tokens + tokens > limit.tokens
+            if not over:
+                self._reserved_tokens += tokens
+                self._reserved_usd += usd
+                return True
+            if not self._asking:
+                return False
+            self._landed.clear()
+            await self._landed.wait()
+
+    async def _ask(self, position: int, request: Request, tokens: int, usd: float) -> None:
+        """Asks one request and journals its reply."""
+        counters = self._counters
+        counters.asked += 1
+        counters.in_flight += 1
+        try:
+            reply = await self._client.ask(request, self._drain)
+            await asyncio.wrap_future(self._journal.put(request, reply))
+            counters.given_up += bool(reply.error)
+            counters.answered += not reply.error
+            self._deliver(position, reply)
+        finally:
+            counters.in_flight -= 1
+            self._reserved_tokens -= tokens
+            self._reserved_usd -= usd
+            self._free.release()
+            # Not before this task has left `_asking`, which says whether there is hope.
+            asyncio.get_running_loop().call_soon(self._landed.set)
+
+    def _deliver(self, position: int, reply: Reply) -> None:
+        self._ready[position] = reply
+        self._changed.set()
+
+    async def _consume(self) -> None:
+        """Gives replies to `use`, in order, and ends the run when it has enough."""
+        position = 0
+        while self._total is None or position < self._total:
+            batch: list[Reply] = []
+            while position in self._ready and len(batch) < MOST_PER_BATCH:
+                batch.append(self._ready.pop(position))
+                position += 1
+            if not batch:
+                self._changed.clear()
+                await self._changed.wait()
+                continue
+            loop = asyncio.get_running_loop()
+            self._using = loop.run_in_executor(self._thread, self._use, batch)
+            # The thread cannot be interrupted, so its future is not cancelled either.
+            if await asyncio.shield(self._using):
+                self._outcome = 'enough'
+                break
+            for _ in batch:
+                self._room.release()
+        if not self._end.done():
+            self._end.set_result(self._outcome)
+
+    def _use(self, batch: list[Reply]) -> bool:
+        """Runs in the thread."""
+        for reply in batch:
+            if self._halted:
+                return False
+            self._counters.used += 1
+            if self._user(reply):
+                return True
+        return False
