@@ -1,0 +1,235 @@
+"""Near-duplicates out of files: the first row of its kind stays, later ones go to a second file.
+
+Rows come from files of any layout, in order, and leave unchanged. They are read, compared and
+written block by block; in memory stay the compared texts of the kept rows and their index, which is
+exact until there are many, and MinHash then.
+"""
+
+import array
+import collections
+import dataclasses
+import itertools
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from belle_jax.data.progress import Progress
+from belle_jax.data.rows import BadRow, layout, parse
+from belle_jax.synthesis.bands import plan
+from belle_jax.synthesis.minhash import RECALL, MinHashIndex
+from belle_jax.synthesis.row_files import Rows
+from belle_jax.synthesis.row_writer import Writer
+from belle_jax.synthesis.similarity import Index
+from belle_jax.synthesis.token_codes import Tokens
+
+COMPARE = ('instruction', 'question', 'row')
+BLOCK = 1024  # rows that are read, compared and written at once
+# Kept rows up to which everything is compared exactly. Up to there the index takes as long as
+# hashing does, give or take; beyond it its lists grow too long.
+EXACT = 200_000
+SHOWN = 20  # groups that the account names
+
+
+@dataclasses.dataclass
+class Account:
+    """What became of the rows.
+
+    Attributes:
+        read: Rows read, skipped ones included.
+        kept: Rows written to the output.
+        same: Rows removed whose compared text is that of a kept row.
+        near: Rows removed whose score with a kept row reached the threshold.
+        empty: Kept rows without a token to compare.
+        skipped: Rows that could not be used, by reason; in neither file.
+        exact_until: Kept rows after which hashing found the candidates; None: it was never needed.
+        recall: The least probability with which hashing finds a score of the threshold.
+        groups: The kept rows that removed most others: (number in the output, removed, text).
+        output: The file of the kept rows.
+        removed: The file of the removed rows.
+    """
+
+    read: int = 0
+    kept: int = 0
+    same: int = 0
+    near: int = 0
+    empty: int = 0
+    skipped: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    exact_until: int | None = None
+    recall: float = 1.0
+    groups: list[tuple[int, int, str]] = dataclasses.field(default_factory=list)
+    output: str = ''
+    removed: str = ''
+
+    def __str__(self) -> str:
+        gone = f'{self.same:,} the same and {self.near:,} nearly the same as an earlier one'
+        lines = [f'{self.read:,} rows read: {self.kept:,} kept, {gone}.']
+        if self.skipped:
+            reasons = ', '.join(f'{reason} ({n:,})' for reason, n in self.skipped.most_common())
+            lines.append(f'Skipped: {reasons}.')
+        if self.exact_until is not None:
+            lines.append(
+                f'From {self.exact_until:,} kept rows on, hashing found the candidates: at the '
+                f'threshold it finds {self.recall:.0%} or more, just above it nearly all.'
+            )
+        lines += [f'{n:,} like row {row}: {text[:60]!r}' for row, n, text in self.groups]
+        return '\n'.join([*lines, f'Kept: {self.output}', f'Removed: {self.removed}'])
+
+
+def run(
+    paths: Sequence[str | pathlib.Path],
+    output: str | pathlib.Path,
+    threshold: float = 0.7,
+    tokens: Tokens = 'characters',
+    compare: str = 'instruction',
+    removed: str | pathlib.Path = '',
+    exact: int = EXACT,
+    on_bad_row: str = 'error',
+    overwrite: bool = False,
+) -> Account:
+    """Writes the rows of some files without near-duplicates.
+
+    Args:
+        paths: The files, in the order in which rows win.
+        output: The file of the kept rows, as they were; JSON lines if it ends so, else an array.
+        threshold: A row goes if its ROUGE-L F1 with a kept row is at least this.
+        tokens: What is compared: 'characters', 'words', or a function (see `encoder`).
+        compare: 'instruction' or first question alone; 'question': with its input; 'row': all.
+        removed: The file of the removed rows: each with where it stood, the number (from 1) of the
+            kept row that is nearest, that row's compared text, and the score. By default the
+            output's name with `.removed.jsonl`.
+        exact: Kept rows up to which all are compared exactly.
+        on_bad_row: 'error' or 'skip'.
+        overwrite: Whether both files may replace others.
+    Returns:
+        The account.
+    Raises:
+        ValueError: a setting or file is no good, or a row and on_bad_row is 'error'. No file is
+            written then.
+    """
+    account = Account(output=str(output))
+    removed = removed or pathlib.Path(output).with_suffix('.removed.jsonl')
+    account.removed = str(removed)
+    _check(paths, (output, removed), threshold, compare, on_bad_row)
+    texts: list[str] = []
+    numbers = array.array('Q')
+    members: collections.Counter[int] = collections.Counter()
+    index = Index(tokens)
+    progress = Progress('Deduplicating', 'rows')
+    rows = _Rows(paths, compare, on_bad_row == 'error', account)
+    kept_rows = Writer(output, overwrite=overwrite)
+    with kept_rows, Writer(removed, 'lines', overwrite) as removed_rows:
+        stream = iter(rows)
+        while block := list(itertools.islice(stream, BLOCK)):
+            if account.exact_until is None and len(index) >= exact:
+                index = MinHashIndex.over(index, threshold)
+                account.exact_until, account.recall = len(index), index.bands.recall(threshold)
+            index.prepare([text for _, text, _ in block])
+            for where, text, row in block:
+                match = index.nearest(text, threshold)
+                if match.index >= 0:
+                    members[match.index] += 1
+                    account.same += match.score == 1
+                    account.near += match.score < 1
+                    removed_rows.write({
+                        'where': where,
+                        'kept': numbers[match.index],
+                        'nearest': texts[match.index],
+                        'score': round(match.score, 4),
+                        'row': row,
+                    })  # fmt: skip
+                    continue
+                kept_rows.write(row)
+                account.kept += 1
+                if not text.strip():
+                    account.empty += 1
+                    continue
+                index.add(text)
+                texts.append(text)
+                numbers.append(account.kept)
+            progress.show(account.read, rows.done)
+        if not account.kept:
+            raise ValueError(f'{", ".join(map(str, paths))}: no usable row: {account}')
+    progress.end(account.read)
+    account.groups = [(numbers[i], n, texts[i]) for i, n in members.most_common(SHOWN)]
+    return account
+
+
+class _Rows:
+    """The rows of several files, each with its place and the text that is compared."""
+
+    def __init__(
+        self, paths: Sequence[str | pathlib.Path], compare: str, strict: bool, account: Account
+    ) -> None:
+        self.done = 0.0
+        # Opened before anything is read: a name that is wrong is told at once.
+        self._files = [Rows(path) for path in paths]
+        self._compare, self._strict, self._account = compare, strict, account
+
+    def __iter__(self) -> Iterator[tuple[str, str, Any]]:
+        for before, file in enumerate(self._files):
+            for where, row in file:
+                self._account.read += 1
+                self.done = (before + file.done) / len(self._files)
+                try:
+                    if isinstance(row, BadRow):
+                        raise row
+                    yield where, compared(row, self._compare), row
+                except BadRow as bad:
+                    if self._strict:
+                        raise ValueError(
+                            f'{where}: {bad} Mend it, or count and skip such rows with '
+                            '--on_bad_row=skip.'
+                        ) from bad
+                    self._account.skipped[bad.reason] += 1
+
+
+def compared(row: Any, compare: str = 'instruction') -> str:
+    """The text of a row that is compared.
+
+    Args:
+        row: A row of any layout, BELLE's seed tasks included.
+        compare: 'instruction' (or the first question), 'question' (with its input), or 'row'.
+    Returns:
+        The text.
+    Raises:
+        BadRow: the row is of no known layout.
+    """
+    if isinstance(row, dict) and isinstance(row.get('instances'), list) and 'output' not in row:
+        instance = row['instances'][0] if row['instances'] else {}
+        row = {'instruction': row.get('instruction'), 'input': '', 'output': '', **instance}
+    record, _ = parse(row, layout(row))
+    if record.text is not None:
+        return record.text
+    turns = [message for message in record.messages if message['role'] != 'system']
+    if compare != 'row':
+        turns = turns[:1]
+    fields = ('content',) if compare == 'instruction' else ('content', 'input')
+    return '\n'.join(turn[field] for turn in turns for field in fields if turn.get(field))
+
+
+def _check(
+    paths: Sequence[str | pathlib.Path],
+    outputs: tuple[str | pathlib.Path, str | pathlib.Path],
+    threshold: float,
+    compare: str,
+    on_bad_row: str,
+) -> None:
+    if not paths:
+        raise ValueError('there are no files to read: name one or more.')
+    if not 0.1 <= threshold <= 1:
+        raise ValueError(
+            f'threshold={threshold} must be from 0.1 to 1: every two texts share a little, and '
+            'none more than all. BELLE-like data takes --threshold=0.7.'
+        )
+    plan(threshold, RECALL)
+    for name, value, known in (
+        ('compare', compare, COMPARE),
+        ('on_bad_row', on_bad_row, ('error', 'skip')),
+    ):
+        if value not in known:
+            raise ValueError(f'{name}={value!r} is unknown: choose {", ".join(known)}.')
+    taken = {pathlib.Path(path).resolve() for path in paths}
+    for path in outputs:
+        if pathlib.Path(path).resolve() in taken:
+            raise ValueError(f'{path} is read and written: give another name for the output.')
+        taken.add(pathlib.Path(path).resolve())

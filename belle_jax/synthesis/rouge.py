@@ -1,0 +1,85 @@
+"""Exact ROUGE-L F1 between code strings: 2 L / (m + n), L being the longest common subsequence.
+
+Scores are computed from integers, so a tie with a threshold is a tie. rouge_score multiplies
+rounded fractions, and so puts one tie with 0.7 in twenty-five just below it.
+Source: Lin, 2004 (ROUGE), section 3.
+"""
+
+import math
+import operator
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from rapidfuzz import process
+from rapidfuzz.distance import Indel
+
+FEW = 12  # texts that are compared one by one: below this a call of `cdist` costs more
+EPSILON = 1e-9  # bounds are rounded so that an exact tie stays in
+
+
+class Match(NamedTuple):
+    """A text of the pool: its score, and its number in the order of `add`."""
+
+    score: float
+    index: int  # pyright: ignore[reportIncompatibleMethodOverride]
+
+
+NOTHING = Match(0.0, -1)
+
+
+def length_range(length: int, threshold: float) -> tuple[int, int]:
+    """The fewest and most tokens of a text that can reach a score with one of `length` tokens."""
+    shortest = math.ceil(threshold / (2 - threshold) * length - EPSILON)
+    return shortest, math.floor((2 - threshold) / threshold * length + EPSILON)
+
+
+def fewest_shared(length: int, other: int | np.ndarray, threshold: float) -> np.ndarray:
+    """How many tokens texts of two lengths must share to reach a score."""
+    return np.ceil(threshold * (length + other) / 2 - EPSILON)
+
+
+def rouge_l(
+    codes: str, texts: Sequence[str], indices: np.ndarray, cutoff: float = 0.0
+) -> np.ndarray:
+    """Exact scores of some texts.
+
+    Args:
+        codes: The code string to compare.
+        texts: Code strings.
+        indices: Which of them.
+        cutoff: Scores below it become 0; the higher, the faster.
+    Returns:
+        float64, one for each index.
+    """
+    if not len(indices) or not codes:
+        return np.zeros(len(indices))
+    get = operator.itemgetter(*indices.tolist())
+    chosen = get(texts) if len(indices) > 1 else [get(texts)]
+    lengths = np.fromiter(map(len, chosen), np.int64, len(chosen)) + len(codes)
+    # The distance is m + n - 2 L. Integers, so that no rounding moves a tie over the threshold.
+    most = math.floor((1 - cutoff) * float(lengths.max()) + EPSILON)
+    if len(chosen) < FEW:
+        distances = np.array([Indel.distance(codes, t, score_cutoff=most) for t in chosen])
+    else:
+        distances = process.cdist(
+            [codes], chosen, scorer=Indel.distance, score_cutoff=most, dtype=np.int32
+        )[0]
+    scores = (lengths - distances) / lengths
+    scores[(scores < cutoff) | (distances > most)] = 0.0
+    return scores
+
+
+def best(codes: str, texts: Sequence[str], indices: np.ndarray, cutoff: float) -> Match:
+    """The best of some texts that reaches a score, of equal ones the first; NOTHING without one."""
+    scores = rouge_l(codes, texts, indices, cutoff)
+    if not scores.any():
+        return NOTHING
+    place = int(scores.argmax())
+    return Match(float(scores[place]), int(indices[place]))
+
+
+def top(scores: np.ndarray, indices: np.ndarray, k: int) -> list[Match]:
+    """The k best scores above 0, the best first, of equal ones the earliest text first."""
+    order = np.lexsort((indices, -scores))[:k]
+    return [Match(float(scores[i]), int(indices[i])) for i in order if scores[i] > 0]
