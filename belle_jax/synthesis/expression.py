@@ -1,0 +1,206 @@
+"""Arithmetic in running text: tokens, the expressions among them, and their exact values."""
+
+import re
+from fractions import Fraction
+from typing import NamedTuple
+
+TOKEN = re.compile(
+    r'(?P<number>(?:\d+(?:\.\d+)?|\.\d+)(?:又\d+/\d+)?)(?P<large>[万亿])?[ \t]*(?P<percent>%)?|'
+    r'(?P<operator>[-+*÷/^()])|'
+    # A unit may hold a slash: 千米/小时, 元/kg.
+    r'(?P<word>(?:[\u4e00-\u9fff]+|(?:km|cm|dm|mm|kg|mg|ml|mL|min)(?![A-Za-z]))'
+    r'(?:/(?:[\u4e00-\u9fff]+|[A-Za-z]{1,4}))*[²³]?)|'
+    r'(?P<space>[ \t\u3000]+)|(?P<other>.)',
+    re.S,
+)
+LARGE = {'万': 10**4, '亿': 10**8}
+DIGITS = 15  # longer numbers are identifiers
+POWER = 12
+
+
+class Token(NamedTuple):
+    """A piece of a text: kind is number, operator, word or other."""
+
+    kind: str
+    text: str
+    large: str = ''
+    percent: bool = False
+
+
+class Reading(NamedTuple):
+    """How what is ambiguous is read: 25% as 1/4 or 25, 3万 as 30,000 or 3 (of 10,000)."""
+
+    percent: bool
+    large: bool
+
+
+class Run(NamedTuple):
+    """An expression in a text.
+
+    Attributes:
+        tokens: Numbers and operators.
+        units: The words behind its numbers.
+        begins: Whether nothing stands before it.
+        ends: Whether nothing but units stands behind it.
+        sure: Whether it is surely an expression of its own: no variable, no second number beside
+            it, no operator that waits for a word.
+    """
+
+    tokens: tuple[Token, ...]
+    units: tuple[str, ...]
+    begins: bool
+    ends: bool
+    sure: bool
+
+
+def tokens(text: str) -> list[Token]:
+    """The tokens of a text, blanks left out."""
+    found = []
+    for match in TOKEN.finditer(text):
+        kind = match.lastgroup or ''
+        if match['number']:
+            found.append(
+                Token('number', match['number'], match['large'] or '', bool(match['percent']))
+            )
+        elif kind != 'space':
+            found.append(Token(kind, match[0]))
+    return found
+
+
+def runs(text: str) -> list[Run]:
+    """The expressions of a text that holds no equals sign, in order.
+
+    Args:
+        text: Such as `小明的钱数 3元×4`.
+    Returns:
+        Each as long as it can be.
+    """
+    found: list[Run] = []
+    current: list[Token] = []
+    units: list[str] = []
+    begins, sure, depth = True, True, 0
+
+    def close(ends: bool, certain: bool) -> None:
+        nonlocal current, units, depth
+        if current:
+            whole = sure and certain and depth == 0 and not _waits(current)
+            found.append(Run(tuple(current), tuple(units), begins, ends, whole))
+        current, units, depth = [], [], 0
+
+    for token in tokens(text):
+        operand = not current or _waits(current)  # whether a number is expected
+        if token.kind == 'number':
+            if not operand:  # 2小时15分, 第2步 3×4: where one ends nobody can say
+                close(False, False)
+                begins, sure = False, False
+            current.append(token)
+        elif token.kind == 'operator':
+            if token.text == ')' and depth == 0:
+                close(False, False)
+                begins, sure = False, False
+                continue
+            fits = token.text in '(-' or not operand
+            if fits and (current or token.text in '(-'):
+                depth += {'(': 1, ')': -1}.get(token.text, 0)
+                current.append(token)
+                continue
+            close(False, False)
+            begins, sure = False, False
+        elif token.kind == 'word' and not operand:
+            units.append(token.text)
+        else:  # a word where a number belongs (3×单价), a variable, anything else
+            certain = not current and token.kind == 'word'
+            close(False, certain)
+            begins, sure = False, certain or (token.kind == 'word' and sure and not current)
+    close(True, True)
+    return found
+
+
+def _waits(current: list[Token]) -> bool:
+    return current[-1].kind == 'operator' and current[-1].text != ')'
+
+
+def evaluate(expression: tuple[Token, ...], reading: Reading) -> Fraction | None:
+    """The value of an expression.
+
+    `/` binds more tightly than `÷`, as a fraction's line does: 3÷1/2 is 6.
+
+    Args:
+        expression: Numbers and operators.
+        reading: How percents and large units count.
+    Returns:
+        The exact value; None if it has none, or is no expression.
+    """
+    try:
+        return _Parser(expression, reading).value()
+    except (IndexError, ValueError, ZeroDivisionError, OverflowError):
+        return None
+
+
+class _Parser:
+    def __init__(self, expression: tuple[Token, ...], reading: Reading) -> None:
+        self._tokens, self._reading, self._at = expression, reading, 0
+
+    def value(self) -> Fraction:
+        value = self._sum()
+        if self._at < len(self._tokens):
+            raise ValueError('more than one expression')
+        return value
+
+    def _next(self, texts: str) -> str:
+        """The next token's operator, taken, if it is one of these."""
+        if self._at < len(self._tokens):
+            token = self._tokens[self._at]
+            if token.kind == 'operator' and token.text in texts:
+                self._at += 1
+                return token.text
+        return ''
+
+    def _sum(self) -> Fraction:
+        value = self._product()
+        while sign := self._next('+-'):
+            value = value + self._product() if sign == '+' else value - self._product()
+        return value
+
+    def _product(self) -> Fraction:
+        value = self._fraction()
+        while True:
+            if sign := self._next('*÷'):
+                value = value * self._fraction() if sign == '*' else value / self._fraction()
+            elif self._at < len(self._tokens) and self._tokens[self._at].text == '(':
+                value *= self._fraction()  # 2(3+4)
+            else:
+                return value
+
+    def _fraction(self) -> Fraction:
+        value = self._power()
+        while self._next('/'):
+            value /= self._power()
+        return value
+
+    def _power(self) -> Fraction:
+        if self._next('-'):
+            return -self._power()
+        value = self._atom()
+        if self._next('^'):
+            exponent = self._power()
+            if exponent.denominator != 1 or abs(exponent) > POWER:
+                raise ValueError('a power out of bounds')
+            value = value ** int(exponent)
+        return value
+
+    def _atom(self) -> Fraction:
+        if self._next('('):
+            value = self._sum()
+            if not self._next(')'):
+                raise ValueError('an open bracket')
+            return value
+        token = self._tokens[self._at]
+        if token.kind != 'number' or len(token.text) > DIGITS:
+            raise ValueError('no number')
+        self._at += 1
+        whole, _, part = token.text.partition('又')
+        value = Fraction(whole) + (Fraction(part) if part else 0)
+        if token.large and self._reading.large:
+            value *= LARGE[token.large]
+        return value / 100 if token.percent and self._reading.percent else value

@@ -1,0 +1,116 @@
+"""Dialogues between two given characters, in the layout of BELLE's generated_chat."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from belle_jax.synthesis import prompting
+from belle_jax.synthesis.candidate import Candidate, Row, refused
+from belle_jax.synthesis.cleaning import BROKEN_TEXT, REPETITION, language_rule, length_rules
+from belle_jax.synthesis.filters import NAMES_A_MODEL, Rule
+from belle_jax.synthesis.kinds.base import Kind
+from belle_jax.synthesis.settings import Settings
+from belle_jax.synthesis.turns import Speakers
+
+if TYPE_CHECKING:
+    from belle_jax.api.request import Reply
+
+FEWEST, LINES = 4, (8, 16)  # lines of a dialogue: to be kept, asked for
+PAIR = '{"a": {"name", "about"}, "b": {"name", "about"}, "scenes": [...]}'
+
+
+@functools.cache
+def own_characters() -> tuple[dict[str, Any], ...]:
+    """The pairs that come with this project."""
+    text = (prompting.PROMPTS / 'characters.jsonl').read_text(encoding='utf-8')
+    return tuple(json.loads(line) for line in text.splitlines() if line.strip())
+
+
+def _spellings(names: list[str]) -> dict[str, list[str]]:
+    """How lines may name the two: by their names, by their given names (秀兰), by their places."""
+    given = [name[1:] if len(name) == 3 else name for name in names]
+    if given[0] == given[1]:
+        given = names
+    return {
+        name: [name, short, place] for name, short, place in zip(names, given, ('角色一', '角色二'))
+    }
+
+
+class Dialogue(Kind):
+    """Two characters talk; the row gives them as its instruction."""
+
+    name = 'dialogue'
+    needed = ('a', 'b')
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self._pairs: Sequence[Mapping[str, Any]] = settings.characters or own_characters()
+        for number, pair in enumerate(self._pairs, 1):
+            people = [pair.get(side) for side in 'ab']
+            names = [person.get('name') for person in people if isinstance(person, Mapping)]
+            if len(names) < 2 or not all(names) or names[0] == names[1]:
+                raise ValueError(
+                    f'--characters: pair {number} does not have two names that differ: each line '
+                    f'is {PAIR}.'
+                )
+
+    def filters(self) -> tuple[Rule, ...]:
+        return (
+            NAMES_A_MODEL,
+            *length_rules(self.settings.longest_answer),
+            BROKEN_TEXT,
+            language_rule('zh'),
+            REPETITION,
+        )
+
+    def _drawn(self, index: int) -> tuple[Mapping[str, Any], str, prompting.Draw]:
+        draw = self.draw(index)
+        pair = draw.one(self._pairs)
+        return pair, draw.one(pair.get('scenes') or ['两个人偶然相遇']), draw
+
+    def prompt(self, index: int) -> str:
+        pair, scene, draw = self._drawn(index)
+        a, b = pair['a'], pair['b']
+        return prompting.fill(
+            self.text,
+            a=a['name'],
+            b=b['name'],
+            about_a=a.get('about', ''),
+            about_b=b.get('about', ''),
+            scene=scene,
+            lines=draw.number(*LINES),
+            first=draw.one((a, b))['name'],
+        )
+
+    def read(self, text: str, reply: Reply, cut: bool) -> Iterable[Candidate]:
+        pair, scene, _ = self._drawn(reply.index)
+        names = [pair[side]['name'] for side in 'ab']
+        speakers = Speakers(_spellings(names), others=True)
+        instruction = '根据以下角色信息完成一段对话\n' + ''.join(
+            f'{pair[side]["name"]}，{pair[side].get("about", "")}。\n' for side in 'ab'
+        )
+        pieces = list(speakers.pieces(text))
+        for number, piece in enumerate(pieces, 1):
+            turns = speakers.read(piece)
+            while turns and turns[0].speaker not in names:
+                turns = turns[1:]  # "地点：…" before anybody speaks
+            if cut and number == len(pieces):
+                turns = turns[:-1]  # the last line is not whole
+            output = '\n'.join(f'{turn.speaker}：{turn.text}' for turn in turns)
+            said = {turn.speaker for turn in turns}
+            if said - set(names):
+                yield refused('unknown speaker', piece)
+            elif not all(turn.text for turn in turns):
+                yield refused('empty turn', piece)
+            elif len(turns) < FEWEST or len(said) < 2:
+                yield refused('truncated' if cut else 'too few turns', piece)
+            else:
+                yield Candidate(
+                    {'instruction': f'{instruction}情景：{scene}', 'input': '', 'output': output}
+                )
+
+    def compared(self, row: Row) -> str:
+        return row['output']  # the same two people may meet again

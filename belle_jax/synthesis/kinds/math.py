@@ -1,0 +1,112 @@
+"""School mathematics with worked answers, whose arithmetic is checked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+from belle_jax.synthesis import prompting
+from belle_jax.synthesis.arithmetic import wrong_equations
+from belle_jax.synthesis.candidate import Candidate
+from belle_jax.synthesis.cleaning import cleaning
+from belle_jax.synthesis.filters import NAMES_A_MODEL, Rule, Said, reject_if
+from belle_jax.synthesis.kinds.base import Kind
+from belle_jax.synthesis.parsing import Fields
+
+if TYPE_CHECKING:
+    from belle_jax.api.request import Reply
+
+TASKS = 3  # a worked answer is long; ten would not fit a reply
+STEPS = (2, 5)
+LONGEST_ANSWER = 60  # characters
+PROBLEM = Fields(
+    question=('题目', '问题', 'question', 'problem'),
+    solution=('解题过程', '解答过程', '解答', '解析', '解', 'solution'),
+    answer=('最终答案', '答案', 'answer'),
+)
+MARK = '答案：'
+FINAL = re.compile(rf'\n{MARK}(?P<answer>[^\n]+)\Z')
+NUMBER = re.compile(r'\d+(?:\.\d+)?')
+THOUSANDS = re.compile(r'(?<=\d),(?=\d{3}(?!\d))')
+
+
+def final_answer(output: str) -> str:
+    """The final answer of a worked one.
+
+    Args:
+        output: A row's, whose last line is `答案：17本`.
+    Returns:
+        What stands behind 答案：; '' if the last line is no such line or holds a calculation.
+    """
+    match = FINAL.search(output)
+    answer = match['answer'].strip() if match else ''
+    return '' if len(answer) > LONGEST_ANSWER or re.search('[=＝≈?？]', answer) else answer
+
+
+def underived(output: str) -> set[Fraction]:
+    """The numbers of the final answer that the working never arrives at."""
+    match = FINAL.search(output)
+    if not match:
+        return set()
+    return _numbers(match['answer']) - _numbers(output[: match.start()])
+
+
+def _numbers(text: str) -> set[Fraction]:
+    return {Fraction(number) for number in NUMBER.findall(THOUSANDS.sub('', text))}
+
+
+def _wrong(texts: Said) -> bool:
+    return any(wrong_equations(answer) for answer in texts.answers)
+
+
+CHECKS = (
+    reject_if(
+        'no final answer',
+        'the last line is not 答案： and a result',
+        lambda texts: not all(map(final_answer, texts.answers)),
+    ),
+    reject_if('wrong arithmetic', 'an equation in the working is wrong', _wrong),
+    reject_if(
+        'answer not derived',
+        'the final answer holds a number that the working never arrives at',
+        lambda texts: any(map(underived, texts.answers)),
+    ),
+)
+
+
+class Math(Kind):
+    """Problems in BELLE's school_math layout, each answer ending with a line 答案：…."""
+
+    name = 'math'
+
+    def filters(self) -> tuple[Rule, ...]:
+        return (NAMES_A_MODEL, *cleaning('zh', self.settings.longest_answer), *CHECKS)
+
+    def prompt(self, index: int) -> str:
+        draw = self.draw(index)
+        grade, _, topic = draw.one(prompting.lines('math_topics')).partition('\t')
+        return prompting.fill(
+            self.text,
+            tasks=min(TASKS, self.settings.tasks_per_request),
+            grade=grade,
+            topic=topic,
+            setting=draw.one(prompting.lines('math_settings')),
+            steps=draw.number(*STEPS),
+        )
+
+    def read(self, text: str, reply: Reply, cut: bool) -> Iterable[Candidate]:
+        for candidate in PROBLEM.read(text, cut):
+            problem = candidate.row
+            if problem is None:
+                yield candidate
+                continue
+            answer = re.sub(r'\s*\n\s*', ' ', problem['answer'])
+            yield Candidate(
+                {
+                    'instruction': problem['question'],
+                    'input': '',
+                    'output': f'{problem["solution"]}\n{MARK}{answer}',
+                }
+            )

@@ -1,0 +1,87 @@
+"""Conversations of several turns between a user and an assistant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from belle_jax.synthesis import prompting
+from belle_jax.synthesis.candidate import Candidate, Row, refused
+from belle_jax.synthesis.cleaning import cleaning
+from belle_jax.synthesis.filters import NAMES_A_MODEL, Rule
+from belle_jax.synthesis.kinds.base import Kind
+from belle_jax.synthesis.kinds.self_instruct import shot
+from belle_jax.synthesis.turns import Speakers, Turn
+
+if TYPE_CHECKING:
+    from belle_jax.api.request import Reply
+
+HUMAN = ('用户', '人类', '顾客', '提问者', '问', 'Human', 'User')
+ASSISTANT = (
+    '助手',
+    'AI助手',
+    '智能助手',
+    '助理',
+    '机器人',
+    '答',
+    'Assistant',
+    'AI',
+    'Bot',
+)
+LONGEST_EXAMPLE = 60  # characters; longer ones hold their own material
+SPEAKERS = Speakers({'human': HUMAN, 'assistant': ASSISTANT})
+
+
+class Multiturn(Kind):
+    """Conversations in BELLE's layout: turns from human and assistant."""
+
+    name = 'multiturn'
+    layout = 'conversations'
+
+    def filters(self) -> tuple[Rule, ...]:
+        return (NAMES_A_MODEL, *cleaning('zh', self.settings.longest_answer))
+
+    def prompt(self, index: int) -> str:
+        draw = self.draw(index)
+        example = ''
+        if self.settings.seeds:  # how the topic may begin; seeds are as diverse as data gets
+            instruction = shot(draw.one(self.settings.seeds)).instruction
+            if len(instruction) <= LONGEST_EXAMPLE:
+                example = f'7. 其中一问可以与这个任务类似，但不要照抄：{instruction}\n'
+        return prompting.fill(
+            self.text,
+            topic=draw.one(prompting.lines('topics')),
+            user=draw.one(prompting.lines('users')),
+            shape=draw.one(prompting.lines('turns_shapes')),
+            turns=draw.number(*self.settings.turns),
+            example=example,
+        )
+
+    def read(self, text: str, reply: Reply, cut: bool) -> Iterable[Candidate]:
+        pieces = list(SPEAKERS.pieces(text))
+        for number, piece in enumerate(pieces, 1):
+            yield self._conversation(piece, cut and number == len(pieces))
+
+    def _conversation(self, piece: str, cut: bool) -> Candidate:
+        turns = SPEAKERS.read(piece)
+        if turns and turns[0].speaker == 'assistant':
+            turns = turns[1:]  # a greeting before anybody asked
+        if cut:
+            turns = turns[:-1]  # the last one is not whole; those before are
+        if len(turns) % 2:
+            turns = turns[:-1]  # a question that nobody answers
+        if any(turn.speaker != ('human', 'assistant')[at % 2] for at, turn in enumerate(turns)):
+            return refused('turns out of order', piece)
+        if not all(turn.text for turn in turns):
+            return refused('empty turn', piece)
+        if len(turns) < 2 * self.settings.turns[0]:
+            return refused('truncated' if cut else 'too few turns', piece)
+        return Candidate({'conversations': [_turn(turn) for turn in turns]})
+
+    def compared(self, row: Row) -> str:
+        asked = (t['value'] for t in row['conversations'] if t['from'] == 'human')
+        return '\n'.join(asked)
+
+
+def _turn(turn: Turn) -> dict[str, str]:
+    return {'from': turn.speaker, 'value': turn.text}

@@ -1,0 +1,100 @@
+"""BELLE's self-instruct: seed tasks are shown as the beginning of a list, and the model goes on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from belle_jax.synthesis import categories, prompting
+from belle_jax.synthesis.candidate import Candidate
+from belle_jax.synthesis.cleaning import cleaning
+from belle_jax.synthesis.filters import BELLE, Rule
+from belle_jax.synthesis.kinds.base import Kind
+from belle_jax.synthesis.parsing import TASK
+from belle_jax.synthesis.settings import LIST_STOP, Settings
+
+if TYPE_CHECKING:
+    from belle_jax.api.request import Reply
+
+TYPES, TOPICS = 4, 5  # drawn for each request
+WORDS = {
+    'zh': ('指令', '输入', '输出', '<无输入>', '、'),
+    'en': ('Instruction', 'Input', 'Output', '<noinput>', ', '),
+}
+
+
+class Shot(NamedTuple):
+    """A seed task as it is shown."""
+
+    instruction: str
+    input: str
+    output: str
+
+
+def shot(seed: Mapping[str, Any]) -> Shot:
+    """A seed task in BELLE's layout (instances) or in a row's.
+
+    White space in the instruction becomes single blanks, and a colon at its end goes: a list shows
+    each instruction on one line.
+    """
+    instance = (seed.get('instances') or [seed])[0]
+    instruction = re.sub(r'\s+', ' ', seed['instruction']).strip().rstrip(':：').rstrip()
+    return Shot(instruction, (instance.get('input') or '').strip(), instance['output'].strip())
+
+
+class SelfInstruct(Kind):
+    """New tasks after the pattern of seed tasks."""
+
+    name = 'self_instruct'
+    stop = LIST_STOP
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        shown = settings.num_prompt_instructions
+        if len(settings.seeds) < shown:
+            raise ValueError(
+                f'num_prompt_instructions={shown}: each prompt shows so many different seed tasks, '
+                f'and --seeds holds {len(settings.seeds)}. Add seeds, or set '
+                '--num_prompt_instructions lower.'
+            )
+        language = settings.language
+        self._instruction, self._input, self._output, self._none, self._comma = WORDS[language]
+        suffix = '' if language == 'zh' else '_en'
+        self._topics = prompting.lines(f'topics{suffix}')
+        spelling = 'zh' if language == 'zh' else 'name'
+        self._types = [each[spelling] for each in settings.categories or categories.read()]
+        self._shots = [shot(seed) for seed in settings.seeds]
+        self._first = shown + 1
+
+    def prompt_name(self) -> str:
+        return self.name if self.settings.language == 'zh' else f'{self.name}_en'
+
+    def filters(self) -> tuple[Rule, ...]:
+        return (*BELLE, *cleaning(self.settings.language, self.settings.longest_answer))
+
+    def prompt(self, index: int) -> str:
+        draw = self.draw(index)
+        text = prompting.fill(
+            self.text,
+            tasks=self.settings.tasks_per_request,
+            first=self._first,
+            last=self._first + self.settings.tasks_per_request - 1,
+            types=self._comma.join(draw.some(self._types, TYPES)),
+            topics=self._comma.join(draw.some(self._topics, TOPICS)),
+        )
+        parts = [text.rstrip() + '\n']
+        for number, each in enumerate(draw.some(self._shots, self._first - 1), 1):
+            parts.append(
+                f'###\n{number}. {self._instruction}: {each.instruction}\n'
+                f'{number}. {self._input}:\n{each.input or self._none}\n'
+                f'{number}. {self._output}:\n{each.output}\n'
+            )
+        return ''.join(parts) + f'###\n{self._opening}'
+
+    @property
+    def _opening(self) -> str:
+        return f'{self._first}. {self._instruction}:'
+
+    def read(self, text: str, reply: Reply, cut: bool) -> Iterable[Candidate]:
+        return TASK.read(text, cut, self._opening)

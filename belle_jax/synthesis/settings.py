@@ -1,0 +1,120 @@
+"""What a kind is asked to do, and with which request settings."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+# What BELLE asks when no model is named.
+MODELS = {'chat': 'gpt-3.5-turbo', 'completion': 'text-davinci-003'}
+# GPT-2's and GPT-3's end of text, which BELLE forbids: those models would end after the first task.
+# Other models have another token there, so it goes to completion models alone.
+END_OF_TEXT = 50256
+# BELLE's own stop strings. "20." also ends a reply at "2020." or "20.5", in the middle of an
+# answer, and the server says `stop` as for a whole one: so by default only a list's number
+# 20 ends it, which is the same for a list and harms no text. `stop=BELLE_STOP` brings them back.
+BELLE_STOP = ('\n20', '20.', '20.')
+LIST_STOP = ('\n20.', '\n20．', '\n20、')
+CHOICES = {
+    'api': tuple(MODELS),
+    'language': ('zh', 'en'),
+    'evolve': ('both', 'deepen', 'widen'),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """One run's choices; kinds read what they need.
+
+    Attributes:
+        seeds: Seed tasks, each with instruction and instances (BELLE's) or input and output.
+        rows: Existing rows, to be evolved or labelled: row n belongs to request n.
+        categories: The classes, each with name, zh and definition.
+        characters: Pairs for dialogues, each with a, b (name, about) and scenes; empty: our own.
+        seed: Of every draw: seeds, topics, characters, operators.
+        language: 'zh' or 'en', of self-instruct's own prompt and of the rows' language rule.
+        num_prompt_instructions: Seed tasks shown in each prompt.
+        tasks_per_request: New tasks asked for in each prompt.
+        turns: Fewest and most questions of a conversation.
+        prompt_file: A text that takes the place of the kind's own prompt.
+        evolve: Which ways of changing instructions: 'both', 'deepen' or 'widen'.
+        apart: Labels come as rows of id and category alone, not as a field of the whole row.
+        longest_answer: Characters above which an answer is rejected.
+        api: 'chat' or 'completion'.
+        model_name: As the server knows it; empty: BELLE's for this API.
+        max_tokens: Longest reply, in tokens.
+        temperature: Of sampling.
+        top_p: Nucleus of sampling.
+        stop: Strings that end a reply; None: the kind's own.
+    """
+
+    seeds: Sequence[Mapping[str, Any]] = ()
+    rows: Sequence[Mapping[str, Any]] = ()
+    categories: Sequence[Mapping[str, str]] = ()
+    characters: Sequence[Mapping[str, Any]] = ()
+    seed: int = 0
+    language: str = 'zh'
+    num_prompt_instructions: int = 3
+    tasks_per_request: int = 10
+    turns: tuple[int, int] = (2, 5)
+    prompt_file: str = ''
+    evolve: str = 'both'
+    apart: bool = False
+    longest_answer: int = 8000
+    api: str = 'completion'
+    model_name: str = ''
+    max_tokens: int = 1024
+    temperature: float = 1.0
+    top_p: float = 1.0
+    stop: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        for field, known in CHOICES.items():
+            if getattr(self, field) not in known:
+                raise ValueError(
+                    f'{field}={getattr(self, field)!r} is unknown: set --{field} to '
+                    f'{", ".join(known[:-1])} or {known[-1]}.'
+                )
+        for field in ('num_prompt_instructions', 'tasks_per_request', 'max_tokens'):
+            if getattr(self, field) < 1:
+                raise ValueError(
+                    f'{field}={getattr(self, field)} asks for nothing: set --{field} to 1 or more.'
+                )
+        fewest, most = self.turns
+        if not 1 <= fewest <= most:
+            raise ValueError(
+                f'turns={fewest},{most}: the fewest questions of a conversation are 1 or more, and '
+                'no more than the most. Set --turns.'
+            )
+
+    @property
+    def model(self) -> str:
+        """The model that is asked."""
+        return self.model_name or MODELS[self.api]
+
+    def body(self, prompt: str, stop: Sequence[str] = ()) -> dict[str, Any]:
+        """The request that carries a prompt, with BELLE's defaults.
+
+        Args:
+            prompt: The text to send.
+            stop: The kind's stop strings, unless the settings have their own.
+        Returns:
+            The body, exactly as it is sent.
+        Source: LianjiaTech/BELLE, data/1.5M.
+        """
+        body: dict[str, Any] = {'model': self.model}
+        if self.api == 'chat':
+            body['messages'] = [{'role': 'user', 'content': prompt}]
+        else:
+            body['prompt'] = prompt
+        body |= {
+            'n': 1,
+            'max_tokens': self.max_tokens,
+            'temperature': self.temperature,
+            'top_p': self.top_p,
+        }
+        strings = list(dict.fromkeys(self.stop if self.stop is not None else stop))
+        if strings:
+            body['stop'] = strings
+        if self.api == 'completion':
+            body['logit_bias'] = {str(END_OF_TEXT): -100}
+        return body
