@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from belle_jax.synthesis import seeds
+from belle_jax.synthesis.arithmetic import wrong_equations
 from belle_jax.synthesis.candidate import Row
 from belle_jax.synthesis.cleaning import cleaning, length_rules
 from belle_jax.synthesis.filters import BELLE, apply_rules, said, without
@@ -234,6 +236,7 @@ def test_chinese_instructions_with_foreign_text_are_rejected(
     [
         ('把下面的话翻译成英文。', ENGLISH, '春天花开，是我最喜欢的季节。'),
         ('用英语写一句关于春天的话。', ENGLISH, ''),
+        ('辨认每行文字是哪种语言。', '日语\n韩语', 'おはようございます\n안녕하세요'),
         ('改正句子的语法错误。', 'He does not like to go there.', 'He do not likes to go there.'),
         ('用“do away with”这个短语写一句话。', 'We should do away with plastic bags and cups.', ''),
         ('写一个求和的程序。', 'def total(items):\n    return sum(items)\n', ''),
@@ -368,6 +371,15 @@ def test_the_175_real_seed_tasks_pass_the_cleaning(shared: Path) -> None:
     for seed in _lines(shared / 'data/belle/zh_seed_tasks.json'):
         instance = seed['instances'][0]
         assert clean(seed['instruction'], instance['output'], instance['input']) == '', seed
+
+
+def test_our_own_seed_tasks_pass_all_rules_and_their_arithmetic_is_right() -> None:
+    for seed in seeds.read():
+        for instance in seed['instances']:
+            question, output = seed['instruction'], instance['output']
+            assert belle(question, output, instance['input']) == '', seed
+            assert clean(question, output, instance['input']) == '', seed
+            assert wrong_equations(output) == [], seed
 
 
 def test_of_the_real_evaluation_answers_only_self_naming_ones_go(shared: Path) -> None:

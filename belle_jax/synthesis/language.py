@@ -28,7 +28,7 @@ CODE_LINE = re.compile(
 # Instructions to which another language belongs. One word of these is enough: a row that is
 # kept wrongly costs less than all translations.
 TRANSLATION = (
-    '方言|翻译|译成|译为|译出|英译|汉译|中译|互译|译文|英文|英语|外语|外文|双语|母语|日文|日语|韩文|韩语|法文|法语|德文|德语|'
+    '语种|哪种语言|什么语言|哪国语言|方言|翻译|译成|译为|译出|英译|汉译|中译|互译|译文|英文|英语|外语|外文|双语|母语|日文|日语|韩文|韩语|法文|法语|德文|德语|'
     '西班牙语|俄文|俄语|葡萄牙语|意大利语|阿拉伯语|拉丁文|拉丁语|希腊语|越南语|泰语|世界语|translat|english'
 )
 LEARNING = (
