@@ -30,6 +30,7 @@ async def ask_all(
     *,
     concurrency: int,
     use: Callable[[Reply], bool],
+    more: Callable[[int], bool] | None = None,
     budget: Budget | None = None,
     ahead: int | None = None,
     grace: float = 10.0,
@@ -46,6 +47,8 @@ async def ask_all(
         concurrency: Requests in flight.
         use: Called in a thread with each reply in order of the index, given-up ones too; True
             when that is enough.
+        more: Whether another request is worth its money, with so many replies that are not used
+            yet; asked again whenever replies were used. None: always.
         budget: Bounds what the journal's requests take. A request is reserved with its longest
             answer; what attempts take that come to nothing may go beyond it.
         ahead: Replies that may wait for one before them; by default 4 * concurrency.
@@ -65,7 +68,7 @@ async def ask_all(
     if concurrency < 1:
         raise ValueError(f'concurrency={concurrency} asks nothing: give 1 or more.')
     ahead = max(concurrency, 4 * concurrency if ahead is None else ahead)
-    return await _Run(requests, client, journal, use, budget, concurrency, ahead).run(grace)
+    return await _Run(requests, client, journal, use, more, budget, concurrency, ahead).run(grace)
 
 
 class _Run:
@@ -77,12 +80,14 @@ class _Run:
         client: Client,
         journal: Journal,
         use: Callable[[Reply], bool],
+        more: Callable[[int], bool] | None,
         budget: Budget,
         concurrency: int,
         ahead: int,
     ) -> None:
         self._requests, self._client, self._journal = requests, client, journal
-        self._user, self._budget = use, budget
+        self._user, self._more, self._budget = use, more, budget
+        self._done = 0  # replies used by this run
         self._free, self._room = asyncio.Semaphore(concurrency), asyncio.Semaphore(ahead)
         self._counters, self._drain = client.counters, Drain()
         self._end: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -93,6 +98,7 @@ class _Run:
         self._total: int | None = None
         self._outcome = 'exhausted'
         self._changed, self._landed = asyncio.Event(), asyncio.Event()
+        self._used = asyncio.Event()
         self._reserved_tokens, self._reserved_usd = 0, 0.0
         self._thread = concurrent.futures.ThreadPoolExecutor(1, 'use')
         self._halted = False
@@ -163,6 +169,7 @@ class _Run:
                 self._deliver(position, reply)
             else:
                 await self._free.acquire()
+                await self._worth_it(position)
                 tokens, usd = self._worst(request)
                 if not await self._reserve(tokens, usd):
                     self._outcome = 'budget'
@@ -173,6 +180,12 @@ class _Run:
             position += 1
         self._total = position
         self._changed.set()
+
+    async def _worth_it(self, position: int) -> None:
+        """Waits while what is under way may well be enough."""
+        while self._more and position > self._done and not self._more(position - self._done):
+            self._used.clear()
+            await self._used.wait()
 
     def _worst(self, request: Request) -> tuple[int, float]:
         """The most that a request may take, in tokens and USD."""
@@ -238,6 +251,8 @@ class _Run:
             if await asyncio.shield(self._using):
                 self._outcome = 'enough'
                 break
+            self._done += len(batch)
+            self._used.set()
             for _ in batch:
                 self._room.release()
         if not self._end.done():

@@ -1,0 +1,264 @@
+"""Makes instruction data with a language-model server, from a handful of seed tasks.
+
+    export OPENAI_API_KEY=…
+    python -m belle_jax.generate_data --output=Belle.train.json --count=1000 \\
+        --api=chat --model_name=gpt-4o-mini --concurrency=32 --budget_usd=5
+
+Any OpenAI-compatible server will do (--base_url=http://localhost:8000/v1). Every reply is in the
+journal (Belle.train.journal.sqlite) before it is used: a run that was killed goes on where it was
+and pays for nothing twice, and --rebuild makes the rows again, with other filters, without a
+request.
+
+Kinds (--kind): self_instruct (BELLE's way), multiturn, dialogue (between two given characters),
+math, evol (deepens and widens the rows of --rows), label (gives each row of --rows a category).
+
+Other actions:
+    python -m belle_jax.generate_data dedupe --rows=a.json,b.jsonl --output=clean.jsonl
+    python -m belle_jax.generate_data convert --rows=a.json --output=b.jsonl --layout=messages
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from absl import app, flags
+
+from belle_jax.api import Budget, Client, Limits, Retries, price
+from belle_jax.data.progress import Progress
+from belle_jax.data.rows import BadRow
+from belle_jax.synthesis import categories, dedupe, kinds, row_layouts, rows_convert, run, seeds
+from belle_jax.synthesis.bm25 import REJECTED, BM25Index
+from belle_jax.synthesis.filters import without
+from belle_jax.synthesis.harvest import Similarity
+from belle_jax.synthesis.row_files import Rows
+from belle_jax.synthesis.settings import MODELS, Settings
+from belle_jax.synthesis.similarity import Index
+from belle_jax.synthesis.token_codes import KINDS as TOKEN_KINDS
+from belle_jax.synthesis.token_codes import Tokens
+
+FLAGS = flags.FLAGS
+SEEDS = flags.DEFINE_string('seeds', '', 'Seed tasks; by default 175 Chinese ones of our own.')
+OUTPUT = flags.DEFINE_string('output', '', 'Rows: a JSON array, or JSON lines for .jsonl.')
+COUNT = flags.DEFINE_integer('count', 100, 'Rows that are enough.', lower_bound=1)
+KIND = flags.DEFINE_enum('kind', 'self_instruct', list(kinds.KINDS), 'What is made.')
+ROWS = flags.DEFINE_list('rows', [], 'Existing rows: for evol, label, dedupe and convert.')
+API = flags.DEFINE_enum('api', 'completion', list(MODELS), 'How the server is asked.')
+MODEL = flags.DEFINE_string('model_name', '', "As the server knows it; by default BELLE's.")
+BASE_URL = flags.DEFINE_string('base_url', None, "The server; by default OpenAI's.")
+CONCURRENCY = flags.DEFINE_integer('concurrency', 16, 'Requests in flight.', lower_bound=1)
+RPM = flags.DEFINE_float('requests_per_minute', None, 'Limit; by default none.')
+TPM = flags.DEFINE_float('tokens_per_minute', None, 'Limit; by default none.')
+TIMEOUT = flags.DEFINE_float('timeout', 120.0, 'Seconds for one attempt at a reply.')
+BUDGET_USD = flags.DEFINE_float('budget_usd', None, 'What the journal may cost altogether.')
+BUDGET_TOKENS = flags.DEFINE_integer('budget_tokens', None, 'Likewise in tokens.')
+USD_INPUT = flags.DEFINE_float('usd_per_million_input', None, 'Price of prompt tokens.')
+USD_OUTPUT = flags.DEFINE_float('usd_per_million_output', None, 'Price of answer tokens.')
+JOURNAL = flags.DEFINE_string('journal', '', 'By default beside the output.')
+REBUILD = flags.DEFINE_boolean('rebuild', False, 'Only from the journal; asks nothing.')
+OVERWRITE = flags.DEFINE_boolean('overwrite', False, 'Replace an output that has no journal.')
+GIVE_UP = flags.DEFINE_integer('give_up_after', 100, 'Replies in a row without a row; 0: never.')
+
+SHOTS = flags.DEFINE_integer('num_prompt_instructions', 3, 'Seed tasks in each prompt.')
+TASKS = flags.DEFINE_integer('tasks_per_request', 10, 'New tasks asked for in each prompt.')
+PROMPT = flags.DEFINE_string('prompt_file', '', "A prompt in place of the kind's own.")
+LANGUAGE = flags.DEFINE_enum('language', 'zh', ['zh', 'en'], 'Of the rows.')
+TURNS = flags.DEFINE_list('turns', ['2', '5'], 'Fewest and most questions of a conversation.')
+CHARACTERS = flags.DEFINE_string('characters', '', 'Pairs for dialogues, JSON lines.')
+CATEGORIES = flags.DEFINE_string('categories', '', "Labels; by default BELLE's 13.")
+APART = flags.DEFINE_boolean('apart', False, 'Labels as rows of id and category alone.')
+SEED = flags.DEFINE_integer('seed', 0, 'Of every draw.')
+TEMPERATURE = flags.DEFINE_float('temperature', 1.0, 'Of sampling.')
+TOP_P = flags.DEFINE_float('top_p', 1.0, 'Nucleus of sampling.')
+MAX_TOKENS = flags.DEFINE_integer('max_tokens', 1024, 'Longest reply.')
+
+SIMILARITY = flags.DEFINE_enum(
+    'similarity', 'rouge', ['rouge', 'bm25', 'none'], 'ROUGE-L F1, BM25 as BELLE, or nothing.'
+)
+THRESHOLD = flags.DEFINE_float(
+    'threshold', None, 'Score that rejects a row; by default 0.7, and 18 for BM25.'
+)
+TOKENS = flags.DEFINE_string(
+    'tokens', 'characters', 'What is compared: characters, words, or a directory with a tokenizer.'
+)
+NEIGHBOURS = flags.DEFINE_boolean('neighbours', True, "Rows tell their ten nearest, as BELLE's.")
+WITHOUT = flags.DEFINE_list('without', [], 'Filters to leave out, by name.')
+LAYOUT = flags.DEFINE_enum('layout', 'messages', list(row_layouts.LAYOUTS), 'For convert.')
+COMPARE = flags.DEFINE_enum('compare', 'instruction', list(dedupe.COMPARE), 'For dedupe.')
+ON_BAD_ROW = flags.DEFINE_enum('on_bad_row', 'error', ['error', 'skip'], 'For convert and dedupe.')
+
+# BELLE's names.
+flags.DEFINE_alias('seed_tasks_path', 'seeds')
+flags.DEFINE_alias('num_instructions_to_generate', 'count')
+flags.DEFINE_alias('request_batch_size', 'concurrency')
+OUTPUT_DIR = flags.DEFINE_string('output_dir', '', 'The output is Belle.train.json there.')
+flags.DEFINE_integer('num_cpus', 0, 'Not needed any more: comparing rows takes one.')
+
+
+def main(argv: list[str]) -> None:
+    """Does it, or says in one sentence why not."""
+    actions = {
+        'generate': generate,
+        'generate_instruction_following_data': generate,
+        'convert': convert,
+        'dedupe': deduplicate,
+    }
+    action, *more = argv[1:] or ['generate']
+    if more or action not in actions:
+        raise app.UsageError(
+            f'{argv[-1]!r} is no action: generate (which may be left out), dedupe and convert are.'
+        )
+    try:
+        sys.exit(actions[action]())
+    except (ValueError, OSError) as error:
+        sys.exit(f'belle_jax.generate_data: {error}')
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def generate() -> int:
+    """Asks a server for rows; returns the exit code."""
+    files = run.Files.beside(_output(), Path(JOURNAL.value) if JOURNAL.value else None)
+    if files.output.exists() and not files.journal.exists() and not OVERWRITE.value:
+        raise ValueError(
+            f'{files.output} is there already, and no journal {files.journal} that it was made '
+            'from: it would be lost. Give another --output, or --overwrite.'
+        )
+    settings = _settings()
+    kind = kinds.make(KIND.value, settings)
+    finite = kind.requests is not None and not FLAGS['count'].present
+    job = run.Job(
+        kind=kind,
+        rules=without(kind.rules, WITHOUT.value),
+        similarity=lambda: _similarity(kind, settings),
+        count=None if finite else COUNT.value,
+        concurrency=CONCURRENCY.value,
+        budget=Budget(BUDGET_USD.value, BUDGET_TOKENS.value),
+        give_up_after=GIVE_UP.value,
+    )
+    if REBUILD.value:
+        result = run.rebuild(job, files)
+    else:
+        cost = price(settings.model, USD_INPUT.value, USD_OUTPUT.value)
+        if not cost:
+            print(f'What {settings.model} costs is not known: costs are shown as 0.')
+        client = Client(
+            BASE_URL.value,
+            price=cost,
+            limits=Limits(RPM.value, TPM.value),
+            retries=Retries(attempt_timeout=TIMEOUT.value),
+        )
+        result = run.generate(job, files, client)
+    print(result.account(files))
+    if result.error:
+        raise result.error
+    return {'enough': 0, 'exhausted': 0, 'rebuilt': 0, 'interrupted': 130}.get(result.outcome, 1)
+
+
+def convert() -> int:
+    """Writes rows in another layout; returns the exit code."""
+    progress = Progress('Converting', 'rows')
+    account = rows_convert.convert(
+        _rows_files(one=True)[0],
+        _output(),
+        LAYOUT.value,
+        on_bad_row=ON_BAD_ROW.value,
+        overwrite=OVERWRITE.value,
+        progress=progress.show,
+    )
+    progress.end(account.rows)
+    print(account)
+    return 0
+
+
+def deduplicate() -> int:
+    """Leaves near-duplicates out; returns the exit code."""
+    account = dedupe.run(
+        _rows_files(),
+        _output(),
+        0.7 if THRESHOLD.value is None else THRESHOLD.value,
+        _tokens(),
+        COMPARE.value,
+        on_bad_row=ON_BAD_ROW.value,
+        overwrite=OVERWRITE.value,
+    )
+    print(account)
+    return 0
+
+
+def _output() -> Path:
+    if bool(OUTPUT.value) == bool(OUTPUT_DIR.value):
+        raise ValueError('name the file of the rows with --output (or a folder with --output_dir).')
+    return Path(OUTPUT.value) if OUTPUT.value else Path(OUTPUT_DIR.value) / 'Belle.train.json'
+
+
+def _rows_files(one: bool = False) -> list[str]:
+    if not ROWS.value or (one and len(ROWS.value) > 1):
+        raise ValueError(f'name the file{"" if one else "s"} of existing rows with --rows.')
+    return ROWS.value
+
+
+def _settings() -> Settings:
+    shots = SHOTS.value
+    return Settings(
+        seeds=seeds.read(SEEDS.value or seeds.OWN, shots),
+        rows=[row for file in ROWS.value for row in _read(file)],
+        categories=categories.read(CATEGORIES.value) if CATEGORIES.value else (),
+        characters=list(_read(CHARACTERS.value)) if CHARACTERS.value else (),
+        seed=SEED.value,
+        language=LANGUAGE.value,
+        num_prompt_instructions=shots,
+        tasks_per_request=TASKS.value,
+        turns=_turns(),
+        prompt_file=PROMPT.value,
+        apart=APART.value,
+        api=API.value,
+        model_name=MODEL.value,
+        max_tokens=MAX_TOKENS.value,
+        temperature=TEMPERATURE.value,
+        top_p=TOP_P.value,
+    )
+
+
+def _read(file: str) -> list[dict[str, Any]]:
+    """The rows of a file, which all have to be objects."""
+    rows = []
+    for where, row in Rows(file):
+        if isinstance(row, BadRow) or not isinstance(row, dict):
+            reason = row if isinstance(row, BadRow) else 'a row is an object with fields.'
+            raise ValueError(f'{where}: {reason} Mend the row, or delete it.')
+        rows.append(row)
+    return rows
+
+
+def _turns() -> tuple[int, int]:
+    try:
+        fewest, most = map(int, TURNS.value)
+    except ValueError as error:
+        raise ValueError(f'--turns={",".join(TURNS.value)} is no pair such as 2,5.') from error
+    return fewest, most
+
+
+def _similarity(kind: kinds.Kind, settings: Settings) -> Similarity | None:
+    if SIMILARITY.value == 'none':
+        return None
+    bm25 = SIMILARITY.value == 'bm25'
+    threshold = (REJECTED if bm25 else 0.7) if THRESHOLD.value is None else THRESHOLD.value
+    pool = (BM25Index if bm25 else Index)(_tokens())
+    measure = f'{"BM25" if bm25 else "ROUGE-L F1"}, {TOKENS.value}'
+    listed = NEIGHBOURS.value and kind.layout == 'alpaca'
+    similarity = Similarity(pool, threshold, measure, listed)
+    for seed in settings.seeds:
+        similarity.add(seed['instruction'])
+    return similarity
+
+
+def _tokens() -> Tokens:
+    if TOKENS.value in TOKEN_KINDS:
+        return TOKENS.value
+    from belle_jax.data import tokenizer
+
+    return tokenizer.load(TOKENS.value).encode
+
+
+if __name__ == '__main__':
+    app.run(main)
