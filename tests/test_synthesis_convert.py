@@ -253,9 +253,9 @@ def test_the_container_is_that_of_the_ending_or_the_flag(tmp_path, name, contain
     source = save(tmp_path / 'source', rows)
     convert(source, tmp_path / name, 'alpaca', container=container)
     text = (tmp_path / name).read_bytes().decode('utf-8')
-    assert [json.loads(line) for line in text.split('\n')[:-1]] == rows if lines else True
-    assert lines or json.loads(text) == rows
     assert '问' in text and text.endswith('\n')
+    read = [json.loads(line) for line in text.split('\n')[:-1]] if lines else json.loads(text)
+    assert read == rows
 
 
 def test_half_characters_of_other_fields_survive(tmp_path):
@@ -302,16 +302,36 @@ def test_a_target_is_whole_or_untouched(tmp_path, monkeypatch):
         convert(target, tmp_path, 'belle', overwrite=True)
 
 
+@pytest.mark.parametrize('name', ['full.json', 'full.jsonl'])
 @pytest.mark.parametrize('length', [1, 100_000])  # refused at the end, and while writing
-def test_a_full_disk_is_a_sentence(tmp_path, length):
+def test_a_full_disk_is_a_sentence(tmp_path, monkeypatch, name, length):
+    plain = type(tmp_path).open
+
+    def full(path, mode, **kwargs):
+        plain(path, mode, **kwargs).close()
+        return open('/dev/full', mode, **kwargs)
+
+    monkeypatch.setattr(type(tmp_path), 'open', full)
     with (
-        pytest.raises(ValueError, match=r'full\.jsonl cannot be written \(no space left'),
-        Writer(tmp_path / 'full.jsonl') as out,
+        pytest.raises(ValueError, match=r'full\.jsonl? cannot be written \(no space left'),
+        Writer(tmp_path / name) as out,
     ):
-        out._stream.close()
-        out._stream = open('/dev/full', 'w', encoding='utf-8')  # noqa: SIM115
         out.write({'a': 'b' * length})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_errors_of_the_block_pass_as_they_are(tmp_path):
+    with pytest.raises(ConnectionError, match='refused'), Writer(tmp_path / 'a.json') as out:
+        out.write({})
+        raise ConnectionError('refused')
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_without_rows_is_still_one(tmp_path):
+    for name, text in (('a.json', '[]\n'), ('a.jsonl', '')):
+        with Writer(tmp_path / name):
+            pass
+        assert (tmp_path / name).read_text() == text
 
 
 def test_what_cannot_be_converted_is_told(tmp_path):
@@ -389,6 +409,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path, monkeypatch):
     with Writer(tmp_path / 'a.json') as out:
         for _ in range(6_000):
             out.write(row)
+    assert out.rows == 6_000
     assert (tmp_path / 'a.json').stat().st_size > 3_000_000
     tracemalloc.start()
     convert(tmp_path / 'a.json', tmp_path / 'b.json', 'messages')

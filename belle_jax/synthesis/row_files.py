@@ -41,10 +41,7 @@ class Rows:
             with self.path.open('rb') as stream:
                 head = stream.read(1 << 16).removeprefix(codecs.BOM_UTF8).lstrip()
         except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            raise ValueError(
-                f'{self.path} cannot be read ({reason}): give a file with rows.'
-            ) from error
+            raise self._unreadable(error) from error
         if not head:
             raise ValueError(f'{self.path} is empty: give a file with rows.')
         self.container = 'Parquet' if head.startswith(b'PAR1') else 'JSON lines'
@@ -53,8 +50,15 @@ class Rows:
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:
         source = {'Parquet': self._parquet, 'JSON lines': self._lines, 'JSON array': self._array}
-        yield from source[self.container]()
+        try:
+            yield from source[self.container]()
+        except OSError as error:
+            raise self._unreadable(error) from error
         self.done = 1.0
+
+    def _unreadable(self, error: OSError) -> ValueError:
+        reason = (error.strerror or str(error)).lower()
+        return ValueError(f'{self.path} cannot be read ({reason}): give a file with rows.')
 
     def _lines(self) -> Iterator[tuple[str, Any]]:
         read = 0
