@@ -30,7 +30,7 @@ CHECK_KIND = flags.DEFINE_boolean(
 
 def main(action: str) -> object:
     """Does it, and returns the manifest, or what verify says."""
-    source, key, target, md5 = SOURCE.value, KEY.value, TARGET.value, MD5.value
+    source, key, target, md5 = str(SOURCE.value), KEY.value, TARGET.value, MD5.value
     if action == 'verify':
         if target:
             raise ValueError(f'--target={target}: verify writes nothing; give only --source.')

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from belle_jax.weights import delta_apply
+from belle_jax.weights.delta import applying as delta_apply
 
 torch = pytest.importorskip('torch')
 safetensors_torch = pytest.importorskip('safetensors.torch')

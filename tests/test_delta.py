@@ -10,8 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from belle_jax.weights import delta_apply, delta_format, delta_make, delta_writer
-from belle_jax.weights.ahead import ahead
+from belle_jax.weights.delta import applying as delta_apply
+from belle_jax.weights.delta import format as delta_format
+from belle_jax.weights.delta import making as delta_make
+from belle_jax.weights.delta import writer as delta_writer
+from belle_jax.weights.delta.ahead import ahead
 from delta_pairs import (
     LLAMA,
     VOCABULARY,

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from belle_jax.weights import delta_apply, delta_format, delta_make
+from belle_jax.weights.delta import applying as delta_apply
+from belle_jax.weights.delta import format as delta_format
+from belle_jax.weights.delta import making as delta_make
 from delta_pairs import DTYPES, check_equal, load, pair, raw, refuses, torch
 
 

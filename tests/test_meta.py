@@ -36,7 +36,9 @@ from as_meta import (
 )
 from belle_jax.architecture import PRESETS, Rope
 from belle_jax.data import tokenizer
-from belle_jax.weights import huggingface, meta, meta_layout, meta_params, shards
+from belle_jax.weights import huggingface, meta, shards
+from belle_jax.weights.meta import layout as meta_layout
+from belle_jax.weights.meta import params as meta_params
 from belle_jax.weights.tensors import DTYPES, in_dtype
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -17,7 +17,8 @@ from tokenizers import Tokenizer as Backend
 
 import belle_jax
 from belle_jax.data import templates, tokenizer
-from belle_jax.weights import paddle, paddle_files, shards
+from belle_jax.weights import paddle, shards
+from belle_jax.weights.paddle import files as paddle_files
 from belle_jax.weights.tensors import planned
 
 torch = pytest.importorskip('torch')

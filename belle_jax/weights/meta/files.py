@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 
 from belle_jax.weights import torch_files
-from belle_jax.weights.meta_layout import BUFFERS, COLUMNS, ROWS, Entry, Whole, same
-from belle_jax.weights.meta_params import FILE, Params
+from belle_jax.weights.meta.layout import BUFFERS, COLUMNS, ROWS, Entry, Whole, same
+from belle_jax.weights.meta.params import FILE, Params
 from belle_jax.weights.tensors import Stored
 
 NAME = 'consolidated.{:02d}.pth'

@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 
 from belle_jax.data.progress import Progress
-from belle_jax.weights import delta_compare, delta_format, huggingface, shards
-from belle_jax.weights.ahead import ahead
-from belle_jax.weights.delta_compare import sha256
-from belle_jax.weights.delta_format import Base, Entry
-from belle_jax.weights.delta_writer import Writer
+from belle_jax.weights import huggingface, shards
+from belle_jax.weights.delta import compare as delta_compare
+from belle_jax.weights.delta import format as delta_format
+from belle_jax.weights.delta.ahead import ahead
+from belle_jax.weights.delta.compare import sha256
+from belle_jax.weights.delta.format import Base, Entry
+from belle_jax.weights.delta.writer import Writer
 from belle_jax.weights.safetensors import NAMES
 from belle_jax.weights.target import new_directory, require_new
 from belle_jax.weights.tensors import Stored, map_file

@@ -8,10 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from belle_jax.data.progress import Progress
-from belle_jax.weights import delta_compare, delta_format, delta_reader, huggingface, shards
-from belle_jax.weights.ahead import ahead
-from belle_jax.weights.delta_compare import sha256
-from belle_jax.weights.delta_format import Block, Delta, Entry
+from belle_jax.weights import huggingface, shards
+from belle_jax.weights.delta import compare as delta_compare
+from belle_jax.weights.delta import format as delta_format
+from belle_jax.weights.delta import reader as delta_reader
+from belle_jax.weights.delta.ahead import ahead
+from belle_jax.weights.delta.compare import sha256
+from belle_jax.weights.delta.format import Block, Delta, Entry
 from belle_jax.weights.safetensors import DTYPES, NAMES
 from belle_jax.weights.target import new_directory, require_new
 from belle_jax.weights.tensors import Planned, Stored, map_file

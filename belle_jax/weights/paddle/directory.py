@@ -12,8 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from belle_jax.architecture import Architecture
-from belle_jax.weights import huggingface, names, paddle_config, paddle_files, paddle_tokenizer
+from belle_jax.weights import huggingface, names
 from belle_jax.weights import shards as hf_files
+from belle_jax.weights.paddle import config as paddle_config
+from belle_jax.weights.paddle import files as paddle_files
+from belle_jax.weights.paddle import tokenizer as paddle_tokenizer
 from belle_jax.weights.parameters import common_dtype
 from belle_jax.weights.target import new_directory, require_new
 from belle_jax.weights.tensors import DTYPES, Stored, in_dtype, shown, view

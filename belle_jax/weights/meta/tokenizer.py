@@ -7,7 +7,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, processors
 
 from belle_jax.data import sentencepiece_model, tiktoken_model
-from belle_jax.weights.meta_params import Words
+from belle_jax.weights.meta.params import Words
 
 FILE = 'tokenizer.model'
 BOS, EOS = '<s>', '</s>'

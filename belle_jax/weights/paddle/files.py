@@ -19,7 +19,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from belle_jax.weights.paddle_pickle import Array, Machine, Refused
+from belle_jax.weights.paddle.machine import Array, Machine, Refused
 from belle_jax.weights.tensors import Planned, Stored, map_file, replacing
 
 NAME_TABLE = 'StructuredToParameterName@@'  # from names in the model to names in Paddle's graph

@@ -7,17 +7,12 @@ from pathlib import Path
 
 from belle_jax.architecture import Architecture
 from belle_jax.data import tiktoken_model
-from belle_jax.weights import (
-    huggingface,
-    meta_layout,
-    meta_params,
-    meta_tokenizer,
-    names,
-    shards,
-    torch_files,
-)
-from belle_jax.weights.meta_files import NAME, Files, tied
-from belle_jax.weights.meta_layout import COLUMNS, ROWS
+from belle_jax.weights import huggingface, names, shards, torch_files
+from belle_jax.weights.meta import layout as meta_layout
+from belle_jax.weights.meta import params as meta_params
+from belle_jax.weights.meta import tokenizer as meta_tokenizer
+from belle_jax.weights.meta.files import NAME, Files, tied
+from belle_jax.weights.meta.layout import COLUMNS, ROWS
 from belle_jax.weights.parameters import common_dtype
 from belle_jax.weights.target import new_directory, require_new
 from belle_jax.weights.tensors import DTYPES, Stored, in_dtype, shown

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
-from belle_jax.weights import delta_format
-from belle_jax.weights.delta_format import Data, Entry
+from belle_jax.weights.delta import format as delta_format
+from belle_jax.weights.delta.format import Data, Entry
 from belle_jax.weights.tensors import replacing
 
 

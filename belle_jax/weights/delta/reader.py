@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from belle_jax.weights import huggingface, safetensors
-from belle_jax.weights.delta_format import (
+from belle_jax.weights.delta.format import (
     FORMAT,
     MAX_BLOCK,
     NAME,

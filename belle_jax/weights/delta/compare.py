@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from belle_jax.weights import delta_format, names, shards
+from belle_jax.weights import names, shards
+from belle_jax.weights.delta import format as delta_format
 from belle_jax.weights.tensors import Stored
 
 EMBEDDINGS = ('model.embed_tokens.weight', 'transformer.word_embeddings.weight')

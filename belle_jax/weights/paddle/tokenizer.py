@@ -8,7 +8,8 @@ from typing import Any
 from tokenizers import Tokenizer as Backend
 
 from belle_jax.data import templates, tokenizer
-from belle_jax.weights import huggingface, paddle_chat
+from belle_jax.weights import huggingface
+from belle_jax.weights.paddle import chat as paddle_chat
 
 PIECES = 'sentencepiece.bpe.model'  # what PaddleNLP calls LLaMA's tokenizer.model
 SETTINGS = 'tokenizer_config.json'
