@@ -447,6 +447,9 @@ def test_a_disk_that_refuses_is_one_sentence_and_no_half_file(
         def __init__(self, file):
             self.file, self.room = file, 100
 
+        def fileno(self):
+            return self.file.fileno()
+
         def write(self, block):
             self.room -= len(block)
             if self.room < 0:

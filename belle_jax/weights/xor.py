@@ -160,7 +160,8 @@ def decrypt(encrypted: Encrypted, key: Key, target: Path | None, tell: Tell) -> 
     with contextlib.ExitStack() as stack:
         sinks: list[Sink] = [md5.update, sha256.update]
         if target:
-            sinks.append(stack.enter_context(replacing(target)).write)
+            file = stack.enter_context(replacing(target))
+            sinks.append(stack.enter_context(blocks.settling(file)))
         size = blocks.stream(encrypted.path, (), tell, DIGEST, key.xor, sinks)
         if sha256.hexdigest() != encrypted.sha256:
             raise ValueError(_why(encrypted, key))
@@ -206,8 +207,8 @@ def encrypt(source: Path, sha256: str, key: Key, target: Path, tell: Tell) -> En
     """
     plain, encrypted = hashlib.sha256(), hashlib.sha256()
     md5 = hashlib.md5(usedforsecurity=False)
-    with replacing(target) as file:
-        sinks: list[Sink] = [md5.update, encrypted.update, file.write]
+    with replacing(target) as file, blocks.settling(file) as write:
+        sinks: list[Sink] = [md5.update, encrypted.update, write]
         for sink in sinks:
             sink(bytes.fromhex(sha256))
         size = blocks.stream(source, [plain.update], tell, 0, key.xor, sinks)
