@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import as_meta
+from api_runs import ServerProcess
 from belle_jax.weights import meta, paddle
 from test_sample_cli import write_model
 
@@ -25,6 +26,8 @@ TRAINING = (
 SHORTER = {
     'python -m belle_jax.train': TRAINING,
     'python -m belle_jax.sample': '--max_new_tokens=4',
+    'python -m belle_jax.generate_data --': '--count=20',
+    'python -m belle_jax.generate_data': '',
     'python -m convert.': '',
 }
 # Commands that another test covers, or that no test machine can run.
@@ -46,8 +49,17 @@ def beginning(command: str, table: dict[str, str]) -> str | None:
     return next((value for start, value in table.items() if command.startswith(start)), None)
 
 
-def test_each_command_of_the_readme_runs(tmp_path):
+@pytest.fixture
+def server(tmp_path):
+    """The address of a language-model server."""
+    with ServerProcess(tmp_path / 'server.jsonl') as process:
+        yield process.url
+
+
+def test_each_command_of_the_readme_runs(tmp_path, server):
     files(tmp_path)
+    environment = os.environ | {'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(ROOT)}
+    environment |= {'OPENAI_BASE_URL': server, 'OPENAI_API_KEY': 'none'}
     ran = 0
     for command in commands():
         if beginning(command, ELSEWHERE):
@@ -59,7 +71,7 @@ def test_each_command_of_the_readme_runs(tmp_path):
         done = subprocess.run(
             [sys.executable, *shlex.split(f'{command} {extra}')[1:]],
             cwd=tmp_path,
-            env=os.environ | {'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(ROOT)},
+            env=environment,
             input='天地玄黄\n',
             capture_output=True,
             text=True,
@@ -68,7 +80,7 @@ def test_each_command_of_the_readme_runs(tmp_path):
         )
         assert done.returncode == 0, f'{command}\n{done.stdout[-1000:]}\n{done.stderr[-2000:]}'
         ran += 1
-    assert ran >= 18
+    assert ran >= 21
     answers = (tmp_path / 'answers.jsonl').read_text('utf-8').splitlines()
     assert [json.loads(row)['input'] for row in answers] == ['一加一', '天地']
     tuned, again, decrypted = (
