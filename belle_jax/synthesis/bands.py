@@ -64,7 +64,7 @@ def plan(threshold: float, recall: float) -> tuple[int, int]:
     """
     jaccard = threshold / (2 - threshold)
     for rows in range(16, 0, -1):
-        bands = math.ceil(math.log(1 - recall) / math.log(1 - jaccard**rows)) if jaccard < 1 else 1
+        bands = math.ceil(math.log(1 - recall) / math.log1p(-(jaccard**rows))) if jaccard < 1 else 1
         if bands <= MOST_BANDS:
             return rows, bands
     raise ValueError(

@@ -5,7 +5,6 @@ written block by block; in memory stay the compared texts of the kept rows and t
 exact until there are many, and MinHash then.
 """
 
-import array
 import collections
 import dataclasses
 import itertools
@@ -18,15 +17,15 @@ from belle_jax.data.rows import BadRow, layout, parse
 from belle_jax.synthesis.bands import plan
 from belle_jax.synthesis.minhash import RECALL, MinHashIndex
 from belle_jax.synthesis.row_files import Rows
-from belle_jax.synthesis.row_writer import Writer
+from belle_jax.synthesis.row_writer import rows_file
 from belle_jax.synthesis.similarity import Index
 from belle_jax.synthesis.token_codes import Tokens
 
 COMPARE = ('instruction', 'question', 'row')
 BLOCK = 1024  # rows that are read, compared and written at once
-# Kept rows up to which everything is compared exactly. Up to there the index takes as long as
-# hashing does, give or take; beyond it its lists grow too long.
-EXACT = 200_000
+# Kept rows up to which everything is compared exactly, which takes half a minute. The index' lists
+# grow with the pool, so the tenth hundred thousand would take ten minutes.
+EXACT = 100_000
 SHOWN = 20  # groups that the account names
 
 
@@ -111,13 +110,12 @@ def run(
     account.removed = str(removed)
     _check(paths, (output, removed), threshold, compare, on_bad_row)
     texts: list[str] = []
-    numbers = array.array('Q')
     members: collections.Counter[int] = collections.Counter()
     index = Index(tokens)
     progress = Progress('Deduplicating', 'rows')
     rows = _Rows(paths, compare, on_bad_row == 'error', account)
-    kept_rows = Writer(output, overwrite=overwrite)
-    with kept_rows, Writer(removed, 'lines', overwrite) as removed_rows:
+    kept_rows = rows_file(output, overwrite=overwrite)
+    with kept_rows as keep, rows_file(removed, 'lines', overwrite) as remove:
         stream = iter(rows)
         while block := list(itertools.islice(stream, BLOCK)):
             if account.exact_until is None and len(index) >= exact:
@@ -130,27 +128,23 @@ def run(
                     members[match.index] += 1
                     account.same += match.score == 1
                     account.near += match.score < 1
-                    removed_rows.write({
+                    remove({
                         'where': where,
-                        'kept': numbers[match.index],
+                        'kept': match.index + 1,
                         'nearest': texts[match.index],
                         'score': round(match.score, 4),
                         'row': row,
                     })  # fmt: skip
                     continue
-                kept_rows.write(row)
+                keep(row)
                 account.kept += 1
-                if not text.strip():
-                    account.empty += 1
-                    continue
-                index.add(text)
+                account.empty += not index.size(index.add(text))
                 texts.append(text)
-                numbers.append(account.kept)
             progress.show(account.read, rows.done)
         if not account.kept:
             raise ValueError(f'{", ".join(map(str, paths))}: no usable row: {account}')
     progress.end(account.read)
-    account.groups = [(numbers[i], n, texts[i]) for i, n in members.most_common(SHOWN)]
+    account.groups = [(i + 1, n, texts[i]) for i, n in members.most_common(SHOWN)]
     return account
 
 

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from belle_jax.synthesis.bands import HALF, LOW, Bands
-from belle_jax.synthesis.rouge import Match, length_range, rouge_l, top
+from belle_jax.synthesis.rouge import Match, length_range, top
 from belle_jax.synthesis.similarity import Index
 from belle_jax.synthesis.token_codes import Tokens
 
@@ -69,7 +69,7 @@ class MinHashIndex(Index):
         made = cls(threshold=threshold)
         made._encode = index._encode
         for begin in range(0, len(index), BLOCK):
-            block = index._texts[begin : begin + BLOCK]
+            block = index._texts.codes[begin : begin + BLOCK]
             made._prepare_codes(block)
             for codes in block:
                 made._add_codes(codes)
@@ -89,7 +89,7 @@ class MinHashIndex(Index):
         indices = self._candidates(codes, self.threshold)
         if codes in self._same:
             indices = np.union1d(indices, [self._same[codes]])
-        return top(rouge_l(codes, self._texts, indices), indices, k)
+        return top(self._texts.scores(codes, indices), indices, k)
 
     def prepare(self, texts: Sequence[str]) -> None:
         """Hashes the texts that are compared or added next, all at once.
@@ -102,7 +102,8 @@ class MinHashIndex(Index):
     def _add_codes(self, codes: str) -> int:
         hashes, _, _ = self._known(codes)
         index = self._append(codes)
-        self._waiting.append((index, hashes))
+        if codes:
+            self._waiting.append((index, hashes))
         return index
 
     def _known(self, codes: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -142,7 +143,7 @@ class MinHashIndex(Index):
         fellows = self._pairs(owners, wanted, own, lengths)
         # An owner agrees with itself, and most with nobody else.
         fellows = [pairs[pairs >> 32 != pairs & 0xFFFFFFFF] for pairs in fellows]
-        lengths = np.frombuffer(self._lengths, np.uint32)
+        lengths = np.frombuffer(self._lengths, np.int64)
         stored = [p for run in self._runs for p in self._pairs(owners, wanted, run, lengths)]
         return _grouped(stored, texts), _grouped(fellows, texts)
 
@@ -160,15 +161,18 @@ class MinHashIndex(Index):
             Arrays; pairs whose lengths rule a match out are left out.
         """
         begins = np.searchsorted(run, wanted)
-        counts = np.searchsorted(run, wanted | LOW, 'right') - begins
-        used = np.flatnonzero(counts)
+        begins[begins == len(run)] = 0
+        used = np.flatnonzero(run[begins] & ~LOW == wanted)
         if not used.size:
             return []
+        begins, owners = begins[used], owners[used]
+        counts = np.searchsorted(run, wanted[used] | LOW, 'right') - begins
         ranges = np.array([length_range(len(codes), self.threshold) for codes in self._block])
         found = []
         # Many alike texts make many pairs, so only so many are made at a time.
-        ends = np.cumsum(counts[used])
-        for part in np.split(used, np.searchsorted(ends, np.arange(PAIRS, ends[-1], PAIRS))):
+        ends = np.cumsum(counts)
+        cuts = np.searchsorted(ends, np.arange(PAIRS, ends[-1], PAIRS))
+        for part in np.split(np.arange(len(used)), cuts):
             size = counts[part]
             # Place i of all pairs is place i - (where its range begins there) of the range.
             starts = np.repeat(begins[part] - (np.cumsum(size) - size), size)
@@ -176,7 +180,7 @@ class MinHashIndex(Index):
             owner = np.repeat(owners[part], size)
             sizes = lengths[others]
             fits = (ranges[owner, 0] <= sizes) & (sizes <= ranges[owner, 1])
-            found.append(np.unique(owner[fits] << 32 | others[fits]))
+            found.append(_distinct(owner[fits] << 32 | others[fits]))
         return found
 
     def _flush(self) -> None:
@@ -194,6 +198,14 @@ class MinHashIndex(Index):
 
 def _grouped(pairs: list[np.ndarray], owners: int) -> list[np.ndarray]:
     """The others of each owner, ascending, from arrays of owner << 32 | other."""
-    found = np.unique(np.concatenate([np.empty(0, np.int64), *pairs]))
+    found = _distinct(np.concatenate([np.empty(0, np.int64), *pairs]))
     ends = np.searchsorted(found, np.arange(1, owners) << 32)
     return np.split(found & 0xFFFFFFFF, ends)
+
+
+def _distinct(numbers: np.ndarray) -> np.ndarray:
+    """Sorted, each once; np.unique hashes first, which takes longer here."""
+    numbers = np.sort(numbers)
+    first = np.ones(len(numbers), bool)
+    first[1:] = numbers[1:] != numbers[:-1]
+    return numbers[first]

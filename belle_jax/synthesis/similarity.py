@@ -15,20 +15,20 @@ from typing import Protocol
 import numpy as np
 
 from belle_jax.synthesis.rouge import (
+    EPSILON,
     NOTHING,
     Match,
-    best,
+    Texts,
     fewest_shared,
     length_range,
-    rouge_l,
     top,
 )
 from belle_jax.synthesis.token_codes import Tokens, encoder
 
 # Of a text's rarest tokens so many are looked up that each candidate must share HITS of them: one
 # more posting list costs less than comparing the texts that it rules out.
-HITS = 6
-FIRST = 256  # texts with the highest bounds that most_similar compares first
+HITS = 4
+FIRST = 64  # texts with the highest bounds that most_similar compares first
 
 
 class Pool(Protocol):
@@ -40,7 +40,7 @@ class Pool(Protocol):
     def nearest(self, text: str, cutoff: float = 0.0) -> Match: ...
     def first_over(self, text: str, threshold: float) -> Match | None: ...
     def most_similar(self, text: str, k: int = 10, compare: int | None = None) -> list[Match]: ...
-    def average(self, text: str, sample: int | None = 2048) -> float: ...
+    def average(self, text: str, sample: int | None = 1024) -> float: ...
 
 
 class Index:
@@ -57,9 +57,9 @@ class Index:
             tokens: What is compared: 'characters', 'words', or a function (see `encoder`).
         """
         self._encode = encoder(tokens)
-        self._texts: list[str] = []
+        self._texts = Texts()
         self._same: dict[str, int] = {}
-        self._lengths = array.array('I')
+        self._lengths = array.array('q')
         # For each token, which texts have it at least once, twice, ...
         self._postings: dict[str, list[array.array]] = {}
 
@@ -79,10 +79,14 @@ class Index:
         for token, count in Counter(codes).items():
             lists = self._postings.setdefault(token, [])
             while len(lists) < count:
-                lists.append(array.array('I'))
+                lists.append(array.array('q'))
             for posting in lists[:count]:
                 posting.append(index)
         return index
+
+    def size(self, index: int) -> int:
+        """How many tokens text number `index` has."""
+        return self._lengths[index]
 
     def prepare(self, texts: Sequence[str]) -> None:
         """Says which texts are compared or added next; other indexes save time by it."""
@@ -101,7 +105,7 @@ class Index:
             return Match(1.0, self._same[codes])
         if cutoff <= 0:
             return (self.most_similar(text, 1) or [NOTHING])[0]
-        return best(codes, self._texts, self._candidates(codes, cutoff), cutoff)
+        return self._texts.best(codes, self._candidates(codes, cutoff), cutoff)
 
     def first_over(self, text: str, threshold: float) -> Match | None:
         """The earliest text that reaches a threshold.
@@ -114,7 +118,7 @@ class Index:
         """
         codes = self._encode(text)
         candidates = self._candidates(codes, threshold)
-        scores = rouge_l(codes, self._texts, candidates, threshold)
+        scores = self._texts.scores(codes, candidates, threshold)
         over = np.flatnonzero(scores)
         return Match(float(scores[over[0]]), int(candidates[over[0]])) if over.size else None
 
@@ -136,24 +140,24 @@ class Index:
         if not found or k < 1:
             return []
         shared = np.bincount(_joined(found), minlength=len(self))
-        bounds = 2 * shared / (np.frombuffer(self._lengths, np.uint32) + len(codes))
-        count = max(compare or FIRST, 4 * k)
-        if len(self) <= count:
+        bounds = 2 * shared / (np.frombuffer(self._lengths, np.int64) + len(codes))
+        first = max(FIRST, k)
+        if len(self) <= first:
             indices = np.flatnonzero(shared)
-            return top(rouge_l(codes, self._texts, indices), indices, k)
-        indices = np.argpartition(bounds, len(self) - count)[-count:]
-        scores = rouge_l(codes, self._texts, indices)
-        if compare is None:
-            # Only a text whose bound reaches the k-th score of these can take its place.
-            kept = np.partition(scores, count - k)[count - k]
-            over = (bounds >= kept) & (shared > 0)
-            over[indices] = False
-            rest = np.flatnonzero(over)
-            scores = np.concatenate([scores, rouge_l(codes, self._texts, rest, kept)])
-            indices = np.concatenate([indices, rest])
-        return top(scores, indices, k)
+            return top(self._texts.scores(codes, indices), indices, k)
+        indices = _highest(bounds, first)
+        scores = self._texts.scores(codes, indices)
+        # Only a text whose bound reaches the k-th score of these can take its place.
+        kept = float(np.sort(scores)[-k]) if len(scores) >= k else 0.0
+        over = (bounds >= kept) & (shared > 0)
+        over[indices] = False
+        rest = np.flatnonzero(over)
+        if compare is not None:
+            rest = rest[_highest(bounds[rest], max(0, compare - first))]
+        scores = np.concatenate([scores, self._texts.scores(codes, rest, kept)])
+        return top(scores, np.concatenate([indices, rest]), k)
 
-    def average(self, text: str, sample: int | None = 2048) -> float:
+    def average(self, text: str, sample: int | None = 1024) -> float:
         """The mean score over the pool: how unlike everything else a text is.
 
         Args:
@@ -167,7 +171,7 @@ class Index:
             return 0.0
         count = len(self) if sample is None else min(sample, len(self))
         indices = np.arange(count) * len(self) // count
-        return float(rouge_l(self._encode(text), self._texts, indices).mean())
+        return float(self._texts.scores(self._encode(text), indices).mean())
 
     def _append(self, codes: str) -> int:
         index = len(self._texts)
@@ -198,11 +202,24 @@ class Index:
             return np.empty(0, np.int64)
         shared = np.bincount(_joined(rarest))
         indices = np.flatnonzero(shared >= max(1, fewest - (length - looked_up)))
-        sizes = np.frombuffer(self._lengths, np.uint32)[indices].astype(np.int64)
+        sizes = np.frombuffer(self._lengths, np.int64)[indices]
         needed = fewest_shared(length, sizes, threshold) - (length - looked_up)
         keep = (sizes >= shortest) & (sizes <= longest) & (shared[indices] >= needed)
         return indices[keep]
 
 
 def _joined(lists: list[array.array]) -> np.ndarray:
-    return np.frombuffer(b''.join(lists), np.uint32)
+    return np.frombuffer(b''.join(lists), np.int64)
+
+
+def _highest(values: np.ndarray, count: int) -> np.ndarray:
+    """The places of the highest positive values, in no order; argpartition of all takes longer."""
+    if count < 1 or not values.size:
+        return np.empty(0, np.int64)
+    places, limit = np.empty(0, np.int64), float(values.max())
+    while len(places) < min(count, len(values)) and limit > EPSILON:
+        limit *= 0.8
+        places = np.flatnonzero(values >= limit)
+    if len(places) <= count:
+        return places
+    return places[np.argpartition(values[places], len(places) - count)[-count:]]
