@@ -1,6 +1,6 @@
 """Speed and memory of BELLE's XOR diffs, next to `cp`, md5 and the loop over bytes of BELLE.
 
-    python -m benchmarks.xor [--size_mb=2048] [--output=xor.json]
+    python -m benchmarks.xor [--size_mb=4000] [--output=xor.json]
 
 Makes random files and a random key as large as one of them, runs `convert.xor encrypt` and
 `decrypt` as processes, and in turns with them copies the same files with `cp` and hashes them on
@@ -26,9 +26,11 @@ from typing import Any
 import numpy as np
 from absl import app, flags
 
-SIZE_MB = flags.DEFINE_integer('size_mb', 2048, 'Of all files together, in 10^6 bytes.')
+SIZE_MB = flags.DEFINE_integer('size_mb', 4000, 'Of all files together, in 10^6 bytes.')
 FILES = flags.DEFINE_integer('files', 2, 'How many files.')
-ROUNDS = flags.DEFINE_integer('rounds', 3, 'Of each measurement; the best counts.')
+ROUNDS = flags.DEFINE_integer(
+    'rounds', 2, 'Of each measurement, two of cp and decrypt; the best counts.'
+)
 FOLDER = flags.DEFINE_string('folder', None, 'Where to work, on the disk in question.')
 OUTPUT = flags.DEFINE_string('output', None, 'JSON file; by default only printed.')
 

@@ -27,9 +27,10 @@ def stream(
     change: Change | None = None,
     changed: Sequence[Sink] = (),
 ) -> int:
-    """Gives every block to every sink, each in a thread of its own.
+    """Gives every block to every sink; all but the last one run in threads of their own.
 
-    Hashing, writing and NumPy release the interpreter's lock, so they run beside each other.
+    Hashing, writing and NumPy release the interpreter's lock, so they run beside each other. MD5
+    takes as long as reading, XOR, SHA-256 and writing together, so these need no further threads.
 
     Args:
         path: The file; not mapped, for pages of mapped files count as the process's memory.
@@ -37,7 +38,7 @@ def stream(
         tell: See Tell.
         start: Bytes to leave out.
         change: Computes a second block from each; `place` counts from `start`.
-        changed: Take those.
+        changed: Take those. Of sinks and changed together there is one at least.
     Returns:
         Bytes that were read.
     """
@@ -49,15 +50,16 @@ def stream(
         file = stack.enter_context(path.open('rb', buffering=0))
         threads = [
             stack.enter_context(concurrent.futures.ThreadPoolExecutor(1))
-            for _ in (*sinks, *changed)
+            for _ in (*sinks, *changed)[:-1]
         ]
         while count == BLOCK:
             count = read(file.fileno(), buffers[turn, 0], start + place)
             block, other = buffers[turn, :, :count]
             if change:
                 change(block, place, other)
-            work = [(sink, block) for sink in sinks] + [(sink, other) for sink in changed]
+            *work, last = [(s, block) for s in sinks] + [(s, other) for s in changed]
             waiting.append([t.submit(*w) for t, w in zip(threads, work, strict=True)])
+            last[0](last[1])
             place, turn = place + count, (turn + 1) % len(buffers)
             while waiting and (len(waiting) > AHEAD or count < BLOCK):
                 for future in waiting.popleft():

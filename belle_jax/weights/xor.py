@@ -12,7 +12,9 @@ import contextlib
 import dataclasses
 import hashlib
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -158,11 +160,13 @@ def decrypt(encrypted: Encrypted, key: Key, target: Path | None, tell: Tell) -> 
     """
     sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
     with contextlib.ExitStack() as stack:
-        sinks: list[Sink] = [md5.update, sha256.update]
-        if target:
-            file = stack.enter_context(replacing(target))
-            sinks.append(stack.enter_context(blocks.settling(file)))
-        size = blocks.stream(encrypted.path, (), tell, DIGEST, key.xor, sinks)
+        write = stack.enter_context(_writing(target)) if target else lambda _: None
+
+        def keep(block: Any) -> None:
+            sha256.update(block)
+            write(block)
+
+        size = blocks.stream(encrypted.path, (), tell, DIGEST, key.xor, (md5.update, keep))
         if sha256.hexdigest() != encrypted.sha256:
             raise ValueError(_why(encrypted, key))
     return Entry(size, sha256.hexdigest(), md5.hexdigest(), encrypted.path.name)
@@ -207,14 +211,24 @@ def encrypt(source: Path, sha256: str, key: Key, target: Path, tell: Tell) -> En
     """
     plain, encrypted = hashlib.sha256(), hashlib.sha256()
     md5 = hashlib.md5(usedforsecurity=False)
-    with replacing(target) as file, blocks.settling(file) as write:
-        sinks: list[Sink] = [md5.update, encrypted.update, write]
-        for sink in sinks:
+    with _writing(target) as write:
+
+        def keep(block: Any) -> None:
+            encrypted.update(block)
+            write(block)
+
+        for sink in (sinks := (md5.update, keep)):
             sink(bytes.fromhex(sha256))
         size = blocks.stream(source, [plain.update], tell, 0, key.xor, sinks)
         if plain.hexdigest() != sha256:
             raise ValueError(f'{shown(source)} changed while it was read: give it again.')
     return Entry(DIGEST + size, encrypted.hexdigest(), md5.hexdigest(), source.name)
+
+
+@contextlib.contextmanager
+def _writing(target: Path) -> Iterator[Sink]:
+    with replacing(target) as file, blocks.settling(file) as write:
+        yield write
 
 
 def is_made_from(encrypted: Path, source: Path, key: Key) -> bool:
