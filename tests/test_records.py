@@ -176,7 +176,7 @@ def test_half_a_character_is_a_bad_row_in_every_text(tmp_path):
         ('[{0}]\n\n{0}', 'a.json:3: broken JSON .text after the end of the array'),
         ('[\n{0}\n{0}]', 'a.json:3: broken JSON .no comma between two entries'),
         ('[\n{0},,\n{0}]', 'a.json:2: broken JSON .Expecting value'),
-        ('[\n{0},\n', 'a.json:2: the file ends inside the array'),
+        ('[\n{0},\n', 'a.json:3: the file ends inside the array'),
         ('[\n{0},\n' + '[' * 200_000, 'a.json:3: broken JSON .it is nested too deeply'),
     ],
 )

@@ -5,10 +5,10 @@ import tracemalloc
 
 import pytest
 
+from belle_jax.data import row_files
 from belle_jax.data.records import Reader
+from belle_jax.data.row_files import Rows
 from belle_jax.data.rows import BadRow
-from belle_jax.synthesis import row_files
-from belle_jax.synthesis.row_files import Rows
 from belle_jax.synthesis.row_layouts import LAYOUTS
 from belle_jax.synthesis.row_writer import Writer
 from belle_jax.synthesis.rows_convert import convert

@@ -7,16 +7,14 @@ and line, or is skipped and counted by reason. `rows` knows the layouts.
 
 import collections
 import hashlib
-import json
 import pathlib
 import re
 from collections.abc import Iterator
 from typing import Any
 
+from belle_jax.data.row_files import Rows
 from belle_jax.data.rows import BadRow, Record, layout, parse
 
-BOM = b'\xef\xbb\xbf'
-SPACE = re.compile(r'[ \t\r\n]*')
 HUB_NAME = re.compile(r'[\w.-]+(/[\w.-]+)?(:[\w.-]+)?')
 
 
@@ -50,7 +48,8 @@ class Reader:
         self._strict = on_bad_row == 'error'
         self._layout: str | None = None
         self._dataset: Any = None
-        self.container = self._container()
+        self._file = self._open()
+        self.container = self._file.container if self._file else 'hub data set'
 
     @property
     def describe(self) -> str:
@@ -70,14 +69,8 @@ class Reader:
         return state.hexdigest()
 
     def __iter__(self) -> Iterator[Record]:
-        source = {
-            'JSON array': self._json_array,
-            'JSON lines': self._json_lines,
-            'Parquet': self._parquet,
-            'hub data set': self._hub,
-        }[self.container]
         used = 0
-        for where, row in source():
+        for where, row in self._hub() if self._file is None else self._lines(self._file):
             self.rows += 1
             try:
                 if isinstance(row, BadRow):
@@ -104,26 +97,18 @@ class Reader:
                 + 'Give a file with rows in --config.data.path.'
             )
 
-    def _container(self) -> str:
+    def _open(self) -> Rows | None:
+        """The file; None for a hub data set, which is loaded."""
         file = pathlib.Path(self.path)
         if file.is_file():
-            with file.open('rb') as stream:
-                head = stream.read(1 << 16).removeprefix(BOM).lstrip()
-            if not head:
-                raise ValueError(
-                    f'{self.path} is empty: give a file with rows in --config.data.path.'
-                )
-            if head.startswith(b'PAR1'):
-                return 'Parquet'
-            # Whatever is neither is read as lines, whose error names the first one.
-            return 'JSON array' if head.startswith(b'[') else 'JSON lines'
+            return Rows(file)
         if not file.is_dir() and not HUB_NAME.fullmatch(self.path):
             raise ValueError(
                 f'{self.path} is not there, and it is no name of a hub data set either: correct '
                 '--config.data.path.'
             )
         self._dataset = self._load_hub()
-        return 'hub data set'
+        return None
 
     def _load_hub(self) -> Any:
         import datasets
@@ -138,97 +123,13 @@ class Reader:
                 f'{reason} Check the name, or download it and give the file.'
             ) from error
 
-    def _json_lines(self) -> Iterator[tuple[str, Any]]:
-        file = pathlib.Path(self.path)
-        size, read = max(1, file.stat().st_size), 0
-        with file.open('rb') as stream:
-            for number, line in enumerate(stream, 1):
-                read += len(line)
-                self.done = read / size
-                line = (line.removeprefix(BOM) if number == 1 else line).strip()
-                if line:
-                    yield f'{self.path}:{number}', _decoded(line)
-
-    def _json_array(self) -> Iterator[tuple[str, Any]]:
-        """One entry after the other, so that an error has a line and memory holds one row."""
-        data = pathlib.Path(self.path).read_bytes().removeprefix(BOM)
-        try:
-            text = data.decode('utf-8')
-        except UnicodeDecodeError as error:
-            line = data.count(b'\n', 0, error.start) + 1
-            raise ValueError(
-                f'{self.path}:{line}: the byte {data[error.start]:#04x} is not UTF-8: convert the '
-                'file to UTF-8.'
-            ) from error
-        del data
-        decoder = json.JSONDecoder()
-        at = _after_space(text, text.index('[') + 1)
-        counted, line = 0, 1
-        more = text[at : at + 1] != ']'
-        while more:
-            line += text.count('\n', counted, at)
-            counted, self.done = at, at / len(text)
-            # Where a broken entry ends nobody can say, so it is an error even when skipping.
-            try:
-                row, at = decoder.raw_decode(text, at)
-            except json.JSONDecodeError as error:
-                raise self._broken(text, error.pos, error.msg) from error
-            except RecursionError as error:
-                raise self._broken(text, at, 'it is nested too deeply') from error
-            yield f'{self.path}:{line}', row
-            at = _after_space(text, at)
-            more = text[at : at + 1] == ','
-            if more:
-                at = _after_space(text, at + 1)
-            elif text[at : at + 1] != ']':
-                raise self._broken(text, at, 'no comma between two entries')
-        at = _after_space(text, at + 1)
-        if at < len(text):
-            raise self._broken(text, at, 'text after the end of the array')
-
-    def _broken(self, text: str, at: int, reason: str) -> ValueError:
-        end = len(text.rstrip())
-        what = 'the file ends inside the array' if at >= end else f'broken JSON ({reason})'
-        line = text.count('\n', 0, min(at, end)) + 1
-        return ValueError(f'{self.path}:{line}: {what}: restore or mend the file.')
-
-    def _parquet(self) -> Iterator[tuple[str, Any]]:
-        import pyarrow
-        import pyarrow.parquet
-
-        number = 0
-        try:
-            with pyarrow.parquet.ParquetFile(self.path) as file:
-                total = max(1, file.metadata.num_rows)
-                for batch in file.iter_batches(batch_size=1024):
-                    for row in batch.to_pylist():
-                        number += 1
-                        self.done = number / total
-                        yield f'{self.path}, row {number}', row
-        except (pyarrow.ArrowException, OSError) as error:
-            raise ValueError(
-                f'{self.path}: the Parquet file is damaged after row {number}: copy it again.'
-            ) from error
+    def _lines(self, file: Rows) -> Iterator[tuple[str, Any]]:
+        for where, row in file:
+            self.done = file.done
+            yield where, row
 
     def _hub(self) -> Iterator[tuple[str, Any]]:
         total = max(1, len(self._dataset))
         for number, row in enumerate(self._dataset, 1):
             self.done = number / total
             yield f'{self.path}, row {number}', row
-
-
-def _after_space(text: str, at: int) -> int:
-    return SPACE.match(text, at).end()  # pyright: ignore[reportOptionalMemberAccess]
-
-
-def _decoded(line: bytes) -> Any:
-    """A line's JSON, or the reason why there is none."""
-    try:
-        return json.loads(line.decode('utf-8'))
-    except UnicodeDecodeError as error:
-        byte = line[error.start]
-        return BadRow('not UTF-8', f'the byte {byte:#04x} is not UTF-8: convert the file.')
-    except json.JSONDecodeError as error:
-        return BadRow('broken JSON', f'broken JSON at column {error.colno} ({error.msg}).')
-    except RecursionError:
-        return BadRow('broken JSON', 'broken JSON: it is nested too deeply.')

@@ -10,8 +10,8 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
+from belle_jax.data.row_files import Rows
 from belle_jax.data.rows import BadRow, layout
-from belle_jax.synthesis.row_files import Rows
 from belle_jax.synthesis.row_layouts import (
     LAYOUTS,
     READ_AS,

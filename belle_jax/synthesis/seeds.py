@@ -8,8 +8,8 @@ input and output are read too, as JSON lines or as a JSON array.
 import pathlib
 from typing import Any
 
+from belle_jax.data.row_files import Rows
 from belle_jax.data.rows import BadRow
-from belle_jax.synthesis.row_files import Rows
 
 OWN = pathlib.Path(__file__).with_name('seeds.jsonl')
 

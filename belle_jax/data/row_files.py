@@ -1,7 +1,6 @@
 """Files of rows, read one by one in bounded memory.
 
-`belle_jax.data.records` turns rows into conversations for training; here rows stay what they are,
-with every field, so that they can be converted, joined and written again.
+Here rows stay what they are, with every field; `records` makes conversations of them for training.
 """
 
 import codecs
