@@ -17,28 +17,34 @@ Other actions:
     python -m belle_jax.generate_data convert --rows=a.json --output=b.jsonl --layout=messages
 """
 
+import signal
 import sys
 from pathlib import Path
-from typing import Any
 
 from absl import app, flags
 
-from belle_jax.api import Budget, Client, Limits, Retries, price
+from belle_jax.api import Breaker, Budget, Client, Limits, Retries, price
 from belle_jax.data.progress import Progress
-from belle_jax.data.rows import BadRow
-from belle_jax.synthesis import categories, dedupe, kinds, row_layouts, rows_convert, run, seeds
-from belle_jax.synthesis.bm25 import REJECTED, BM25Index
+from belle_jax.synthesis import (
+    categories,
+    dedupe,
+    existing_rows,
+    kinds,
+    row_layouts,
+    rows_convert,
+    run,
+    seeds,
+)
+from belle_jax.synthesis.comparison import MEASURES, Similarity, similarity
 from belle_jax.synthesis.filters import without
-from belle_jax.synthesis.harvest import Similarity
-from belle_jax.synthesis.row_files import Rows
-from belle_jax.synthesis.settings import MODELS, Settings
-from belle_jax.synthesis.similarity import Index
+from belle_jax.synthesis.outcome import Files
+from belle_jax.synthesis.settings import CHOICES, MODELS, Settings
 from belle_jax.synthesis.token_codes import KINDS as TOKEN_KINDS
 from belle_jax.synthesis.token_codes import Tokens
 
 FLAGS = flags.FLAGS
 SEEDS = flags.DEFINE_string('seeds', '', 'Seed tasks; by default 175 Chinese ones of our own.')
-OUTPUT = flags.DEFINE_string('output', '', 'Rows: a JSON array, or JSON lines for .jsonl.')
+OUTPUT = flags.DEFINE_string('output', '', 'Rows: a JSON array, or JSON lines if it ends .jsonl.')
 COUNT = flags.DEFINE_integer('count', 100, 'Rows that are enough.', lower_bound=1)
 KIND = flags.DEFINE_enum('kind', 'self_instruct', list(kinds.KINDS), 'What is made.')
 ROWS = flags.DEFINE_list('rows', [], 'Existing rows: for evol, label, dedupe and convert.')
@@ -49,6 +55,9 @@ CONCURRENCY = flags.DEFINE_integer('concurrency', 16, 'Requests in flight.', low
 RPM = flags.DEFINE_float('requests_per_minute', None, 'Limit; by default none.')
 TPM = flags.DEFINE_float('tokens_per_minute', None, 'Limit; by default none.')
 TIMEOUT = flags.DEFINE_float('timeout', 120.0, 'Seconds for one attempt at a reply.')
+PATIENCE = flags.DEFINE_float(
+    'patience', 900.0, 'Seconds without any answer that end the run; 60 at most for the first one.'
+)
 BUDGET_USD = flags.DEFINE_float('budget_usd', None, 'What the journal may cost altogether.')
 BUDGET_TOKENS = flags.DEFINE_integer('budget_tokens', None, 'Likewise in tokens.')
 USD_INPUT = flags.DEFINE_float('usd_per_million_input', None, 'Price of prompt tokens.')
@@ -63,22 +72,27 @@ TASKS = flags.DEFINE_integer('tasks_per_request', 10, 'New tasks asked for in ea
 PROMPT = flags.DEFINE_string('prompt_file', '', "A prompt in place of the kind's own.")
 LANGUAGE = flags.DEFINE_enum('language', 'zh', ['zh', 'en'], 'Of the rows.')
 TURNS = flags.DEFINE_list('turns', ['2', '5'], 'Fewest and most questions of a conversation.')
+EVOLVE = flags.DEFINE_enum('evolve', 'both', CHOICES['evolve'], 'How evol changes instructions.')
 CHARACTERS = flags.DEFINE_string('characters', '', 'Pairs for dialogues, JSON lines.')
 CATEGORIES = flags.DEFINE_string('categories', '', "Labels; by default BELLE's 13.")
 APART = flags.DEFINE_boolean('apart', False, 'Labels as rows of id and category alone.')
+LONGEST = flags.DEFINE_integer('longest_answer', 8000, 'Characters of an answer that is kept.')
 SEED = flags.DEFINE_integer('seed', 0, 'Of every draw.')
 TEMPERATURE = flags.DEFINE_float('temperature', 1.0, 'Of sampling.')
 TOP_P = flags.DEFINE_float('top_p', 1.0, 'Nucleus of sampling.')
 MAX_TOKENS = flags.DEFINE_integer('max_tokens', 1024, 'Longest reply.')
 
 SIMILARITY = flags.DEFINE_enum(
-    'similarity', 'rouge', ['rouge', 'bm25', 'none'], 'ROUGE-L F1, BM25 as BELLE, or nothing.'
+    'similarity', 'rouge', [*MEASURES, 'none'], 'ROUGE-L F1, BM25 as BELLE, or nothing.'
 )
 THRESHOLD = flags.DEFINE_float(
     'threshold', None, 'Score that rejects a row; by default 0.7, and 18 for BM25.'
 )
 TOKENS = flags.DEFINE_string(
-    'tokens', 'characters', 'What is compared: characters, words, or a directory with a tokenizer.'
+    'tokens',
+    '',
+    'What is compared: characters, words, or a directory with a tokenizer; by default characters, '
+    'and words for --language=en.',
 )
 NEIGHBOURS = flags.DEFINE_boolean('neighbours', True, "Rows tell their ten nearest, as BELLE's.")
 WITHOUT = flags.DEFINE_list('without', [], 'Filters to leave out, by name.')
@@ -90,7 +104,7 @@ ON_BAD_ROW = flags.DEFINE_enum('on_bad_row', 'error', ['error', 'skip'], 'For co
 flags.DEFINE_alias('seed_tasks_path', 'seeds')
 flags.DEFINE_alias('num_instructions_to_generate', 'count')
 flags.DEFINE_alias('request_batch_size', 'concurrency')
-OUTPUT_DIR = flags.DEFINE_string('output_dir', '', 'The output is Belle.train.json there.')
+OUTPUT_DIR = flags.DEFINE_string('output_dir', '', 'Where Belle.train.json is, without --output.')
 flags.DEFINE_integer('num_cpus', 0, 'Not needed any more: comparing rows takes one.')
 
 
@@ -107,6 +121,8 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(
             f'{argv[-1]!r} is no action: generate (which may be left out), dedupe and convert are.'
         )
+    # The end of a machine's time is told as Ctrl-C is: what was paid for is journaled and written.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         sys.exit(actions[action]())
     except (ValueError, OSError) as error:
@@ -117,7 +133,9 @@ def main(argv: list[str]) -> None:
 
 def generate() -> int:
     """Asks a server for rows; returns the exit code."""
-    files = run.Files.beside(_output(), Path(JOURNAL.value) if JOURNAL.value else None)
+    files = Files.beside(
+        _output('Belle.train.json'), Path(JOURNAL.value) if JOURNAL.value else None
+    )
     if files.output.exists() and not files.journal.exists() and not OVERWRITE.value:
         raise ValueError(
             f'{files.output} is there already, and no journal {files.journal} that it was made '
@@ -129,7 +147,7 @@ def generate() -> int:
     job = run.Job(
         kind=kind,
         rules=without(kind.rules, WITHOUT.value),
-        similarity=lambda: _similarity(kind, settings),
+        similarity=lambda: _similarity(settings),
         count=None if finite else COUNT.value,
         concurrency=CONCURRENCY.value,
         budget=Budget(BUDGET_USD.value, BUDGET_TOKENS.value),
@@ -139,19 +157,21 @@ def generate() -> int:
         result = run.rebuild(job, files)
     else:
         cost = price(settings.model, USD_INPUT.value, USD_OUTPUT.value)
-        if not cost:
-            print(f'What {settings.model} costs is not known: costs are shown as 0.')
         client = Client(
             BASE_URL.value,
             price=cost,
             limits=Limits(RPM.value, TPM.value),
             retries=Retries(attempt_timeout=TIMEOUT.value),
+            breaker=Breaker(deadline=PATIENCE.value),
         )
+        if not cost:
+            print(f'What {settings.model} costs is not known: costs are shown as 0.')
         result = run.generate(job, files, client)
     print(result.account(files))
-    if result.error:
-        raise result.error
-    return {'enough': 0, 'exhausted': 0, 'rebuilt': 0, 'interrupted': 130}.get(result.outcome, 1)
+    if result.complaint:
+        print(f'belle_jax.generate_data: {result.complaint}', file=sys.stderr)
+        return 130 if result.outcome == 'interrupted' else 1
+    return 0
 
 
 def convert() -> int:
@@ -185,10 +205,13 @@ def deduplicate() -> int:
     return 0
 
 
-def _output() -> Path:
-    if bool(OUTPUT.value) == bool(OUTPUT_DIR.value):
-        raise ValueError('name the file of the rows with --output (or a folder with --output_dir).')
-    return Path(OUTPUT.value) if OUTPUT.value else Path(OUTPUT_DIR.value) / 'Belle.train.json'
+def _output(default: str = '') -> Path:
+    if OUTPUT.value and OUTPUT_DIR.value:
+        raise ValueError('--output and --output_dir both say where the rows go: give one of them.')
+    name = OUTPUT.value or default
+    if not name:
+        raise ValueError('name the file of the rows with --output.')
+    return Path(OUTPUT_DIR.value, name)
 
 
 def _rows_files(one: bool = False) -> list[str]:
@@ -199,35 +222,31 @@ def _rows_files(one: bool = False) -> list[str]:
 
 def _settings() -> Settings:
     shots = SHOTS.value
+    if LANGUAGE.value == 'en' and KIND.value == 'self_instruct' and not SEEDS.value:
+        raise ValueError(
+            '--language=en shows English seed tasks, and our own are Chinese: name a file of '
+            'English ones with --seeds.'
+        )
     return Settings(
         seeds=seeds.read(SEEDS.value or seeds.OWN, shots),
-        rows=[row for file in ROWS.value for row in _read(file)],
+        rows=existing_rows.read(ROWS.value),
         categories=categories.read(CATEGORIES.value) if CATEGORIES.value else (),
-        characters=list(_read(CHARACTERS.value)) if CHARACTERS.value else (),
+        characters=existing_rows.objects(CHARACTERS.value) if CHARACTERS.value else (),
         seed=SEED.value,
         language=LANGUAGE.value,
         num_prompt_instructions=shots,
         tasks_per_request=TASKS.value,
         turns=_turns(),
         prompt_file=PROMPT.value,
+        evolve=EVOLVE.value,
         apart=APART.value,
+        longest_answer=LONGEST.value,
         api=API.value,
         model_name=MODEL.value,
         max_tokens=MAX_TOKENS.value,
         temperature=TEMPERATURE.value,
         top_p=TOP_P.value,
     )
-
-
-def _read(file: str) -> list[dict[str, Any]]:
-    """The rows of a file, which all have to be objects."""
-    rows = []
-    for where, row in Rows(file):
-        if isinstance(row, BadRow) or not isinstance(row, dict):
-            reason = row if isinstance(row, BadRow) else 'a row is an object with fields.'
-            raise ValueError(f'{where}: {reason} Mend the row, or delete it.')
-        rows.append(row)
-    return rows
 
 
 def _turns() -> tuple[int, int]:
@@ -238,26 +257,20 @@ def _turns() -> tuple[int, int]:
     return fewest, most
 
 
-def _similarity(kind: kinds.Kind, settings: Settings) -> Similarity | None:
+def _similarity(settings: Settings) -> Similarity | None:
     if SIMILARITY.value == 'none':
         return None
-    bm25 = SIMILARITY.value == 'bm25'
-    threshold = (REJECTED if bm25 else 0.7) if THRESHOLD.value is None else THRESHOLD.value
-    pool = (BM25Index if bm25 else Index)(_tokens())
-    measure = f'{"BM25" if bm25 else "ROUGE-L F1"}, {TOKENS.value}'
-    listed = NEIGHBOURS.value and kind.layout == 'alpaca'
-    similarity = Similarity(pool, threshold, measure, listed)
-    for seed in settings.seeds:
-        similarity.add(seed['instruction'])
-    return similarity
+    texts = (seed['instruction'] for seed in settings.seeds)
+    return similarity(SIMILARITY.value, _tokens(), THRESHOLD.value, NEIGHBOURS.value, texts)
 
 
 def _tokens() -> Tokens:
-    if TOKENS.value in TOKEN_KINDS:
-        return TOKENS.value
+    name = TOKENS.value or ('words' if LANGUAGE.value == 'en' else 'characters')
+    if name in TOKEN_KINDS:
+        return name
     from belle_jax.data import tokenizer
 
-    return tokenizer.load(TOKENS.value).encode
+    return tokenizer.load(name).encode
 
 
 if __name__ == '__main__':

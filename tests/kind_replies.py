@@ -54,8 +54,9 @@ def math(body: dict, chance: random.Random) -> tuple[str, str]:
         left = boxes * each - gone
         wrong = chance.random() < 0.05
         problems.append(
-            f'题目：{place}的小店有{boxes}箱{thing}，每箱{each}{unit}，{chance.choice(SUMS)}{gone}{unit}，'
-            f'{chance.choice(REMARKS)}还剩多少{unit}？\n'
+            f'题目：{"".join(chance.sample(REMARKS, 2))}{place}的小店有{boxes}箱{thing}，'
+            f'每箱{each}{unit}，{chance.choice(SUMS)}{gone}{unit}，{chance.choice(REMARKS)}'
+            f'还剩多少{unit}？\n'
             f'解答：\n一共有：{boxes}×{each}={boxes * each + 10 * wrong}（{unit}）\n'
             f'还剩：{boxes * each}-{gone}={left}（{unit}）\n剩下的比原来少，结果合理。\n'
             f'答案：{left}{unit}\n'

@@ -12,7 +12,7 @@ from belle_jax.api.breaker import Breaker
 from belle_jax.api.client import Client, Retries
 from belle_jax.api.counters import Counters
 from belle_jax.api.errors import Refused, Unreachable
-from belle_jax.api.journal import Journal
+from belle_jax.api.journal import Journal, Spent
 from belle_jax.api.limits import Limits
 from belle_jax.api.pool import Budget, ask_all
 from belle_jax.api.prices import Price, price
@@ -30,6 +30,7 @@ __all__ = [
     'Reply',
     'Request',
     'Retries',
+    'Spent',
     'Unreachable',
     'ask_all',
     'price',

@@ -32,13 +32,13 @@ class Breaker:
             first_pause: Seconds before the first probe.
             longest_pause: Where doubling ends, in seconds.
             deadline: Seconds without an answer after which the run stops.
-            first_deadline: The same while nothing at all has come from the server, as when the
-                address is wrong.
+            first_deadline: The same, if it is less, while nothing at all has come from the server,
+                as when the address is wrong.
             clock: Seconds.
             sleep: Waits for so many seconds.
         """
         self._failures, self._first, self._longest = failures, first_pause, longest_pause
-        self._deadline, self._first_deadline = deadline, first_deadline
+        self._deadline, self._first_deadline = deadline, min(first_deadline, deadline)
         self._clock, self._sleep = clock, sleep
         self._in_a_row, self._pause, self._until = 0, 0.0, 0.0
         self._heard = False

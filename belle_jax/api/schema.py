@@ -98,6 +98,11 @@ def _prepare(db: sqlite3.Connection, path: Path, settings: dict[str, Any] | None
     if empty:
         for table in TABLES:
             db.execute(table)
+    # A journal without replies belongs to nobody yet: its first run may have asked for a model that
+    # does not exist.
+    unused = not db.execute('SELECT EXISTS (SELECT * FROM replies)').fetchone()[0]
+    if empty or (unused and settings is not None):
+        db.execute('DELETE FROM settings')
         values = [(name, _json(value)) for name, value in (settings or {}).items()]
         db.executemany('INSERT INTO settings VALUES (?, ?)', values)
         db.execute(f'PRAGMA application_id = {APPLICATION}')

@@ -28,6 +28,14 @@ _BEFORE = '请让|请向|请求|要求|希望|以便|使得|使用|需要|训练
 _AFTER = '应该|应|需要|能够|回答'
 _NAME = r'GPT(?:[\s-]*\d(?:\.\d)?)?\s*(?:语言)?(?:模型)?\s*'
 PHRASE = re.compile(rf'(?:{_BEFORE})\s*{_NAME}(?:{_AFTER})?|{_NAME}(?:{_AFTER})', re.I)
+# Where a question may stand, and its answer: BELLE's early files have input and target, its
+# evaluation set question and std_answer.
+ANSWERS = {
+    'instruction': ('output', 'target'),
+    'question': ('answer', 'std_answer'),
+    'prompt': ('completion',),
+    'input': ('target', 'output'),
+}
 SHORTEST = 4  # characters of an instruction
 LONGEST, LONGEST_WITH_EXAMPLE = 100, 150  # below which one with an input must be
 
@@ -63,7 +71,8 @@ def said(row: Row) -> Said:
     """The texts of a row.
 
     Args:
-        row: With instruction and output, with conversations, or with messages.
+        row: With instruction and output, with a question and an answer under other names, with
+            conversations, or with messages.
     Returns:
         Its questions and answers, in order; missing ones are empty.
     """
@@ -73,12 +82,11 @@ def said(row: Row) -> Said:
             asked = tuple(t.get(text) or '' for t in turns if t.get(role) in ('human', 'user'))
             told = tuple(t.get(text) or '' for t in turns if t.get(role) not in ('human', 'user'))
             return Said(asked, '', told)
-    answer = row.get('output', row.get('target'))
-    question = row.get('instruction')
-    given = row.get('input') or ''
-    if question is None:  # early BELLE: input and target
-        question, given = given, ''
-    return Said((question,), given, (answer or '',))
+    for question, answers in ANSWERS.items():
+        if row.get(question) is not None:
+            given = row.get('input') or '' if question == 'instruction' else ''
+            return Said((row[question],), given, (next(filter(None, map(row.get, answers)), ''),))
+    return Said(('',), '', (row.get('output') or '',))
 
 
 def apply_rules(row: Row, rules: Iterable[Rule]) -> tuple[Row | None, str]:

@@ -9,6 +9,7 @@ from belle_jax.synthesis.kinds import Kind
 
 # Data go in by their hash: a journal says which they were, not what they were.
 HASHED = ('seeds', 'rows', 'categories', 'characters')
+FIRST = 3  # requests that go in whole
 
 
 def journal_settings(kind: Kind) -> dict[str, Any]:
@@ -20,19 +21,24 @@ def journal_settings(kind: Kind) -> dict[str, Any]:
         Values that JSON knows, for `Journal`: two runs may share a journal if these are equal.
         Filters, similarity, count and budget are none of them.
     """
-    values = dataclasses.asdict(kind.settings)
+    settings = kind.settings
+    values = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
     for name in HASHED:
-        values[name] = _hash(values[name]) if values[name] else ''
+        values[name] = f'{len(values[name]):,}, {_hash(values[name])}' if values[name] else ''
     # The text, not the name of its file: a file may be changed.
     del values['prompt_file']
     decides_rows_alone = ('longest_answer', 'apart')
     for name in decides_rows_alone:
         del values[name]
-    values['model'] = kind.settings.model
+    values['model'] = settings.model
     del values['model_name']
     values['stop'] = list(values['stop']) if values['stop'] is not None else None
     values['turns'] = list(values['turns'])
-    return {'kind': kind.name, 'prompt': _hash(kind.text)} | values
+    # What other versions of this program would ask differently, with the same settings.
+    first = [kind.body(index) for index in range(min(FIRST, kind.requests or FIRST))]
+    return (
+        {'kind': kind.name, 'prompt': _hash(kind.text)} | values | {'first requests': _hash(first)}
+    )
 
 
 def _hash(value: Any) -> str:

@@ -37,9 +37,9 @@ class Live:
     def end(self) -> None:
         """Leaves the last line, if there was one."""
         if self._line.said:
-            self._line.show(self.text(), last=True)
+            self._line.show(self.text(last=True), last=True)
 
-    def text(self) -> str:
+    def text(self, last: bool = False) -> str:
         """Such as 'kept 120/1,000 · rejected 30 (too similar 21, refusal 9) · …'."""
         harvest, counters = self._harvest, self._counters
         wanted = f'/{self._count:,}' if self._count else ''
@@ -56,7 +56,7 @@ class Live:
         parts.append(f'{counters.prompt_tokens + counters.completion_tokens:,} tokens')
         if counters.cost_usd:
             parts.append(f'${counters.cost_usd:,.2f}')
-        if left := self._left():
+        if not last and (left := self._left()):
             parts.append(f'left {left}')
         return ' · '.join(parts)
 

@@ -1,59 +1,27 @@
 """A run of data generation: asks, keeps a journal, harvests, and writes what came of it.
 
-    OUTPUT                      the rows that were kept
-    OUTPUT stem.rejected.jsonl  the others: request, reason, text
-    OUTPUT stem.journal.sqlite  every request and reply
-    OUTPUT stem.report.html     plots
-
-All but the journal are made from the journal, and are made anew by each run.
+All files but the journal are made from the journal, and are made anew by each run.
 """
 
 import asyncio
 import contextlib
 import dataclasses
 import itertools
-import signal
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 from belle_jax.api import Budget, Client, Journal, Request, ask_all
+from belle_jax.data.progress import Progress
 from belle_jax.synthesis import report
 from belle_jax.synthesis.candidate import Row
+from belle_jax.synthesis.comparison import Similarity
 from belle_jax.synthesis.filters import Rule
-from belle_jax.synthesis.harvest import Harvest, Similarity
+from belle_jax.synthesis.harvest import Harvest
 from belle_jax.synthesis.journal_settings import journal_settings
 from belle_jax.synthesis.kinds import Kind
 from belle_jax.synthesis.live import Live
-from belle_jax.synthesis.report_statistics import Point
+from belle_jax.synthesis.outcome import Files, Result
 from belle_jax.synthesis.row_writer import rows_file
-
-OUTCOMES = {
-    'enough': 'there are enough rows',
-    'exhausted': 'all requests are made',
-    'budget': 'the budget is reached: raise it and run the same command to go on',
-    'interrupted': 'it was interrupted: run the same command to go on',
-    'rebuilt': 'the journal has no more, or there are enough rows',
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Files:
-    """Where a run's files lie."""
-
-    output: Path
-    journal: Path
-    rejected: Path
-    report: Path
-
-    @classmethod
-    def beside(cls, output: Path, journal: Path | None = None) -> 'Files':
-        """The usual names."""
-        return cls(
-            output,
-            journal or output.with_suffix('.journal.sqlite'),
-            output.with_suffix('.rejected.jsonl'),
-            output.with_suffix('.report.html'),
-        )
+from belle_jax.synthesis.whole_file import remove_leftovers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,86 +47,86 @@ class Job:
     give_up_after: int = 0
 
 
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """What came of a run."""
-
-    harvest: Harvest
-    outcome: str
-    error: Exception | None = None
-
-    def account(self, files: Files) -> str:
-        """What came of it, in lines for people."""
-        harvest = self.harvest
-        end = harvest.points[-1] if harvest.points else Point(0, 0, 0, 0, 0, 0.0)
-        tokens = end.prompt_tokens + end.completion_tokens
-        paid = f', ${end.usd:,.2f}' if end.usd else ''
-        lines = [
-            f'{len(harvest.kept):,} rows of {end.replies:,} replies ({tokens:,} tokens{paid}).',
-            *(f'  rejected, {name}: {n:,}' for name, n in harvest.rejected.most_common()),
-        ]
-        if self.outcome in OUTCOMES:
-            lines.append(f'It ended because {OUTCOMES[self.outcome]}.')
-        lines += [f'Report: {files.report}', f'Rejected: {files.rejected}', f'Rows: {files.output}']
-        return '\n'.join(lines)
-
-
 def generate(job: Job, files: Files, client: Client) -> Result:
     """Asks until there are enough rows, and writes them.
+
+    However it ends, the files are what `rebuild` makes of the journal.
 
     Args:
         job: What to do.
         files: Where to; the journal is gone on with.
         client: Asks the server.
     Returns:
-        The harvest and why the run ended: a word of OUTCOMES, or an error, which the caller says;
-        the files are written all the same.
+        The harvest and why the run ended.
     Raises:
-        ValueError: the journal belongs to another configuration or run, or a file cannot be
-            written.
+        ValueError, OSError: the journal belongs to another configuration or run, a file cannot be
+            written, or the server could not be asked and the journal is empty: no file is written.
     """
-    with Journal(files.journal, journal_settings(job.kind)) as journal:
+    with _journal(job, files, new=True) as journal, _harvest(job, files) as harvest:
         outcome, error = 'interrupted', None
-        with _harvest(job, files) as harvest:
-            try:
-                with _terminated_as_interrupted():
-                    outcome = asyncio.run(_ask(job, harvest, client, journal))
-            except KeyboardInterrupt:
-                pass
-            except (ValueError, OSError) as caught:
-                outcome, error = 'error', caught
-        return Result(harvest, outcome, error)
+        try:
+            outcome = asyncio.run(_ask(job, harvest, client, journal))
+        except KeyboardInterrupt:
+            pass
+        except (ValueError, OSError) as caught:
+            outcome, error = 'error', caught
+        if outcome == 'enough' and not harvest.enough:
+            outcome = 'barren'
+        _use(journal, harvest)
+        if error and not harvest.points:
+            raise error
+        return Result(harvest, outcome, len(journal), journal.spent(), error)
 
 
 def rebuild(job: Job, files: Files) -> Result:
     """Makes the files again from the journal alone, with these rules; asks nothing.
 
     Args:
-        job: As in `generate`.
+        job: As in `generate`; nothing is given up, as nothing is spent.
         files: The journal must exist.
     Returns:
         As `generate`.
     Raises:
-        ValueError: there is no such journal, or it belongs to another configuration.
+        ValueError: there is no such journal, it belongs to another configuration or run, or a file
+            cannot be written.
     """
     if not files.journal.is_file():
         raise ValueError(
             f'{files.journal} is not there: --rebuild makes rows again from a journal. Name it '
             'with --journal.'
         )
-    with (
-        Journal(files.journal, journal_settings(job.kind)) as journal,
-        _harvest(job, files) as harvest,
-    ):
-        if not harvest.enough:
-            for reply in journal.replies():
-                if harvest.use(reply):
-                    break
-    return Result(harvest, 'rebuilt')
+    with _journal(job, files) as journal, _harvest(job, files) as harvest:
+        _use(journal, harvest)
+        return Result(harvest, 'rebuilt', len(journal), journal.spent())
+
+
+def _journal(job: Job, files: Files, new: bool = False) -> Journal:
+    if new:
+        try:
+            files.journal.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise ValueError(
+                f'{files.journal} cannot be written ({reason}): write elsewhere.'
+            ) from error
+    return Journal(files.journal, journal_settings(job.kind))
+
+
+def _use(journal: Journal, harvest: Harvest) -> None:
+    """Uses the replies behind those that the harvest has, as long as rows are wanted."""
+    progress = Progress('Reading the journal', 'replies')
+    count = len(harvest.points)
+    for reply in itertools.islice(journal.replies(), count, None):
+        if harvest.enough:
+            break
+        harvest.use(reply)
+        count += 1
+        progress.show(count, count / max(len(journal), count))
+    progress.end(count)
 
 
 async def _ask(job: Job, harvest: Harvest, client: Client, journal: Journal) -> str:
-    if harvest.enough:
+    if harvest.ended:
         return 'enough'
     live = Live(harvest, client.counters, job.count, job.kind.requests)
     async with client:
@@ -187,24 +155,29 @@ def _requests(kind: Kind) -> Iterator[Request]:
 @contextlib.contextmanager
 def _harvest(job: Job, files: Files) -> Iterator[Harvest]:
     """A harvest whose rejected pieces go to their file as they come; the rest is written after."""
-    with rows_file(files.rejected, overwrite=True) as reject:
+    # The journal's lock says that no other run writes them.
+    for path in (files.output, files.rejected, files.report):
+        remove_leftovers(path)
+    with (
+        # Opened before anything is asked: what cannot be written is told before it is paid for.
+        rows_file(files.output, overwrite=True) as keep,
+        rows_file(files.rejected, overwrite=True) as reject,
+    ):
         harvest = Harvest(
             job.kind, job.similarity(), job.count, job.rules, reject, job.give_up_after
         )
         yield harvest
-    with rows_file(files.output, overwrite=True) as write:
         for row in harvest.kept:
-            write(row)
+            keep(row)
     report.write(files.report, _report(job, harvest))
 
 
 def _report(job: Job, harvest: Harvest) -> report.ReportData:
-    settings = journal_settings(job.kind)
     shown = ('model', 'api', 'language', 'seed', 'temperature', 'top_p', 'max_tokens')
     similarity = harvest.similarity
     return report.ReportData(
         title=f'Instruction data: {job.kind.name}',
-        settings=[(name, settings[name]) for name in shown if settings.get(name) is not None],
+        settings=[(name, getattr(job.kind.settings, name)) for name in shown],
         rejected=harvest.rejected,
         series=harvest.points,
         rows=map(_with_similarity, harvest.kept),
@@ -218,13 +191,3 @@ def _with_similarity(row: Row) -> Row:
     """The row with the score of its nearest neighbour as a field of its own."""
     scores = list(row.get('most_similar_instructions', {}).values())
     return row | {'similarity': scores[0]} if scores else row
-
-
-@contextlib.contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """SIGTERM ends a run as Ctrl-C does: what is in flight is journaled, the rows are written."""
-    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

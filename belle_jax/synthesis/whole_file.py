@@ -1,6 +1,7 @@
 """A text file that appears under its name whole, or not at all."""
 
 import contextlib
+import glob
 import os
 import pathlib
 from types import TracebackType
@@ -23,7 +24,7 @@ class WholeFile:
                 or at the end. Errors of what else the block does pass as they are.
         """
         self.path = pathlib.Path(path)
-        self._partial = self.path.with_name(f'.{self.path.name}.partial-{os.getpid()}')
+        self._partial = self.path.with_name(f'{_beginning(self.path)}{os.getpid()}')
 
     def __enter__(self) -> Self:
         try:
@@ -64,3 +65,19 @@ class WholeFile:
     def _failed(self, error: OSError) -> ValueError:
         reason = (error.strerror or str(error)).lower()
         return ValueError(f'{self.path} cannot be written ({reason}): write elsewhere.')
+
+
+def remove_leftovers(path: pathlib.Path) -> None:
+    """Removes what killed processes left of a file; for those who know that nobody is writing it.
+
+    Args:
+        path: The target.
+    """
+    for leftover in path.parent.glob(f'{glob.escape(_beginning(path))}*'):
+        with contextlib.suppress(OSError):
+            leftover.unlink()
+
+
+def _beginning(path: pathlib.Path) -> str:
+    """Of the names of a file that is being written; the process's number follows."""
+    return f'.{path.name}.partial-'
