@@ -1,4 +1,4 @@
-"""Speed and memory of BELLE's XOR diffs, next to `cp`, md5 and the loop over bytes of BELLE.
+"""Speed and memory of BELLE's XOR diffs, next to `cp`, md5 and BELLE's loop over bytes.
 
     python -m benchmarks.xor [--size_mb=4000] [--output=xor.json]
 
@@ -66,7 +66,7 @@ def measure(folder: Path, size: int) -> dict[str, Any]:
     plain.mkdir()
     for number in range(FILES.value):
         write(plain / f'{number}.dat', size, number)
-    write(key, size - 12_345, FILES.value)  # the last file wraps around, at no chunk's end
+    write(key, size - 12_345, FILES.value)  # a file wraps around, at no end of a chunk
     total = size * FILES.value
     target = folder / 'out'
     best: dict[str, float] = dict.fromkeys(NAMES, float('inf'))
@@ -102,7 +102,7 @@ def measure(folder: Path, size: int) -> dict[str, Any]:
         fresh()
         take('encrypt', lambda: program('encrypt', plain, target))
         take('md5', lambda: md5(files))
-        take('loop', lambda: loop(files[0], key))
+        take('loop', lambda: loop(files[0], key, folder / 'loop'))
     rate = {name: (LOOP if name == 'loop' else total) / best[name] / 1e6 for name in best}
     return {
         'benchmark': 'xor',
@@ -170,11 +170,13 @@ def md5(files: list[Path]) -> str:
     return digest.hexdigest()
 
 
-def loop(encrypted: Path, key: Path) -> bytes:
-    """Decrypts the beginning of a file byte by byte, as BELLE does."""
-    with encrypted.open('rb') as file, key.open('rb') as stream:
+def loop(encrypted: Path, key: Path, target: Path) -> None:
+    """Decrypts the beginning of a file as BELLE does: byte by byte, then SHA-256 and writing."""
+    with encrypted.open('rb') as file, key.open('rb') as stream, target.open('wb') as out:
         file.seek(32)
-        return bytes(a ^ b for a, b in zip(file.read(LOOP), stream.read(LOOP), strict=False))
+        plain = bytes(a ^ b for a, b in zip(file.read(LOOP), stream.read(LOOP), strict=True))
+        hashlib.sha256(plain).hexdigest()
+        out.write(plain)
 
 
 if __name__ == '__main__':

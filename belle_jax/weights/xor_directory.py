@@ -81,7 +81,7 @@ def decrypt(
 
         _work(left, restore, target, known, tasks.__contains__, 'Decrypting', threads)
     print(f'Files restored: {len(new)}, there already: {len(tasks) - len(new)}.')
-    made = {name: entry.md5 for name, entry in known.items()}
+    made = {name: e.md5 for name, e in known.items() if (target / name).is_file()}
     xor_sources.fail(checksums.compare(listed, made, md5))
     return target / MANIFEST
 
@@ -147,7 +147,7 @@ def encrypt(
 
         _work(list(tasks.values()), make, target, known, is_ours, 'Encrypting', threads)
     print(f'Files encrypted: {len(tasks) - len(there)}, there already: {len(there)}.')
-    made = {name: entry.md5 for name, entry in known.items()}
+    made = {name: e.md5 for name, e in known.items() if (target / name).is_file()}
     xor_sources.fail(checksums.compare(listed, made, md5))
     return target / MANIFEST
 
