@@ -19,11 +19,12 @@ import numpy as np
 import zstandard
 from absl import app, flags
 
-from belle_jax.weights import shards, xor
+from belle_jax.weights import shards
 from belle_jax.weights.delta import applying as delta_apply
 from belle_jax.weights.delta import compare as delta_compare
 from belle_jax.weights.delta import format as delta_format
 from belle_jax.weights.delta import making as delta_make
+from belle_jax.weights.xor import stream as xor
 
 BASE = flags.DEFINE_list('base', None, 'Directory of the base; one, or one for each of --tuned.')
 TUNED = flags.DEFINE_list('tuned', None, 'Directories of models made from it.')

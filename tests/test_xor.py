@@ -15,16 +15,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from belle_jax.weights import (
-    checksums,
-    safetensors,
-    torch_files,
-    xor,
-    xor_directory,
-    xor_target,
-    xor_verify,
-)
+from belle_jax.weights import safetensors, torch_files
 from belle_jax.weights.tensors import planned
+from belle_jax.weights.xor import checksums
+from belle_jax.weights.xor import directory as xor_directory
+from belle_jax.weights.xor import stream as xor
+from belle_jax.weights.xor import target as xor_target
+from belle_jax.weights.xor import verification as xor_verify
 
 ROOT = Path(__file__).resolve().parent.parent
 MIB = 2**20
@@ -396,7 +393,8 @@ def test_a_kill_in_the_middle_leaves_no_half_file_and_the_next_run_ends_the_work
     enc = encrypted_model(tmp_path)
     code = (
         'import os, signal, sys\n'
-        'from belle_jax.weights import blocks, xor_directory\n'
+        'from belle_jax.weights.xor import blocks\n'
+        'from belle_jax.weights.xor import directory as xor_directory\n'
         'real = blocks.read\n'
         'def read(descriptor, out, start):\n'
         f'    if start > {5 * MIB}: os.kill(os.getpid(), signal.SIGKILL)\n'
@@ -442,10 +440,10 @@ def test_a_disk_that_refuses_is_one_sentence_and_no_half_file(
     real = xor.replacing
 
     class Full:
-        """A file with room for some bytes."""
+        """A file with room for fewer bytes than any has."""
 
         def __init__(self, file):
-            self.file, self.room = file, 100
+            self.file, self.room = file, 50
 
         def fileno(self):
             return self.file.fileno()

@@ -9,10 +9,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from belle_jax.weights import checksums, file_pool, xor, xor_sources, xor_target
-from belle_jax.weights.blocks import Tell
-from belle_jax.weights.checksums import MANIFEST, Entry, shown
-from belle_jax.weights.xor import Encrypted, Key
+from belle_jax.weights.xor import checksums, file_pool
+from belle_jax.weights.xor import sources as xor_sources
+from belle_jax.weights.xor import stream as xor
+from belle_jax.weights.xor import target as xor_target
+from belle_jax.weights.xor.blocks import Tell
+from belle_jax.weights.xor.checksums import MANIFEST, Entry, shown
+from belle_jax.weights.xor.stream import Encrypted, Key
 
 STAYS = re.compile(
     r'\..*|(readme|licen[cs]e|notice|use_policy).*|.*\.(md|enc)|' + re.escape(MANIFEST),

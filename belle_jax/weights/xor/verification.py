@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
-from belle_jax.weights import checksums, file_pool, xor, xor_sources
-from belle_jax.weights.blocks import Tell
-from belle_jax.weights.checksums import MANIFEST, Entry, shown
-from belle_jax.weights.xor import Encrypted, Key
+from belle_jax.weights.xor import checksums, file_pool
+from belle_jax.weights.xor import sources as xor_sources
+from belle_jax.weights.xor import stream as xor
+from belle_jax.weights.xor.blocks import Tell
+from belle_jax.weights.xor.checksums import MANIFEST, Entry, shown
+from belle_jax.weights.xor.stream import Encrypted, Key
 
 
 def verify(

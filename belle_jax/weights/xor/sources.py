@@ -4,11 +4,12 @@ import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from belle_jax.weights import checksums, file_kind, file_pool, xor
-from belle_jax.weights.blocks import Tell
-from belle_jax.weights.checksums import Entry, listing, shown
-from belle_jax.weights.file_kind import Verdict
-from belle_jax.weights.xor import Encrypted, Key
+from belle_jax.weights.xor import checksums, file_kind, file_pool
+from belle_jax.weights.xor import stream as xor
+from belle_jax.weights.xor.blocks import Tell
+from belle_jax.weights.xor.checksums import Entry, listing, shown
+from belle_jax.weights.xor.file_kind import Verdict
+from belle_jax.weights.xor.stream import Encrypted, Key
 
 LONGEST = 255 - 20  # bytes of a file name, with room for what it is called while it is written
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from belle_jax.data.progress import Progress
-from belle_jax.weights.blocks import Tell
+from belle_jax.weights.xor.blocks import Tell
 
 MOST = 8  # files at a time: each has some 12 MB in memory
 

@@ -3,6 +3,8 @@
 import collections
 import concurrent.futures
 import contextlib
+import fcntl
+import mmap
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import IO, Any
 import numpy as np
 
 BLOCK = 2**20  # bytes; a block stays in the processor's cache from one use to the next
-PIECE = 32 * 2**20  # bytes that are written before the disk is to have them
+PIECE = 4 * 2**20  # bytes that are written at a time, whole pages
 AHEAD = 4  # blocks that are read before the slowest user of the first is done with it
 
 Tell = Callable[[int], object]  # is told of bytes that were read; may raise, to stop
@@ -69,37 +71,59 @@ def stream(
 
 
 @contextlib.contextmanager
-def settling(file: IO[bytes]) -> Iterator[Sink]:
-    """Yields what writes blocks to a file, and has the disk take them meanwhile.
+def writing(file: IO[bytes]) -> Iterator[Sink]:
+    """Yields what writes blocks to a new file, past the kernel's cache where that can be.
 
-    Left alone, the kernel collects what is written, and in the end everybody waits for the disk.
-    Its memory is also let go at once and used for the next blocks: that leaves other files in
-    memory, and new memory costs more than the copying, several times more in a virtual machine.
+    A file much larger than memory only passes through the cache: its pages push out those that are
+    read next, in a virtual machine each costs several times the copying, and in the end everybody
+    waits for the disk. Where the file system knows no direct writing, the cache serves.
     """
-    written = sent = 0
-    settled: concurrent.futures.Future | None = None
-    descriptor = file.fileno()
-
-    def settle(start: int, size: int) -> None:
-        getattr(os, 'fdatasync', os.fsync)(descriptor)
-        if hasattr(os, 'posix_fadvise'):
-            os.posix_fadvise(descriptor, start, size, os.POSIX_FADV_DONTNEED)
+    pieces = [np.frombuffer(mmap.mmap(-1, PIECE), np.uint8) for _ in range(2)]  # whole pages
+    descriptor, filled = file.fileno(), 0
+    direct = _past_the_cache(descriptor, True)
+    written: concurrent.futures.Future | None = None
 
     def write(block: Any) -> None:
-        nonlocal written, sent, settled
-        file.write(block)
-        written += len(block)
-        if written - sent >= PIECE:
-            file.flush()
-            if settled:
-                settled.result()  # a disk that is slower than we are is waited for here
-            settled = pool.submit(settle, sent, written - sent)
-            sent = written
+        nonlocal filled, written
+        block, done = np.frombuffer(block, np.uint8), 0
+        while done < len(block):
+            taken = min(len(block) - done, PIECE - filled)
+            pieces[0][filled : filled + taken] = block[done : done + taken]
+            filled, done = filled + taken, done + taken
+            if filled == PIECE:
+                if written:
+                    written.result()  # a disk that is slower than we are is waited for here
+                written = pool.submit(_write, descriptor, pieces[0])
+                pieces.reverse()
+                filled = 0
 
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         yield write
-        if settled:
-            settled.result()
+        if written:
+            written.result()
+    if direct:
+        _past_the_cache(descriptor, False)  # the rest fills no sector
+    file.write(pieces[0][:filled].data)
+
+
+def _past_the_cache(descriptor: int, wanted: bool) -> bool:
+    """Switches direct writing; whether it is on now."""
+    if not hasattr(os, 'O_DIRECT'):
+        return False
+    flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+    try:
+        fcntl.fcntl(
+            descriptor, fcntl.F_SETFL, flags | os.O_DIRECT if wanted else flags & ~os.O_DIRECT
+        )
+    except OSError:  # tmpfs and others
+        return False
+    return wanted
+
+
+def _write(descriptor: int, piece: np.ndarray) -> None:
+    done = 0
+    while done < len(piece):
+        done += os.write(descriptor, piece[done:].data)
 
 
 def read(descriptor: int, out: np.ndarray, start: int) -> int:

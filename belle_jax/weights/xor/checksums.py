@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from belle_jax.weights import blocks
 from belle_jax.weights.tensors import replacing
+from belle_jax.weights.xor import blocks
 
 MANIFEST = 'xor_manifest.json'
 

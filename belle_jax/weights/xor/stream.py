@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from belle_jax.weights import blocks, file_kind
-from belle_jax.weights.blocks import Sink, Tell
-from belle_jax.weights.checksums import Entry, is_plain, shown
-from belle_jax.weights.file_kind import Verdict
 from belle_jax.weights.tensors import replacing
+from belle_jax.weights.xor import blocks, file_kind
+from belle_jax.weights.xor.blocks import Sink, Tell
+from belle_jax.weights.xor.checksums import Entry, is_plain, shown
+from belle_jax.weights.xor.file_kind import Verdict
 
 CHUNK = 10 * 2**20  # bytes of payload and key, in lock-step
 DIGEST = 32  # bytes of a SHA-256
@@ -227,7 +227,7 @@ def encrypt(source: Path, sha256: str, key: Key, target: Path, tell: Tell) -> En
 
 @contextlib.contextmanager
 def _writing(target: Path) -> Iterator[Sink]:
-    with replacing(target) as file, blocks.settling(file) as write:
+    with replacing(target) as file, blocks.writing(file) as write:
         yield write
 
 
