@@ -17,7 +17,7 @@ import pytest
 
 from belle_jax.weights import safetensors, torch_files
 from belle_jax.weights.tensors import planned
-from belle_jax.weights.xor import checksums
+from belle_jax.weights.xor import blocks, checksums
 from belle_jax.weights.xor import directory as xor_directory
 from belle_jax.weights.xor import stream as xor
 from belle_jax.weights.xor import target as xor_target
@@ -643,3 +643,23 @@ def test_the_program_encrypts_decrypts_verifies_and_fails_with_one_sentence(tmp_
     done = program('crypt', f'--source={enc}')
     assert done.returncode == 1
     assert 'python -m convert.xor encrypt|decrypt|verify' in done.stdout + done.stderr
+
+
+def test_a_file_system_that_takes_no_direct_writing_after_all_is_written_to_otherwise(
+    tmp_path, monkeypatch
+):
+    real, refused = os.write, []
+
+    def write(descriptor, piece):
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & getattr(os, 'O_DIRECT', 0):
+            refused.append(len(piece))
+            raise OSError(errno.EINVAL, 'Invalid argument')
+        return real(descriptor, piece)
+
+    monkeypatch.setattr(os, 'write', write)
+    content = RNG.bytes(9 * MIB + 5)
+    with (tmp_path / 'file').open('wb') as file, blocks.writing(file) as sink:
+        for start in range(0, len(content), 2 * MIB):
+            sink(content[start : start + 2 * MIB])
+    assert (tmp_path / 'file').read_bytes() == content
+    assert len(refused) <= 1  # none where the file system said so at once

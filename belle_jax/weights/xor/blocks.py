@@ -3,6 +3,7 @@
 import collections
 import concurrent.futures
 import contextlib
+import errno
 import fcntl
 import mmap
 import os
@@ -123,7 +124,14 @@ def _past_the_cache(descriptor: int, wanted: bool) -> bool:
 def _write(descriptor: int, piece: np.ndarray) -> None:
     done = 0
     while done < len(piece):
-        done += os.write(descriptor, piece[done:].data)
+        try:
+            done += os.write(descriptor, piece[done:].data)
+        except OSError as error:
+            # Some file systems take the switch and refuse the writing.
+            on = fcntl.fcntl(descriptor, fcntl.F_GETFL) & getattr(os, 'O_DIRECT', 0)
+            if error.errno != errno.EINVAL or not on:
+                raise
+            _past_the_cache(descriptor, False)
 
 
 def read(descriptor: int, out: np.ndarray, start: int) -> int:
