@@ -17,7 +17,7 @@ KEY = environment()['OPENAI_API_KEY']
 PROGRAM = [sys.executable, '-m', 'belle_jax.generate_data']
 # A server that misbehaves in every way, and what a run needs to sit that out in a short time.
 BAD: dict[str, Any] = {'fault_rate': 0.3, 'most_faults': 1, 'retry_after': '0.1'}
-PATIENT = ['--timeout=0.5', '--concurrency=64']
+PATIENT = ['--timeout=2', '--concurrency=64']
 
 
 @contextlib.contextmanager

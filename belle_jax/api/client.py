@@ -7,9 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import openai
-
-from belle_jax.api import answer, errors, request
+from belle_jax.api import answer, request
 from belle_jax.api.breaker import Breaker
 from belle_jax.api.connection import Connection
 from belle_jax.api.counters import Counters
@@ -86,6 +84,7 @@ class Client:
         return self._connection.url
 
     async def __aenter__(self) -> 'Client':
+        self._connection.load()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -156,21 +155,14 @@ class Client:
     async def _attempt(self, endpoint: str, state: _Asking) -> answer.Answer:
         """Sends the request once."""
         state.attempts += 1
-        failed: Exception | None = None
-        content = b''
         try:
             async with asyncio.timeout(self._retries.attempt_timeout):
                 content = await self._connection.post(endpoint, state.body)
         except TimeoutError:
-            failed = Failure('time-out', answered=False)
-        except UnicodeEncodeError:
-            failed = Failure('no text', 'half a character in the prompt', action='give up')
-        except openai.APIError as error:
-            failed = errors.failure(error, str(state.body.get('model', '')), self.url)
-        if failed is not None:
-            # Raised out here, it brings no exception of the library along: that holds the headers.
-            failed.args = (self._connection.without_key(str(failed)),)
-            raise failed
+            content = None
+        if content is None:
+            # Raised out here, it brings no exception of the library along.
+            raise Failure('time-out', answered=False)
         return answer.read(content)
 
     def _after(self, failure: Failure, state: _Asking, probe: bool, took: float) -> float:

@@ -6,9 +6,7 @@ import os
 import urllib.parse
 from typing import Any
 
-import openai
-
-from belle_jax.api.errors import Refused
+from belle_jax.api.errors import Failure, Refused
 
 DEFAULT_URL = 'https://api.openai.com/v1'
 PATHS = {'chat': '/chat/completions', 'completion': '/completions'}
@@ -20,7 +18,7 @@ SECRET_LENGTH = 16
 
 
 class Connection:
-    """Sends bodies with the official client; its own retries are off, as they know no journal."""
+    """Sends bodies with the official client library."""
 
     def __init__(self, base_url: str | None) -> None:
         """Connects to nothing yet.
@@ -46,15 +44,16 @@ class Connection:
         if not key.isascii() or not key.isprintable():
             raise Refused('OPENAI_API_KEY holds characters that no key has: copy it once more.')
         self._secret = key if len(key) >= SECRET_LENGTH else ''
-        self._make_pool = lambda: openai.AsyncOpenAI(
-            api_key=key or 'none',
-            base_url=base_url,
-            max_retries=0,
-            # The server on this machine is not behind the proxy that the environment names.
-            http_client=openai.DefaultAsyncHttpxClient(trust_env=not local),
-        )
-        self._pools: list[openai.AsyncOpenAI] = []
+        # The server on this machine is not behind the proxy that the environment names.
+        self._pool_of = key or 'none', base_url, not local
+        self._pools: list[Any] = []
         self._busy: list[int] = []
+
+    def load(self) -> None:
+        """Loads the client library, which takes half a second: no request should wait for it."""
+        from belle_jax.api import library
+
+        self._library = library
 
     async def post(self, endpoint: str, body: dict[str, Any]) -> bytes:
         """Sends a body as it stands.
@@ -65,8 +64,10 @@ class Connection:
         Returns:
             The body of a response with status 200, without our key should it be in there.
         Raises:
-            openai.APIError: for everything else.
+            Failure, Refused: for everything else.
         """
+        failed: Exception | None = None
+        content = b''
         pool = self._free_pool()
         self._busy[pool] += 1
         try:
@@ -77,8 +78,16 @@ class Connection:
                 # Whole attempts are timed outside: the library's times are between two bytes.
                 options={'timeout': None, 'follow_redirects': False},
             )
+        except UnicodeEncodeError:
+            failed = Failure('no text', 'half a character in the prompt', action='give up')
+        except self._library.APIError as error:
+            model = str(body.get('model', ''))
+            failed = self._library.failure(error, model, self.url, self._without_key)
         finally:
             self._busy[pool] -= 1
+        if failed is not None:
+            # Raised out here, it brings no exception of the library along: that holds the headers.
+            raise failed
         return content.replace(self._secret.encode(), b'[key]') if self._secret else content
 
     def _free_pool(self) -> int:
@@ -86,11 +95,11 @@ class Connection:
         for pool, busy in enumerate(self._busy):
             if busy < CONNECTIONS_PER_POOL:
                 return pool
-        self._pools.append(self._make_pool())
+        self._pools.append(self._library.pool(*self._pool_of))
         self._busy.append(0)
         return len(self._pools) - 1
 
-    def without_key(self, text: str) -> str:
+    def _without_key(self, text: str) -> str:
         """A text of the server with our key taken out."""
         return text.replace(self._secret, '[key]') if self._secret else text
 

@@ -105,9 +105,9 @@ def _journal(job: Job, files: Files, new: bool = False) -> Journal:
         try:
             files.journal.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            reason = (error.strerror or str(error)).lower()
             raise ValueError(
-                f'{files.journal} cannot be written ({reason}): write elsewhere.'
+                f'the folder {files.journal.parent} cannot be made '
+                f'({(error.strerror or str(error)).lower()}): write elsewhere.'
             ) from error
     return Journal(files.journal, journal_settings(job.kind))
 

@@ -1,0 +1,341 @@
+"""`python -m belle_jax.generate_data` against a server that misbehaves: whole runs, as programs.
+
+By default 100 requests and three kills. BELLE_KILLS=10 BELLE_KILL_REQUESTS=2000 takes minutes.
+"""
+
+import contextlib
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import api_replies
+import kind_replies
+import real_replies
+import training_runs
+from api_runs import ServerProcess, kill_at_random_moments
+from api_server import body_key
+from belle_jax.api import Journal
+from belle_jax.data.records import Reader
+from belle_jax.synthesis import categories
+from generate_runs import BAD, KEY, PATIENT, finish, journaled, run, serving, start
+
+KILLS = int(os.environ.get('BELLE_KILLS', '3'))
+REQUESTS = int(os.environ.get('BELLE_KILL_REQUESTS', '100'))
+ROWS = 200
+KINDS = ('self_instruct', 'multiturn', 'dialogue', 'math', 'evol', 'label')
+CHAT = ['--api=chat', '--model_name=test']
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The rows of a JSON array, or of JSON lines."""
+    text = path.read_text('utf-8')
+    return json.loads(text) if text[0] == '[' else [json.loads(line) for line in text.splitlines()]
+
+
+def test_a_run_killed_at_random_moments_writes_what_an_undisturbed_one_writes(tmp_path):
+    def flags(name, url):
+        # At 0.8 the server's templates give near 4 rows a reply, and what is near to what matters.
+        return [
+            f'--output={tmp_path}/{name}/rows.json', f'--base_url={url}', '--threshold=0.8',
+            f'--count={int(3.8 * REQUESTS)}', '--concurrency=32', '--timeout=1',
+        ]  # fmt: skip
+
+    with ServerProcess(tmp_path / 'calm.log') as server:
+        run(*flags('calm', server.url))
+        asked = len(server.lines())
+        assert asked > 0.8 * REQUESTS
+
+    faults = ('--fault_rate=0.3', '--retry_after=0.2', '--delay=0.02')
+    with ServerProcess(tmp_path / 'log', *faults) as server:
+        runs = []
+
+        def begin():
+            runs.append(start(*flags('killed', server.url)))
+            return runs[-1]
+
+        kill_at_random_moments(
+            begin,
+            server,
+            tmp_path / 'killed' / 'rows.journal.sqlite',
+            kills=KILLS,
+            requests=asked,
+            concurrency=32,
+            chance=random.Random(20),
+        )
+        what = Counter(line['what'] for line in server.lines())
+
+    assert [each.returncode for each in runs] == [-signal.SIGKILL] * KILLS + [0]
+    for name in ('rows.json', 'rows.rejected.jsonl'):
+        disturbed, calm = (tmp_path / folder / name for folder in ('killed', 'calm'))
+        assert disturbed.read_bytes() == calm.read_bytes()
+    # All of its ways to misbehave, and no answer twice but for what was in flight at a kill. Some
+    # requests go beyond what turns out to be needed.
+    assert len(what) == 13 and asked <= what['ok'] + 32 <= asked + 64 + KILLS * 32
+    assert sorted(path.name for path in (tmp_path / 'killed').iterdir()) == [
+        'rows.journal.sqlite', 'rows.json', 'rows.rejected.jsonl', 'rows.report.html',
+    ]  # fmt: skip
+    files = [path for path in tmp_path.rglob('*') if path.is_file()]
+    assert len(files) == 10 and not any(KEY.encode() in path.read_bytes() for path in files)
+
+
+@pytest.fixture(scope='module')
+def made(tmp_path_factory):
+    """A file of 200 rows of each kind, made by a server that misbehaves, and the server's logs."""
+    folder, logs, runs = tmp_path_factory.mktemp('kinds'), {}, []
+    rows = [
+        {
+            'id': f'row {n}',
+            'instruction': f'说说第{n}种茶。',
+            'input': '',
+            'output': f'它排在第{n}。',
+        }
+        for n in range(300)
+    ]
+    (folder / 'rows.json').write_text(json.dumps(rows), 'utf-8')
+    with contextlib.ExitStack() as servers:
+        for kind in KINDS:
+            content = api_replies if kind == 'self_instruct' else kind_replies
+            server = servers.enter_context(serving(content=getattr(content, kind), **BAD))
+            flags = [f'--kind={kind}', f'--output={folder}/{kind}.json', f'--count={ROWS}']
+            flags += [f'--rows={folder}/rows.json'] if kind in ('evol', 'label') else []
+            runs.append(start(*flags, f'--base_url={server.url}', *CHAT, *PATIENT))
+            logs[kind] = server.log
+        for process in runs:
+            finish(process)
+    return folder, logs
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_each_kind_makes_rows_that_training_reads_from_a_server_that_misbehaves(made, kind):
+    folder, logs = made
+    rows = read(folder / f'{kind}.json')
+    assert len(rows) == ROWS
+    records = list(Reader(str(folder / f'{kind}.json')))  # strict: a row that is no good raises
+    assert len(records) == ROWS
+    assert all(record.messages[-1]['content'] for record in records)
+    if kind == 'label':
+        names = {each['name'] for each in categories.read()}
+        given = read(folder / 'rows.json')
+        assert {row.pop('category') for row in rows} <= names
+        assert all(row in given for row in rows)
+    if kind == 'multiturn':
+        assert all(len(record.messages) >= 4 for record in records)
+
+    reasons = Counter(row['reason'] for row in read(folder / f'{kind}.rejected.jsonl'))
+    assert reasons['refusal'] and sum(reasons.values()) < ROWS
+    assert (reasons['unknown label'] > 3) == (kind == 'label')
+    what = Counter(line['what'] for line in logs[kind])
+    assert len(what) > 6
+    # Each answer that was given is in the journal. Two requests may be of the same words.
+    answered = Counter(line['key'] for line in logs[kind] if line['what'] == 'ok')
+    with Journal(folder / f'{kind}.journal.sqlite') as journal:
+        assert answered == Counter(body_key(asked.body) for asked, _ in journal.entries())
+    page = (folder / f'{kind}.report.html').read_text('utf-8')
+    assert page.count('<svg') >= 4 and f'Instruction data: {kind}' in page
+
+
+def test_rows_train_a_model_unchanged(made, tmp_path):
+    folder, _ = made
+    letters = sorted(set((folder / 'multiturn.json').read_text('utf-8')))
+    training_runs.make_tokenizer(tmp_path / 'tokenizer', letters)
+    training_runs.train(
+        tmp_path / 'run',
+        [
+            f'--config.data.path={folder}/self_instruct.json,{folder}/multiturn.json',
+            f'--config.data.tokenizer={tmp_path}/tokenizer',
+            f'--config.data.cache_dir={tmp_path}/cache',
+            '--config.train.steps=2',
+        ],
+    )
+    assert all(1 < loss < 10 for loss in training_runs.losses(tmp_path / 'run'))
+
+
+def test_english_seeds_make_english_rows(shared, tmp_path):
+    seeds, output = shared / 'data/instructions/seed_tasks.jsonl', tmp_path / 'rows.jsonl'
+    with serving(content=real_replies.self_instruct_en, keep_bodies=True) as server:
+        flags = [f'--output={output}', '--count=40', '--language=en', f'--base_url={server.url}']
+        run(f'--seeds={seeds}', *flags)
+    rows = read(output)
+    assert len(rows) == 40 and len(list(Reader(str(output)))) == 40
+    assert all(row['instruction'].isascii() for row in rows)
+    known = [' '.join(row['instruction'].split()) for row in read(seeds)]
+    for body in server.bodies:
+        assert '1. Instruction: ' in body['prompt'] and body['prompt'].endswith('4. Instruction:')
+        shown = [text for text in known if text.rstrip(':') in body['prompt']]
+        assert len(shown) >= 3
+
+
+def test_labels_of_a_truthful_server_are_the_classes_of_belles_evaluation_set(shared, tmp_path):
+    asked = shared / 'data/belle/eval_set.json'
+    given = read(asked)
+    flags = ['--kind=label', f'--rows={asked}', *CHAT, '--concurrency=64']
+    with serving(content=real_replies.true_label(asked)) as server:
+        run(f'--output={tmp_path}/rows.json', f'--base_url={server.url}', *flags)
+    rows = read(tmp_path / 'rows.json')
+    assert [row | {'category': ''} for row in rows] == [row | {'category': ''} for row in given]
+    # One class, closed qa, is written with a no-break space.
+    classes = [' '.join(row['class'].split()) for row in given]
+    assert [row['category'] for row in rows] == classes and len(set(classes)) == 10
+
+    # In a file of their own, which asks nothing again.
+    run(f'--output={tmp_path}/rows.json', *flags, '--rebuild', '--apart', key=None)
+    apart = [{'id': str(n), 'category': name} for n, name in enumerate(classes)]
+    assert read(tmp_path / 'rows.json') == apart
+
+
+def test_a_journal_gives_the_same_rows_again_and_others_with_other_filters(tmp_path):
+    def content(body, chance):
+        text, reason = api_replies.self_instruct(body, chance)
+        return re.sub('指令: (?=[解描推])', '指令: 让ChatGPT', text), reason
+
+    flags = [f'--output={tmp_path}/rows.json', '--count=60', *CHAT]
+    with serving(content=content) as server:
+        said, _ = run(*flags, f'--base_url={server.url}')
+    names = int(said.partition('rejected, names a model: ')[2].splitlines()[0])
+    assert names > 5
+    files = {name: tmp_path / f'rows.{name}' for name in ('json', 'rejected.jsonl', 'report.html')}
+    first = {name: path.read_bytes() for name, path in files.items()}
+    replies = journaled(tmp_path / 'rows.journal.sqlite')
+    for path in files.values():
+        path.unlink()
+
+    # From here on there is no server, and no key.
+    run(*flags, '--rebuild', key=None)
+    assert {name: path.read_bytes() for name, path in files.items()} == first
+    before = json.loads(first['json'])
+
+    said, _ = run(*flags, '--rebuild', '--threshold=0.5', '--noneighbours', key=None)
+    rows = read(files['json'])
+    assert len(rows) < len(before) == 60 and 'too similar' in said
+    assert set(rows[0]) == {'instruction', 'input', 'output'}
+    assert set(before[0]) - set(rows[0]) == {'most_similar_instructions', 'avg_similarity_score'}
+
+    left_out = '--without=names a model,GPT phrases,GPT remains'
+    more = ['--similarity=none', '--count=1000', left_out]
+    said, _ = run(*flags, '--rebuild', *more, key=None)
+    rows = {row['instruction'] for row in read(files['json'])}
+    assert rows > {row['instruction'] for row in before}
+    assert sum('让ChatGPT' in instruction for instruction in rows) >= names
+    assert 'too similar' not in said and 'names a model' not in said
+    assert journaled(tmp_path / 'rows.journal.sqlite') == replies
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_an_interrupted_run_writes_its_rows_and_goes_on_later(tmp_path, number):
+    def flags(url):
+        return ['--count=300', *CHAT, '--concurrency=12', f'--base_url={url}']
+
+    output = tmp_path / 'rows.json'
+    with serving(delay=0.25) as server:
+        process = start(f'--output={output}', *flags(server.url))
+        while len(server.log) < 40:
+            time.sleep(0.01)
+        process.send_signal(number)
+        said, errors = finish(process, 130)
+        assert 'interrupted: run the same command to go on' in errors
+        asked = {line['key'] for line in server.log}
+    # What was in flight was awaited, and all that was paid for is in the rows.
+    assert len(journaled(tmp_path / 'rows.journal.sqlite')) == len(asked)
+    assert f'of {len(asked)} replies.' in said
+    before = output.read_bytes()
+    assert 0 < len(json.loads(before)) < 300
+
+    if number == signal.SIGINT:
+        run(f'--output={output}', *flags(server.url), '--rebuild', key=None)
+        assert output.read_bytes() == before
+    else:
+        with serving() as server:
+            run(f'--output={output}', *flags(server.url))
+            assert not asked & {line['key'] for line in server.log}
+        assert len(read(output)) == 300
+
+
+def test_a_budget_ends_a_run_and_a_larger_one_goes_on(tmp_path):
+    flags = [f'--output={tmp_path}/rows.json', '--count=120', '--api=chat']
+    flags += ['--model_name=gpt-4o-mini', '--concurrency=8']
+    with serving() as server:
+        flags.append(f'--base_url={server.url}')
+        said, errors = run(*flags, '--budget_tokens=30000', code=1)
+        assert 'the budget is reached: raise it and run the same command' in errors
+        spent = int(said.partition('answers, ')[2].split()[0].replace(',', ''))
+        assert 20_000 < spent <= 30_000 and f'answers, {spent:,} tokens, $0.0' in said
+        few = read(tmp_path / 'rows.json')
+        assert 0 < len(few) < 120
+
+        # 0.15 USD for a million tokens of the prompt, 0.6 for one of the answer.
+        said, errors = run(*flags, '--budget_usd=0.0105', code=1)
+        assert 'the budget is reached' in errors
+        more = read(tmp_path / 'rows.json')
+        assert len(few) < len(more) < 120 and more[: len(few)] == few
+
+        run(*flags, '--budget_usd=1')
+    assert len(read(tmp_path / 'rows.json')) == 120
+    assert max(Counter(line['key'] for line in server.log).values()) == 1
+
+
+def test_belles_command_lines_work(shared, tmp_path):
+    seeds = tmp_path / 'zh_seed_tasks.json'
+    shutil.copy(shared / 'data/belle/zh_seed_tasks.json', seeds)
+    belle = 'generate_instruction_following_data'
+    with serving(keep_bodies=True, **BAD) as server:
+        url = f'--base_url={server.url}'
+        run(
+            belle, f'--output_dir={tmp_path}/out', f'--seed_tasks_path={seeds}',
+            '--num_instructions_to_generate=40', '--api=chat', '--model_name=gpt-3.5-turbo',
+            '--num_prompt_instructions=4', '--request_batch_size=16', '--temperature=0.8',
+            '--top_p=0.9', '--num_cpus=16', '--timeout=2', url,
+        )  # fmt: skip
+        rows = read(tmp_path / 'out' / 'Belle.train.json')
+        fields = 'instruction input output most_similar_instructions avg_similarity_score'
+        assert len(rows) == 40 and list(rows[0]) == fields.split()
+        assert len(rows[-1]['most_similar_instructions']) == 10
+        (prompt,) = server.bodies[0].pop('messages')
+        assert server.bodies[0] == {
+            'model': 'gpt-3.5-turbo', 'n': 1, 'max_tokens': 1024, 'temperature': 0.8, 'top_p': 0.9,
+            'stop': ['\n20.', '\n20．', '\n20、'],
+        }  # fmt: skip
+        assert '4. 输出:' in prompt['content'] and prompt['content'].endswith('###\n5. 指令:')
+        known = [' '.join(row['instruction'].split()) for row in read(seeds)]
+        assert sum(text.rstrip('：:') in prompt['content'] for text in known) >= 4
+
+        # As its README has it: nothing but the positional argument.
+        asked = len(server.bodies)
+        run(belle, url, '--timeout=2', cwd=tmp_path)
+        assert len(read(tmp_path / 'Belle.train.json')) == 100
+        body = server.bodies[asked]
+        assert body['model'] == 'text-davinci-003' and body['logit_bias'] == {'50256': -100}
+        assert body['prompt'].endswith('###\n4. 指令:') and body['temperature'] == 1.0
+
+
+def test_files_are_deduplicated_and_converted(shared, tmp_path):
+    data, output = shared / 'data', tmp_path / 'clean.jsonl'
+    files = [data / 'belle/dev1K.json', data / 'instructions/alpaca_zh_demo.json']
+    files.append(files[0])  # once more: all of it is there already
+    rows = [len(list(Reader(str(path)))) for path in files]
+    names = ','.join(map(str, files))
+    said, _ = run('dedupe', f'--rows={names}', f'--output={output}')
+    kept, removed = read(output), read(tmp_path / 'clean.removed.jsonl')
+    assert len(kept) + len(removed) == sum(rows) and len(removed) >= rows[0]
+    assert f'{sum(rows):,} rows read: {len(kept):,} kept' in said
+    # What was kept is unlike enough to be kept again.
+    run('dedupe', f'--rows={output}', f'--output={tmp_path}/again.jsonl')
+    assert read(tmp_path / 'again.jsonl') == kept
+
+    said, _ = run(
+        'convert', f'--rows={output}', f'--output={tmp_path}/messages.json', '--layout=messages'
+    )
+    assert f'messages.json: messages: {len(kept):,} rows' in said
+    records = list(Reader(str(tmp_path / 'messages.json')))
+    assert len(records) == len(kept)
+    for row, record in zip(kept, records):
+        question, answer = (message['content'] for message in record.messages[-2:])
+        assert answer == row['output'] and question == row['instruction'] + (row['input'] or '')
