@@ -124,7 +124,7 @@ def test_the_tiles_are_the_runs_figures():
     free = [point._replace(usd=0.0) for point in data().series]
     text = page(data(series=free))
     assert ('–', 'no price known') in re.findall(r'<b>(.*?)</b><span>(.*?)</span>', text)
-    assert 'Cost of a kept row' not in text and '$' not in text
+    assert 'Cost of 1,000' not in text and '$' not in text
 
 
 def curve(text, title):
@@ -140,30 +140,37 @@ def test_the_course_is_that_of_each_stretch():
     assert said == ['kept, 100: 60%', 'kept, 150: 30%']
     # The upright axis goes from 0 % at y = 190 to 60 % at y = 12, the other from 52 to 508.
     assert places == [(52 + 456 * 100 / 150, 12.0), (508.0, 101.0)]
-    assert curve(text, 'Cost of a kept row')[1] == [
-        'in this stretch, 100: $0.00052',
-        'in this stretch, 150: $0.0029',
-        'since the beginning, 100: $0.00052',
-        'since the beginning, 150: $0.001',
+    assert curve(text, 'Cost of 1,000 kept rows')[1] == [
+        'in this stretch, 100: $0.52',
+        'in this stretch, 150: $2.92',
+        'since the beginning, 100: $0.52',
+        'since the beginning, 150: $1.00',
     ]
     assert curve(text, 'Tokens')[1] == [
-        'prompts, 100: 50k', 'prompts, 150: 75k', 'completions, 100: 40k', 'completions, 150: 60k',
+        'prompts, 0: 0', 'prompts, 100: 50k', 'prompts, 150: 75k',
+        'completions, 0: 0', 'completions, 100: 40k', 'completions, 150: 60k',
     ]  # fmt: skip
-    assert curve(text, 'Rows kept')[1] == ['rows, 100: 480', 'rows, 150: 600']
+    assert curve(text, 'Rows kept')[1] == ['rows, 0: 0', 'rows, 100: 480', 'rows, 150: 600']
 
 
-def test_stretches_are_of_a_hundred_replies_or_a_multiple():
+def test_stretches_are_of_a_round_number_of_replies_and_not_too_many():
     def points(*replies):
         return [Point(n, 8 * n, 5 * n, n, n, n / 100) for n in replies]
 
-    assert statistics.stretches([]) == (100, [])
-    assert statistics.stretches(points(3)) == (100, points(3))
-    assert statistics.stretches(points(*range(1, 251))) == (100, points(100, 200, 250))
-    assert statistics.stretches(points(*range(1, 211))) == (100, points(100, 200))
+    assert statistics.stretches([]) == (10, [])
+    assert statistics.stretches(points(3)) == (10, points(3))
+    assert statistics.stretches(points(*range(1, 46))) == (10, points(10, 20, 30, 40, 45))
+    # A short stretch at the end counts from a quarter on.
+    assert statistics.stretches(points(*range(1, 43))) == (10, points(10, 20, 30, 40))
     # Points may be rare: a stretch ends at the first one that is not before its end.
-    assert statistics.stretches(points(60, 130, 260, 290, 300)) == (100, points(130, 260, 300))
-    size, ends = statistics.stretches(points(*range(1, 20_001)))
-    assert size == 300 and [p.replies for p in ends] == [*range(300, 20_000, 300), 20_000]
+    assert statistics.stretches(points(600, 1300, 2600, 2900, 3000)) == (
+        100, points(600, 1300, 2600, 2900, 3000),
+    )  # fmt: skip
+    assert statistics.stretches(points(60, 110, 260, 290, 3000))[1] == points(110, 260, 3000)
+    for last, size in ((400, 10), (401, 20), (20_000, 500), (20_001, 1000), (1_000_000, 50_000)):
+        found, ends = statistics.stretches(points(*range(1, last + 1)))
+        assert found == size and ends[0].replies == size and ends[-1].replies >= last - size / 4
+        assert len(ends) == -(-last // size) - (last % size == 1)
 
 
 def test_bars_show_numbers_and_shares():

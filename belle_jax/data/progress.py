@@ -1,5 +1,6 @@
 """One line on standard error that says how far long work is, how fast, and how long it takes."""
 
+import shutil
 import sys
 import time
 
@@ -26,6 +27,9 @@ class Line:
             text: One line.
             last: Whether nothing is written over it.
         """
+        if self._live:
+            # A line that is wrapped cannot be written over.
+            text = text[: shutil.get_terminal_size().columns - 1]
         self._shown, self.said = time.monotonic(), True
         start, end = ('\r\033[K', '' if not last else '\n') if self._live else ('', '\n')
         print(f'{start}{text}', end=end, file=sys.stderr, flush=True)

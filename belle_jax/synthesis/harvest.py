@@ -70,10 +70,11 @@ class Harvest:
         Args:
             pending: Replies that are under way.
         """
-        if self.count is None or not self.points:
+        if self.count is None:
             return True
-        kept = len(self.kept)
-        return kept + pending * kept / len(self.points) < self.count
+        # Before the first reply nobody knows; the most that is asked for wastes the least money.
+        rate = len(self.kept) / len(self.points) if self.points else self.kind.most_rows
+        return len(self.kept) + pending * rate < self.count
 
     def use(self, reply: 'Reply') -> bool:
         """Takes the next reply.

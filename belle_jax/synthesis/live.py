@@ -40,24 +40,24 @@ class Live:
             self._line.show(self.text(last=True), last=True)
 
     def text(self, last: bool = False) -> str:
-        """Such as 'kept 120/1,000 · rejected 30 (too similar 21, refusal 9) · …'."""
+        """Such as 'kept 120/1,000 · left 0:04:10 · 8 in flight · … · rejected 30 (refusal 30)'."""
         harvest, counters = self._harvest, self._counters
         wanted = f'/{self._count:,}' if self._count else ''
         parts = [f'kept {len(harvest.kept):,}{wanted}']
-        if harvest.rejected:
-            top = ', '.join(f'{name} {n:,}' for name, n in harvest.rejected.most_common(3))
-            parts.append(f'rejected {harvest.rejected.total():,} ({top})')
+        if not last and (left := self._left()):
+            parts.append(f'left {left}')
         parts.append(f'{counters.in_flight} in flight')
-        if retried := counters.retries.total():
-            reason, _ = counters.retries.most_common(1)[0]
-            parts.append(f'{retried:,} retries (most: {reason})')
-        if counters.paused:
-            parts.append('waiting for the server')
         parts.append(f'{counters.prompt_tokens + counters.completion_tokens:,} tokens')
         if counters.cost_usd:
             parts.append(f'${counters.cost_usd:,.2f}')
-        if not last and (left := self._left()):
-            parts.append(f'left {left}')
+        if counters.paused:
+            parts.append('waiting for the server')
+        if harvest.rejected:
+            top = ', '.join(f'{name} {n:,}' for name, n in harvest.rejected.most_common(3))
+            parts.append(f'rejected {harvest.rejected.total():,} ({top})')
+        if retried := counters.retries.total():
+            reason, _ = counters.retries.most_common(1)[0]
+            parts.append(f'{retried:,} retries (most: {reason})')
         return ' · '.join(parts)
 
     def _left(self) -> str:

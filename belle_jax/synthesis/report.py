@@ -147,11 +147,13 @@ def _sizes(rows: RowStatistics, data: ReportData) -> str:
     cards = []
     for name, counts in rows.lengths.items():
         number = sum(counts.values())
+        if not number:
+            continue
         note = f'{number:,} rows, median {statistics.median(counts):,}'
         if name == 'input':
             note += f'; {rows.rows - number:,} rows have none'
         chart = histogram(statistics.bins(counts), 'characters')
-        cards.append(_card(f'Length: {name}', chart, note if number else ''))
+        cards.append(_card(f'Length: {name}', chart, note))
     if rows.similarities:
         binned = statistics.even_bins(rows.similarities)
         chart = histogram(binned, f'{data.measure} to the nearest earlier row', data.threshold)
@@ -181,16 +183,18 @@ def _course(size: int, ends: Sequence[Point]) -> str:
     cards = [_card('Share of tasks kept', lines([('kept', 'a', kept)], label, percent), '')]
     if ends[-1].usd:
         now = [
-            (b.replies, (b.usd - a.usd) / (b.kept - a.kept)) for a, b in steps if b.kept > a.kept
+            (b.replies, 1000 * (b.usd - a.usd) / (b.kept - a.kept))
+            for a, b in steps
+            if b.kept > a.kept
         ]
-        whole = [(b.replies, b.usd / b.kept) for b in ends if b.kept]
+        whole = [(b.replies, 1000 * b.usd / b.kept) for b in ends if b.kept]
         curves = [('in this stretch', 'b', now), ('since the beginning', 'a', whole)]
-        cards.append(_card('Cost of a kept row', lines(curves, label, _usd), ''))
-    sent = [(b.replies, b.prompt_tokens) for b in ends]
-    written = [(b.replies, b.completion_tokens) for b in ends]
+        cards.append(_card('Cost of 1,000 kept rows', lines(curves, label, _usd), ''))
+    sent = [(b.replies, b.prompt_tokens) for b in (start, *ends)]
+    written = [(b.replies, b.completion_tokens) for b in (start, *ends)]
     curves = [('prompts', 'b', sent), ('completions', 'a', written)]
     cards.append(_card('Tokens', lines(curves, 'replies', compact), ''))
-    rows = [(b.replies, b.kept) for b in ends]
+    rows = [(b.replies, b.kept) for b in (start, *ends)]
     cards.append(_card('Rows kept', lines([('rows', 'c', rows)], 'replies', compact), ''))
     return f'<h2>Over time</h2><div class="grid2">{"".join(cards)}</div>'
 

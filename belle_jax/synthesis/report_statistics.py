@@ -13,8 +13,8 @@ from belle_jax.synthesis.verbs import verb
 
 UNLABELLED = '(no category)'
 OTHERS = '…'  # the end of a verb that is only an instruction's first two characters
-REPLIES = 100  # of a stretch whose acceptance is shown
-STRETCHES = 80  # at most, in a plot
+REPLIES = 10  # of a stretch whose acceptance is shown, at least
+STRETCHES = 40  # at most, in a plot
 
 
 class Point(NamedTuple):
@@ -120,12 +120,13 @@ def stretches(points: Sequence[Point]) -> tuple[int, list[Point]]:
     Args:
         points: In order; as many as there are.
     Returns:
-        The replies of a stretch: 100, or in long runs a multiple of it; the state at the end of
-        each, a short last one included if there is nothing else or it is a quarter as long.
+        The replies of a stretch, a round number; the state at the end of each, a short last one
+        included if there is nothing else or it is a quarter as long.
     """
     if not points:
         return REPLIES, []
-    size = REPLIES * max(1, math.ceil(points[-1].replies / REPLIES / STRETCHES))
+    replies = points[-1].replies
+    size = next(n for n in _round_numbers() if n >= REPLIES and replies <= STRETCHES * n)
     ends, due = [], size
     for point in points:
         if point.replies >= due:

@@ -138,8 +138,7 @@ async def _ask(job: Job, harvest: Harvest, client: Client, journal: Journal) -> 
                 journal,
                 concurrency=job.concurrency,
                 use=harvest.use,
-                # Before the first replies nobody knows how many rows each gives.
-                more=lambda n: harvest.needs(n) if harvest.points else n < job.concurrency,
+                more=harvest.needs,
                 budget=job.budget,
             )
         finally:

@@ -62,6 +62,11 @@ class Kind(abc.ABC):
         """How many requests there are to make; None: as many as one likes."""
         return None
 
+    @property
+    def most_rows(self) -> int:
+        """Rows that a reply gives if all goes well, as its prompt asks."""
+        return 1
+
     @abc.abstractmethod
     def prompt(self, index: int) -> str:
         """The prompt of one request, a pure function of settings and index.

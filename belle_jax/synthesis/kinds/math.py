@@ -84,12 +84,16 @@ class Math(Kind):
     def filters(self) -> tuple[Rule, ...]:
         return (NAMES_A_MODEL, *cleaning('zh', self.settings.longest_answer), *CHECKS)
 
+    @property
+    def most_rows(self) -> int:
+        return min(TASKS, self.settings.tasks_per_request)
+
     def prompt(self, index: int) -> str:
         draw = self.draw(index)
         grade, _, topic = draw.one(prompting.lines('math_topics')).partition('\t')
         return prompting.fill(
             self.text,
-            tasks=min(TASKS, self.settings.tasks_per_request),
+            tasks=self.most_rows,
             grade=grade,
             topic=topic,
             setting=draw.one(prompting.lines('math_settings')),

@@ -73,6 +73,10 @@ class SelfInstruct(Kind):
     def filters(self) -> tuple[Rule, ...]:
         return (*BELLE, *cleaning(self.settings.language, self.settings.longest_answer))
 
+    @property
+    def most_rows(self) -> int:
+        return self.settings.tasks_per_request
+
     def prompt(self, index: int) -> str:
         draw = self.draw(index)
         text = prompting.fill(
