@@ -36,7 +36,6 @@ def test_a_mistake_is_told_in_a_sentence_before_anything_is_asked(tmp_path):
     broken = file('broken.jsonl', SEED, '{"instruction": "说说', SEED)
     alone = file('alone.jsonl', SEED)
     silent = file('silent.json', {'instruction': '说说春天。'}, {'title': '春天'})
-    odd = file('odd.jsonl', {'conversations': 'none'})
     there = file('there.json', '[]')
     mistakes = {
         'no key for https://api.openai.com/v1: set the variable OPENAI_API_KEY': ['--base_url='],
@@ -50,13 +49,9 @@ def test_a_mistake_is_told_in_a_sentence_before_anything_is_asked(tmp_path):
         'there.json is there already, and no journal': [f'--output={there}'],
         'rows.journal.sqlite is not there: --rebuild makes rows again': ['--rebuild'],
         "no filter 'no such' to switch off: this kind has needs a medium": ['--without=no such'],
-        'threshold=7 tells no texts apart': ['--threshold=7'],
         'a budget of 2 USD needs to know what the model costs': ['--budget_usd=2'],
         'silent.json:2: no question is found in the fields title': [
             '--kind=label', f'--rows={silent}',
-        ],
-        'odd.jsonl:1: no question is found in the fields conversations': [
-            '--kind=evol', f'--rows={odd}',
         ],
     }  # fmt: skip
     all_but_one = [f'--output={tmp_path}/rows.json', f'--base_url={closed_port()}', *CHAT]
@@ -68,7 +63,7 @@ def test_a_mistake_is_told_in_a_sentence_before_anything_is_asked(tmp_path):
         for said, process in runs:
             errors = sentence(process)
             assert said in errors, errors
-    names = {'broken.jsonl', 'alone.jsonl', 'silent.json', 'odd.jsonl', 'there.json'}
+    names = {'broken.jsonl', 'alone.jsonl', 'silent.json', 'there.json'}
     assert {path.name for path in tmp_path.iterdir()} - names <= {'rows.journal.sqlite'}
     assert there.read_text() == '[]\n'
 
