@@ -3,7 +3,7 @@
 By default 100 requests and three kills. BELLE_KILLS=10 BELLE_KILL_REQUESTS=2000 takes minutes.
 """
 
-import contextlib
+import concurrent.futures
 import json
 import os
 import random
@@ -23,15 +23,21 @@ import real_replies
 import training_runs
 from api_runs import ServerProcess, kill_at_random_moments
 from api_server import body_key
-from belle_jax.api import Journal
+from belle_jax import config
+from belle_jax.api import Client, Journal, Retries
+from belle_jax.data import prepare, tokenizer
 from belle_jax.data.records import Reader
-from belle_jax.synthesis import categories
-from generate_runs import BAD, KEY, PATIENT, finish, journaled, run, serving, start
+from belle_jax.synthesis import categories, kinds, seeds
+from belle_jax.synthesis.comparison import similarity
+from belle_jax.synthesis.outcome import Files
+from belle_jax.synthesis.run import Job, generate
+from belle_jax.synthesis.settings import Settings
+from generate_runs import BAD, KEY, finish, journaled, run, serving, start
+from recipes import tiny as recipe
 
 KILLS = int(os.environ.get('BELLE_KILLS', '3'))
 REQUESTS = int(os.environ.get('BELLE_KILL_REQUESTS', '100'))
 ROWS = 200
-KINDS = ('self_instruct', 'multiturn', 'dialogue', 'math', 'evol', 'label')
 CHAT = ['--api=chat', '--model_name=test']
 
 
@@ -87,10 +93,31 @@ def test_a_run_killed_at_random_moments_writes_what_an_undisturbed_one_writes(tm
     assert len(files) == 10 and not any(KEY.encode() in path.read_bytes() for path in files)
 
 
+def make_rows(folder, kind, rows):
+    """Makes 200 rows, with the settings of a run without flags; returns the server's log."""
+    content = api_replies if kind == 'self_instruct' else kind_replies
+    own = seeds.read()
+    asks = kinds.make(kind, Settings(seeds=own, rows=rows, api='chat', model_name='test'))
+    job = Job(
+        kind=asks,
+        rules=asks.rules,
+        similarity=lambda: similarity(
+            'rouge', 'characters', None, True, [seed['instruction'] for seed in own]
+        ),
+        count=ROWS,
+        concurrency=64,
+    )
+    with serving(content=getattr(content, kind), **BAD) as server:
+        client = Client(server.url, retries=Retries(first_delay=0.2))
+        result = generate(job, Files.beside(folder / f'{kind}.json'), client)
+    assert result.outcome == 'enough', result.complaint
+    return server.log
+
+
 @pytest.fixture(scope='module')
 def made(tmp_path_factory):
-    """A file of 200 rows of each kind, made by a server that misbehaves, and the server's logs."""
-    folder, logs, runs = tmp_path_factory.mktemp('kinds'), {}, []
+    """A file of each kind, made by a server that misbehaves, and the servers' logs."""
+    folder = tmp_path_factory.mktemp('kinds')
     rows = [
         {
             'id': f'row {n}',
@@ -100,23 +127,14 @@ def made(tmp_path_factory):
         }
         for n in range(300)
     ]
-    (folder / 'rows.json').write_text(json.dumps(rows), 'utf-8')
-    with contextlib.ExitStack() as servers:
-        for kind in KINDS:
-            content = api_replies if kind == 'self_instruct' else kind_replies
-            server = servers.enter_context(serving(content=getattr(content, kind), **BAD))
-            flags = [f'--kind={kind}', f'--output={folder}/{kind}.json', f'--count={ROWS}']
-            flags += [f'--rows={folder}/rows.json'] if kind in ('evol', 'label') else []
-            runs.append(start(*flags, f'--base_url={server.url}', *CHAT, *PATIENT))
-            logs[kind] = server.log
-        for process in runs:
-            finish(process)
-    return folder, logs
+    with concurrent.futures.ThreadPoolExecutor() as threads:
+        logs = {kind: threads.submit(make_rows, folder, kind, rows) for kind in kinds.KINDS}
+    return folder, rows, {kind: log.result() for kind, log in logs.items()}
 
 
-@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('kind', kinds.KINDS)
 def test_each_kind_makes_rows_that_training_reads_from_a_server_that_misbehaves(made, kind):
-    folder, logs = made
+    folder, given, logs = made
     rows = read(folder / f'{kind}.json')
     assert len(rows) == ROWS
     records = list(Reader(str(folder / f'{kind}.json')))  # strict: a row that is no good raises
@@ -124,7 +142,6 @@ def test_each_kind_makes_rows_that_training_reads_from_a_server_that_misbehaves(
     assert all(record.messages[-1]['content'] for record in records)
     if kind == 'label':
         names = {each['name'] for each in categories.read()}
-        given = read(folder / 'rows.json')
         assert {row.pop('category') for row in rows} <= names
         assert all(row in given for row in rows)
     if kind == 'multiturn':
@@ -143,20 +160,23 @@ def test_each_kind_makes_rows_that_training_reads_from_a_server_that_misbehaves(
     assert page.count('<svg') >= 4 and f'Instruction data: {kind}' in page
 
 
-def test_rows_train_a_model_unchanged(made, tmp_path):
-    folder, _ = made
-    letters = sorted(set((folder / 'multiturn.json').read_text('utf-8')))
+def test_training_takes_the_files_of_all_kinds_as_they_are(made, tmp_path):
+    folder, *_ = made
+    files = [folder / f'{kind}.json' for kind in kinds.KINDS]
+    letters = sorted({letter for path in files for letter in path.read_text('utf-8')})
     training_runs.make_tokenizer(tmp_path / 'tokenizer', letters)
-    training_runs.train(
-        tmp_path / 'run',
-        [
-            f'--config.data.path={folder}/self_instruct.json,{folder}/multiturn.json',
-            f'--config.data.tokenizer={tmp_path}/tokenizer',
-            f'--config.data.cache_dir={tmp_path}/cache',
-            '--config.train.steps=2',
-        ],
+    c: Any = recipe.get_config()
+    c.data.update(
+        path=','.join(map(str, files)),
+        tokenizer=str(tmp_path / 'tokenizer'),
+        cache_dir=str(tmp_path / 'cache'),
+        seq_len=4096,
     )
-    assert all(1 < loss < 10 for loss in training_runs.losses(tmp_path / 'run'))
+    c.model.architecture.max_position = 4096
+    tokens = tokenizer.load(tmp_path / 'tokenizer')
+    for source in prepare(config.resolve(c), tokens).account['sources']:
+        assert source['rows'] == source['kept'] == ROWS and not source['skipped'], source
+        assert not source['prompt_shortened'] and source['trained_tokens'] > ROWS
 
 
 def test_english_seeds_make_english_rows(shared, tmp_path):
@@ -232,12 +252,12 @@ def test_a_journal_gives_the_same_rows_again_and_others_with_other_filters(tmp_p
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
 def test_an_interrupted_run_writes_its_rows_and_goes_on_later(tmp_path, number):
     def flags(url):
-        return ['--count=300', *CHAT, '--concurrency=12', f'--base_url={url}']
+        return ['--count=300', *CHAT, '--concurrency=6', f'--base_url={url}']
 
     output = tmp_path / 'rows.json'
-    with serving(delay=0.25) as server:
+    with serving(delay=0.2) as server:
         process = start(f'--output={output}', *flags(server.url))
-        while len(server.log) < 40:
+        while len(server.log) < 13:
             time.sleep(0.01)
         process.send_signal(number)
         said, errors = finish(process, 130)
@@ -292,7 +312,7 @@ def test_belles_command_lines_work(shared, tmp_path):
             belle, f'--output_dir={tmp_path}/out', f'--seed_tasks_path={seeds}',
             '--num_instructions_to_generate=40', '--api=chat', '--model_name=gpt-3.5-turbo',
             '--num_prompt_instructions=4', '--request_batch_size=16', '--temperature=0.8',
-            '--top_p=0.9', '--num_cpus=16', '--timeout=2', url,
+            '--top_p=0.9', '--num_cpus=16', url,
         )  # fmt: skip
         rows = read(tmp_path / 'out' / 'Belle.train.json')
         fields = 'instruction input output most_similar_instructions avg_similarity_score'
@@ -309,7 +329,7 @@ def test_belles_command_lines_work(shared, tmp_path):
 
         # As its README has it: nothing but the positional argument.
         asked = len(server.bodies)
-        run(belle, url, '--timeout=2', cwd=tmp_path)
+        run(belle, url, cwd=tmp_path)
         assert len(read(tmp_path / 'Belle.train.json')) == 100
         body = server.bodies[asked]
         assert body['model'] == 'text-davinci-003' and body['logit_bias'] == {'50256': -100}
