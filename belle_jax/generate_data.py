@@ -24,7 +24,7 @@ from pathlib import Path
 from absl import app, flags
 
 from belle_jax.api import Breaker, Budget, Client, Limits, Retries, price
-from belle_jax.data.progress import Progress
+from belle_jax.progress import Progress
 from belle_jax.synthesis import (
     categories,
     dedupe,

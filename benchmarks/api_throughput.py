@@ -27,7 +27,7 @@ CONCURRENCY = flags.DEFINE_integer('concurrency', 256, 'Requests in flight.')
 DELAY = flags.DEFINE_float('delay', 2.0, 'Seconds that the server takes for a reply.')
 OUTPUT = flags.DEFINE_string('output', '', 'Also write the JSON to this file.')
 
-SERVER = pathlib.Path(__file__).resolve().parent.parent / 'tests' / 'api_server.py'
+SERVER = pathlib.Path(__file__).resolve().parent.parent / 'tests' / 'support' / 'api_server.py'
 # About as long as BELLE's prompt with three seed tasks.
 PROMPT = '请给出十个多样化的任务指令，用于评估语言模型。要求如下：语言清楚，类型各不相同。' * 20
 

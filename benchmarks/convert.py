@@ -22,7 +22,8 @@ import numpy as np
 from absl import app, flags
 
 from belle_jax.architecture import Architecture
-from belle_jax.weights import huggingface, names, shards
+from belle_jax.formats import huggingface, names
+from belle_jax.weights import shards
 from belle_jax.weights.tensors import Planned
 
 LAYERS = flags.DEFINE_integer('layers', 12, 'Of the model; each has 50.6M parameters.')

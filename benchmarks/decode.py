@@ -71,7 +71,7 @@ def theirs(family: str):
         import transformers
     except ImportError:
         return None
-    from belle_jax.weights.huggingface import architecture_to_hf_config
+    from belle_jax.formats.huggingface import architecture_to_hf_config
 
     shape = architecture(family)
     values = architecture_to_hf_config(shape, DTYPE.value)

@@ -5,7 +5,7 @@
 --tuned may name several models, with one base or one for each. Prints JSON: bytes, their ratio to
 the tuned model's weight files, and seconds, on all processors. A delta is made at three levels and
 applied, and the result compared bit by bit; also what the first would be without ordering and
-without planes. `.enc` is made by belle_jax.weights.xor; its key is the base's first weight file.
+without planes. `.enc` is made by belle_jax.diffs.xor; its key is the base's first weight file.
 """
 
 import json
@@ -19,12 +19,12 @@ import numpy as np
 import zstandard
 from absl import app, flags
 
+from belle_jax.diffs.delta import applying as delta_apply
+from belle_jax.diffs.delta import compare as delta_compare
+from belle_jax.diffs.delta import format as delta_format
+from belle_jax.diffs.delta import making as delta_make
+from belle_jax.diffs.xor import stream as xor
 from belle_jax.weights import shards
-from belle_jax.weights.delta import applying as delta_apply
-from belle_jax.weights.delta import compare as delta_compare
-from belle_jax.weights.delta import format as delta_format
-from belle_jax.weights.delta import making as delta_make
-from belle_jax.weights.xor import stream as xor
 
 BASE = flags.DEFINE_list('base', None, 'Directory of the base; one, or one for each of --tuned.')
 TUNED = flags.DEFINE_list('tuned', None, 'Directories of models made from it.')

@@ -10,9 +10,9 @@ Applying checks the delta and the base first, and gives back every bit.
 
 from absl import flags
 
+from belle_jax.diffs.delta import applying as delta_apply
+from belle_jax.diffs.delta import making as delta_make
 from belle_jax.weights import shards
-from belle_jax.weights.delta import applying as delta_apply
-from belle_jax.weights.delta import making as delta_make
 from convert import command
 
 BASE = flags.DEFINE_string('base', None, 'Hugging Face directory or hub name of the base.')

@@ -31,7 +31,7 @@ def main() -> object:
     import jax
 
     jax.config.update('jax_platforms', 'cpu')
-    from belle_jax.training import initial
+    from belle_jax.runs import initial
 
     logging.set_verbosity(logging.WARNING)  # Orbax tells every file
     target = Path(str(TARGET.value))

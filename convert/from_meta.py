@@ -10,7 +10,8 @@ transformers' AutoModelForCausalLM and AutoTokenizer.
 
 from absl import flags
 
-from belle_jax.weights import meta, shards
+from belle_jax.formats import meta
+from belle_jax.weights import shards
 from convert import command
 
 SOURCE = flags.DEFINE_string('source', None, "Directory of Meta's files.")

@@ -11,7 +11,8 @@ a template here says; the output says so. Go on with convert.from_hf, or train w
 
 from absl import flags
 
-from belle_jax.weights import paddle, shards
+from belle_jax.formats import paddle
+from belle_jax.weights import shards
 from convert import command
 
 SOURCE = flags.DEFINE_string('source', None, "PaddleNLP's directory.")

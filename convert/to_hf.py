@@ -9,7 +9,8 @@ holds a few blocks of rows. The result loads with transformers' AutoModelForCaus
 
 from absl import flags
 
-from belle_jax.weights import export, shards
+from belle_jax.runs import export
+from belle_jax.weights import shards
 from convert import command
 
 SOURCE = flags.DEFINE_string('source', None, 'Run directory, or one of its checkpoints.')

@@ -9,7 +9,7 @@ refused. convert.from_meta gives every tensor back to the bit.
 
 from absl import flags
 
-from belle_jax.weights import meta
+from belle_jax.formats import meta
 from convert import command
 
 SOURCE = flags.DEFINE_string('source', None, 'Hugging Face directory or hub name.')

@@ -9,7 +9,7 @@ chat_template.json where the model has a template that PaddleNLP's format can sa
 
 from absl import flags
 
-from belle_jax.weights import paddle
+from belle_jax.formats import paddle
 from convert import command
 
 SOURCE = flags.DEFINE_string('source', None, 'Hugging Face directory or hub name.')

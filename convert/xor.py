@@ -13,8 +13,8 @@ decrypting, with the SHA-256 in the files' names.
 
 from absl import flags
 
-from belle_jax.weights.xor import directory as xor_directory
-from belle_jax.weights.xor import verification as xor_verify
+from belle_jax.diffs.xor import directory as xor_directory
+from belle_jax.diffs.xor import verification as xor_verify
 from convert import command
 
 SOURCE = flags.DEFINE_string('source', None, 'File, or directory of files.')

@@ -9,7 +9,7 @@ import pytest
 
 from belle_jax import config
 
-RECIPES = sorted(p.stem for p in (Path(__file__).parent.parent / 'configs').glob('[a-z]*.py'))
+RECIPES = sorted(p.stem for p in (Path(__file__).parents[1] / 'configs').glob('[a-z]*.py'))
 
 
 def recipe(**fields):

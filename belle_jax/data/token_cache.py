@@ -31,9 +31,9 @@ from typing import Any
 import numpy as np
 
 from belle_jax.data.chat import Piece, Template, assemble
-from belle_jax.data.progress import Progress
 from belle_jax.data.records import Reader
 from belle_jax.data.rows import Record
+from belle_jax.progress import Progress
 
 VERSION = 1  # raise it when the same source gives other tokens, or the files change
 CHUNK = 1024  # records tokenised together: enough to keep every core busy

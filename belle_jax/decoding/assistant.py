@@ -7,8 +7,9 @@ from typing import Any
 
 from belle_jax.data import Template, templates, tokenizer
 from belle_jax.decoding.engine import Engine
-from belle_jax.weights import huggingface, run_directory
-from belle_jax.weights.load import load_model
+from belle_jax.formats import huggingface
+from belle_jax.runs import run_directory
+from belle_jax.runs.load import load_model
 
 Message = dict[str, Any]
 

@@ -12,9 +12,9 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from belle_jax.data.progress import Progress
 from belle_jax.data.row_files import Rows
 from belle_jax.data.rows import BadRow, layout, parse
+from belle_jax.progress import Progress
 from belle_jax.synthesis.bands import plan
 from belle_jax.synthesis.minhash import RECALL, MinHashIndex
 from belle_jax.synthesis.row_writer import rows_file

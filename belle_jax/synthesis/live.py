@@ -4,7 +4,7 @@ import asyncio
 import time
 
 from belle_jax.api import Counters
-from belle_jax.data.progress import Line
+from belle_jax.progress import Line
 from belle_jax.synthesis.harvest import Harvest
 
 

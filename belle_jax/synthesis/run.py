@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 
 from belle_jax.api import Budget, Client, Journal, Request, ask_all
-from belle_jax.data.progress import Progress
+from belle_jax.progress import Progress
 from belle_jax.synthesis import report
 from belle_jax.synthesis.candidate import Row
 from belle_jax.synthesis.comparison import Similarity

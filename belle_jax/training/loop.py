@@ -15,10 +15,10 @@ from jax.experimental import multihost_utils
 
 from belle_jax import data, models, sharding
 from belle_jax.config import Run
+from belle_jax.runs.checkpoints import Checkpoints
 from belle_jax.training import metrics as metrics_lib
 from belle_jax.training import optim
 from belle_jax.training.batches import Placement
-from belle_jax.training.checkpoint import Checkpoints
 from belle_jax.training.objectives import next_token
 from belle_jax.training.start import Start
 from belle_jax.training.step import State, compile_step, make_evaluation, make_step

@@ -13,8 +13,8 @@ import jax
 from belle_jax import config, models
 from belle_jax.config import Architecture, Run
 from belle_jax.data import tokenizer as tokenizers
-from belle_jax.weights import origin
-from belle_jax.weights.run_directory import read_architecture as read_run_architecture
+from belle_jax.runs import origin
+from belle_jax.runs.run_directory import read_architecture as read_run_architecture
 
 FIXED = ('seed', 'model', 'data', 'batch', 'optim')
 FREE = ('attention', 'remat', 'scan', 'cache_dir')
@@ -60,7 +60,7 @@ class Start:
     def parameters(self, shardings: Mapping[str, Any]) -> dict[str, jax.Array]:
         """The parameters of step 0: published ones, or random ones."""
         if self._source:
-            from belle_jax.weights.load import load_parameters
+            from belle_jax.runs.load import load_parameters
 
             return load_parameters(self._source, self.architecture, shardings)
         return models.initialise(self.architecture, jax.random.key(self.run.seed), shardings)
@@ -109,7 +109,7 @@ def _tokenizer_path(run: Run) -> str:
 
 def _architecture(run: Run, tokenizer: tokenizers.Tokenizer) -> Architecture:
     if run.model.source:
-        from belle_jax.weights.load import read_architecture
+        from belle_jax.runs.load import read_architecture
 
         return read_architecture(run.model.source)
     architecture = run.model.architecture or config.PRESETS[run.model.preset]

@@ -1,25 +1,4 @@
-"""Weights: Hugging Face directories and checkpoints of runs, read and written by slices.
+"""A tensor in a file: safetensors and PyTorch's files, read and written by slices. No JAX here.
 
-Nothing here imports JAX unless arrays are to be placed on devices.
+What a model's directory looks like is the business of `formats`, a run's of `runs`.
 """
-
-from belle_jax.weights.export import to_huggingface
-from belle_jax.weights.huggingface import resolve
-from belle_jax.weights.load import (
-    load_model,
-    load_parameters,
-    open_parameters,
-    read_architecture,
-)
-from belle_jax.weights.run_directory import is_run_directory, open_checkpoint
-
-__all__ = [
-    'is_run_directory',
-    'load_model',
-    'load_parameters',
-    'open_checkpoint',
-    'open_parameters',
-    'read_architecture',
-    'resolve',
-    'to_huggingface',
-]

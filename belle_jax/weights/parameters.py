@@ -11,7 +11,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from belle_jax.architecture import Architecture
-from belle_jax.weights import names, run_directory, shards
+from belle_jax.formats import names
+from belle_jax.runs import run_directory
+from belle_jax.weights import shards
 from belle_jax.weights.tensors import DTYPES, Index
 
 

@@ -11,7 +11,7 @@ from typing import IO
 import ml_dtypes
 import numpy as np
 
-from belle_jax.data.progress import Progress
+from belle_jax.progress import Progress
 
 DTYPES: dict[str, np.dtype] = {
     'float32': np.dtype(np.float32),

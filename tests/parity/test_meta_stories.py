@@ -5,14 +5,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-import llama2c
 import numpy as np
 import pytest
 
 import belle_jax
+import llama2c
 from belle_jax.data import tokenizer
 from belle_jax.decoding import Engine, Settings
-from belle_jax.weights import meta, shards, torch_files
+from belle_jax.formats import meta
+from belle_jax.weights import shards, torch_files
 
 torch = pytest.importorskip('torch')
 pytestmark = pytest.mark.parity

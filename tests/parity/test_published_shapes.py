@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 import belle_jax
-from belle_jax.training import initial
-from belle_jax.weights import export, huggingface, shards
+from belle_jax.formats import huggingface
+from belle_jax.runs import export, initial
+from belle_jax.weights import shards
 
 torch = pytest.importorskip('torch')
 transformers = pytest.importorskip('transformers')

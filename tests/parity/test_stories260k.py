@@ -5,11 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import llama2c
 import numpy as np
 import pytest
 
 import belle_jax
+import llama2c
 from belle_jax.data import tokenizer
 from belle_jax.decoding import score
 

@@ -7,10 +7,10 @@ import pytest
 
 import tiny
 from belle_jax import config, models
+from belle_jax.runs.load import load_parameters, read_architecture
 from belle_jax.training import optim
 from belle_jax.training.objectives import next_token
 from belle_jax.training.step import make_step
-from belle_jax.weights.load import load_parameters, read_architecture
 
 torch = pytest.importorskip('torch')
 transformers = pytest.importorskip('transformers')

@@ -1,0 +1,1 @@
+"""A model as its difference from another: BELLE's XOR files, and deltas."""

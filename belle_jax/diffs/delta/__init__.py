@@ -1,0 +1,6 @@
+"""A model as its difference from another: `make` and `apply`."""
+
+from belle_jax.diffs.delta.applying import apply
+from belle_jax.diffs.delta.making import make
+
+__all__ = ['apply', 'make']

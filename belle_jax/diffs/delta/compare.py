@@ -1,0 +1,121 @@
+"""Which tensor of the base a tuned one is compared with, and their numbers at the same places."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from belle_jax.diffs.delta import format as delta_format
+from belle_jax.formats import names
+from belle_jax.weights import shards
+from belle_jax.weights.tensors import Stored
+
+EMBEDDINGS = ('model.embed_tokens.weight', 'transformer.word_embeddings.weight')
+
+
+def reference(tensor: Stored, bases: Mapping[str, Stored]) -> Stored | None:
+    """The base's tensor that a tuned one is compared with.
+
+    Args:
+        tensor: Of the tuned model.
+        bases: All of the base.
+    Returns:
+        None where the base lacks it, and it is carried whole.
+    Raises:
+        ValueError: the base has one of that name that it cannot be compared with.
+    """
+    found = named(tensor.name, bases)
+    if found is None and tensor.name == names.HEAD:
+        # A tied base has no output table of its own; the tuned one began as its embedding, which
+        # carrying it whole would publish.
+        found = next((f for name in EMBEDDINGS if (f := named(name, bases))), None)
+    if found is None:
+        return None
+    ours, theirs = tensor.array, found.array
+    both_float = ours.dtype.kind in 'fV' and theirs.dtype.kind in 'fV'  # V: bfloat16
+    if delta_format.comparable(ours.shape, theirs.shape) and (
+        both_float or ours.dtype == theirs.dtype
+    ):
+        return found
+    if _is_buffer(tensor.name):
+        return None
+    raise ValueError(
+        f'{tensor.place} is {ours.dtype} of shape {list(ours.shape)}, but {found.place} is '
+        f'{theirs.dtype} of shape {list(theirs.shape)}: only the number of rows and the kind of '
+        'floating-point number may differ, and carrying it whole could publish the base. Give the '
+        'base that it was made from.'
+    )
+
+
+def named(name: str, tensors: Mapping[str, Stored]) -> Stored | None:
+    """A tensor by its name, or by its name with or without a family's prefix."""
+    for prefix in ('', *names.PREFIX.values()):
+        for candidate in (prefix + name, name.removeprefix(prefix)):
+            if candidate in tensors:
+                return tensors[candidate]
+    return None
+
+
+def _is_buffer(name: str) -> bool:
+    """Computed from the configuration: nobody's weights."""
+    return any(
+        pattern.fullmatch(name.removeprefix(names.PREFIX[family]))
+        for family, pattern in names.BUFFERS.items()
+    )
+
+
+def small_files(directory: Path) -> tuple[list[Path], list[str]]:
+    """A model's files beside its weights that a delta has, and the names of those left out."""
+    _, weights = shards.find(directory)
+    files, left_out = [], []
+    for path in sorted(directory.iterdir()):
+        if path.is_file() and delta_format.is_carried(path.name):
+            files.append(path)
+        elif path not in weights and not path.name.endswith('.index.json'):
+            left_out.append(path.name)
+    return files, left_out
+
+
+# --- numbers --------------------------------------------------------------------------------------
+
+
+def facing(base: np.ndarray | None, dtype: np.dtype, start: int, count: int) -> np.ndarray | None:
+    """The base's numbers at some places of a tuned tensor.
+
+    Args:
+        base: Its tensor, whose shape differs in the number of rows at most; or None.
+        dtype: Of the tuned tensor, to which they are cast.
+        start: First place, in C order.
+        count: How many.
+    Returns:
+        [count], zeros where the base has no such row; None if it has nothing there.
+    """
+    if base is None or start >= base.size:
+        return None
+    theirs = flat(base, start, start + count)
+    if theirs.dtype != dtype:
+        # What is too large becomes infinite, and the tuned bits come back all the same.
+        with np.errstate(over='ignore', invalid='ignore'):
+            theirs = theirs.astype(dtype)
+    if len(theirs) < count:
+        theirs = np.concatenate([theirs, np.zeros(count - len(theirs), dtype)])
+    return theirs
+
+
+def flat(array: np.ndarray, start: int, stop: int) -> np.ndarray:
+    """Numbers start to stop of an array in C order; a copy only where it lies otherwise."""
+    if array.flags.c_contiguous:
+        return array.reshape(-1)[start:stop]
+    row = array.size // len(array)
+    first = start // row
+    rows = np.ascontiguousarray(array[first : -(-stop // row)]).reshape(-1)
+    return rows[start - first * row : stop - first * row]
+
+
+def sha256(array: np.ndarray) -> str:
+    """Of an array's bytes in C order; not more than a block is copied at a time."""
+    digest, step = hashlib.sha256(), delta_format.BLOCK // array.itemsize
+    for start in range(0, array.size, step):
+        digest.update(flat(array, start, start + step).view(np.uint8).data)
+    return digest.hexdigest()

@@ -1,0 +1,6 @@
+"""BELLE's XOR diffs: `.enc` files, made, restored and verified."""
+
+from belle_jax.diffs.xor.directory import decrypt, encrypt
+from belle_jax.diffs.xor.verification import verify
+
+__all__ = ['decrypt', 'encrypt', 'verify']

@@ -1,0 +1,137 @@
+"""Checksums that travel with files: a manifest of what was made, and lists in md5sum's form."""
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from belle_jax.diffs.xor import blocks
+from belle_jax.weights.tensors import replacing
+
+MANIFEST = 'xor_manifest.json'
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """What is known of a file.
+
+    Attributes:
+        size: Bytes.
+        sha256: In hex.
+        md5: In hex; not against forgery, but it is what model cards list.
+        source: Name of the file that it was made from.
+    """
+
+    size: int
+    sha256: str
+    md5: str
+    source: str = ''
+
+
+def measure(path: Path, tell: blocks.Tell, source: str = '') -> Entry:
+    """Reads a file, and computes both checksums at the same time."""
+    sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
+    size = blocks.stream(path, (md5.update, sha256.update), tell)
+    return Entry(size, sha256.hexdigest(), md5.hexdigest(), source)
+
+
+def read_manifest(directory: Path) -> dict[str, Entry]:
+    """The files that a directory's manifest lists; none where there is no manifest.
+
+    Raises:
+        ValueError: it is damaged, or names something beyond the directory.
+    """
+    path = directory / MANIFEST
+    try:
+        values = json.loads(path.read_text('utf-8'))['files']
+        entries = {
+            str(name): Entry(int(v['size']), str(v['sha256']), str(v['md5']), str(v['source']))
+            for name, v in values.items()
+        }
+    except FileNotFoundError:
+        return {}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f'{path} is damaged ({error!r}): remove it; what is complete is found again.'
+        ) from error
+    for name in entries:
+        if not is_plain(name):
+            raise ValueError(f'{path} names {name!r}, which is no plain file name: refused.')
+    return entries
+
+
+def write_manifest(directory: Path, entries: Mapping[str, Entry]) -> None:
+    """Writes the manifest, atomically."""
+    values = {name: dataclasses.asdict(entry) for name, entry in sorted(entries.items())}
+    with replacing(directory / MANIFEST) as file:
+        file.write((json.dumps({'files': values}, indent=1) + '\n').encode())
+
+
+def read_list(path: str | Path) -> dict[str, str]:
+    """A published list, lines of `HASH  ./name`.
+
+    Returns:
+        md5 by file name, without the folder; not that of the manifest, which is made anew.
+    Raises:
+        ValueError: a line is something else, or two disagree.
+    """
+    listed: dict[str, str] = {}
+    try:
+        lines = Path(path).read_text('utf-8-sig').splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f'--md5={path} is no text in UTF-8: give lines HASH  ./name.') from error
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        found = re.fullmatch(r'\s*([0-9a-fA-F]{32})\s[\s*]?\s*(\S.*?)\s*', line)
+        if not found:
+            raise ValueError(
+                f'--md5={path}, line {number}, is no line HASH  ./name: {line[:80]!r}. Keep only '
+                'those lines.'
+            )
+        name, md5 = found[2].rsplit('/', 1)[-1], found[1].lower()
+        if listed.setdefault(name, md5) != md5:
+            raise ValueError(f'--md5={path}, line {number}, has another hash for {shown(name)}.')
+    listed.pop(MANIFEST, None)
+    if not listed:
+        raise ValueError(f'--md5={path} lists nothing: give lines HASH  ./name.')
+    return listed
+
+
+def compare(listed: Mapping[str, str], actual: Mapping[str, str], md5: str | Path) -> list[str]:
+    """Compares md5 by file name.
+
+    Args:
+        listed: As they should be.
+        actual: As they are.
+        md5: The list.
+    Returns:
+        Sentences, one for each file that is missing or differs.
+    """
+    faults = []
+    for name, digest in listed.items():
+        if name not in actual:
+            faults.append(f'{shown(name)} is missing: --md5={md5} names it.')
+        elif actual[name] != digest:
+            faults.append(
+                f'{shown(name)} has the md5 {actual[name]}, and --md5={md5} has {digest}.'
+            )
+    return faults
+
+
+def is_plain(name: str) -> bool:
+    """Whether it names a file in the directory where it is put, on any system."""
+    return name not in ('', '.', '..') and not set(name) & set('/\\\0')
+
+
+def shown(name: str | Path) -> str:
+    """A name as messages give it: line breaks and what no terminal shows are escaped."""
+    text = str(name)
+    return text if text.isprintable() else repr(text)
+
+
+def listing(names: Iterable[str | Path]) -> str:
+    """Several names as messages give them."""
+    return ', '.join(shown(name) for name in names)

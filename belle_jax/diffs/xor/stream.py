@@ -1,0 +1,247 @@
+"""BELLE's XOR diffs: a file that is worth nothing without the original that it was made with.
+
+`<name>.<64 hex>.enc` holds 32 bytes, the SHA-256 of the plaintext, which its name repeats in hex,
+and the plaintext XORed with a key file. Payload and key are read in chunks of 10 MiB in lock-step;
+a short last chunk of the key is repeated until that chunk of the payload is full, and then the key
+begins again. So this is a cyclic key only where its size is a multiple of 10 MiB.
+
+Source: BELLE, models/decrypt.py, after point-alpaca.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from belle_jax.diffs.xor import blocks, file_kind
+from belle_jax.diffs.xor.blocks import Sink, Tell
+from belle_jax.diffs.xor.checksums import Entry, is_plain, shown
+from belle_jax.diffs.xor.file_kind import Verdict
+from belle_jax.weights.tensors import replacing
+
+CHUNK = 10 * 2**20  # bytes of payload and key, in lock-step
+DIGEST = 32  # bytes of a SHA-256
+
+
+class Key:
+    """The file that others are XORed with, endlessly; threads may share it.
+
+    Attributes:
+        path: The file.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise ValueError(f'--key={path} is no file: give the original that the model names.')
+        if not (size := self.path.stat().st_size):
+            raise ValueError(f'--key={path} is empty: download it again.')
+        self._file = self.path.open('rb', buffering=0)
+        self._chunks = -(-size // CHUNK)
+        self._last = np.empty(size % CHUNK, np.uint8)  # a short last chunk, repeated
+        if len(self._last):
+            self._read(self._last, size - len(self._last))
+            self._last = np.tile(self._last, -(-CHUNK // len(self._last)))[:CHUNK]
+
+    def __enter__(self) -> 'Key':
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def fill(self, out: np.ndarray, place: int) -> None:
+        """Puts into `out`, uint8 [n], what the payload is XORed with from byte `place` on."""
+        done = 0
+        while done < len(out):
+            number, at = divmod(place + done, CHUNK)
+            number %= self._chunks
+            piece = out[done : done + CHUNK - at]
+            if number == self._chunks - 1 and len(self._last):
+                piece[:] = self._last[at : at + len(piece)]
+            else:
+                self._read(piece, number * CHUNK + at)
+            done += len(piece)
+
+    def xor(self, block: np.ndarray, place: int, out: np.ndarray) -> None:
+        """Puts a block of the payload, uint8 [n] from byte `place` on, into `out`, XORed."""
+        self.fill(out, place)
+        np.bitwise_xor(block, out, out=out)
+
+    def _read(self, out: np.ndarray, start: int) -> None:
+        if blocks.read(self._file.fileno(), out, start) != len(out):
+            raise ValueError(f'--key={self.path} became shorter while it was read.')
+
+
+@dataclasses.dataclass(frozen=True)
+class Encrypted:
+    """A file of that format.
+
+    Attributes:
+        path: The file.
+        name: Of the plaintext.
+        sha256: Of the plaintext, in hex.
+        size: Bytes of the plaintext.
+    """
+
+    path: Path
+    name: str
+    sha256: str
+    size: int
+
+
+def split_name(name: str) -> tuple[str, str] | None:
+    """`<name>.<64 hex>.enc` -> name and hex in lower case; None where it is no such name."""
+    found = re.fullmatch(r'(.+)\.([0-9a-fA-F]{64})\.enc', name, re.DOTALL)
+    return (found[1], found[2].lower()) if found else None
+
+
+def examine(path: Path) -> Encrypted:
+    """Reads name and first bytes.
+
+    Raises:
+        ValueError: it is not of that format, damaged, or its name would lead elsewhere.
+    """
+    if not (parts := split_name(path.name)):
+        raise ValueError(
+            f'{shown(path)} is not named <name>.<64 hexadecimal digits>.enc: rename it as it was '
+            'published.'
+        )
+    name, digest = parts
+    if not is_plain(name):
+        raise ValueError(f'{shown(path)} holds {name!r}, which is no plain file name: refused.')
+    with path.open('rb') as file:
+        header = file.read(DIGEST)
+        size = path.stat().st_size - DIGEST
+    if size < 0:
+        raise ValueError(
+            f'{shown(path)} is cut short: it has {len(header)} bytes and begins with a checksum of '
+            f'{DIGEST}. Download it again.'
+        )
+    if header.hex() != digest:
+        raise ValueError(
+            f'{shown(path)} is damaged or renamed: it begins with the checksum {header.hex()}, '
+            'and its name has another. Download it again.'
+        )
+    return Encrypted(path, name, digest, size)
+
+
+def judge(encrypted: Encrypted, key: Key) -> Verdict:
+    """Decrypts both ends of a file, and says whether they fit its name."""
+    with encrypted.path.open('rb', buffering=0) as file:
+
+        def piece(start: int, size: int) -> bytes:
+            block, out = np.empty((2, size), np.uint8)
+            blocks.read(file.fileno(), block, DIGEST + start)
+            key.xor(block, start, out)
+            return out.tobytes()
+
+        size = encrypted.size
+        head, tail = min(size, file_kind.HEAD), min(size, file_kind.TAIL)
+        return file_kind.judge(encrypted.name, piece(0, head), piece(size - tail, tail), size)
+
+
+def decrypt(encrypted: Encrypted, key: Key, target: Path | None, tell: Tell) -> Entry:
+    """Writes the plaintext, which appears under its name only when it is right.
+
+    Args:
+        encrypted: The file.
+        key: The original that it was made with.
+        target: The file to write; None only checks.
+        tell: See Tell.
+    Returns:
+        What was written.
+    Raises:
+        ValueError: the SHA-256 is wrong.
+    """
+    sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
+    with contextlib.ExitStack() as stack:
+        write = stack.enter_context(_writing(target)) if target else lambda _: None
+
+        def keep(block: Any) -> None:
+            sha256.update(block)
+            write(block)
+
+        size = blocks.stream(encrypted.path, (), tell, DIGEST, key.xor, (md5.update, keep))
+        if sha256.hexdigest() != encrypted.sha256:
+            raise ValueError(_why(encrypted, key))
+    return Entry(size, sha256.hexdigest(), md5.hexdigest(), encrypted.path.name)
+
+
+def _why(encrypted: Encrypted, key: Key) -> str:
+    """What a wrong SHA-256 can come from."""
+    reason = {
+        Verdict.UNKNOWN: f'--key={key.path} is not what it was made with, or it is damaged',
+        Verdict.WRONG_START: (
+            f'it does not begin as a {Path(encrypted.name).suffix} file does, so --key={key.path} '
+            'is most likely not what it was made with'
+        ),
+        Verdict.WRONG_END: (
+            'it begins rightly and does not end so: it, or the key, is cut short or damaged'
+        ),
+        Verdict.RIGHT: (
+            'its beginning and end are right, so the key is most likely the right one, and it or '
+            'the key is damaged in between'
+        ),
+    }[judge(encrypted, key)]
+    return (
+        f'{shown(encrypted.path)} does not decrypt to the SHA-256 in its name: {reason}. Nothing '
+        'was kept of it; compare both files with their published checksums.'
+    )
+
+
+def digest(source: Path, tell: Tell) -> str:
+    """The SHA-256 of a file, which its encrypted form's name will have."""
+    sha256 = hashlib.sha256()
+    blocks.stream(source, [sha256.update], tell)
+    return sha256.hexdigest()
+
+
+def encrypt(source: Path, sha256: str, key: Key, target: Path, tell: Tell) -> Entry:
+    """Writes the encrypted file of a plaintext, which is read a second time after `digest`.
+
+    One reading would do for the file, but not for its md5, which begins with the checksum.
+
+    Raises:
+        ValueError: the plaintext is not what it was.
+    """
+    plain, encrypted = hashlib.sha256(), hashlib.sha256()
+    md5 = hashlib.md5(usedforsecurity=False)
+    with _writing(target) as write:
+
+        def keep(block: Any) -> None:
+            encrypted.update(block)
+            write(block)
+
+        for sink in (sinks := (md5.update, keep)):
+            sink(bytes.fromhex(sha256))
+        size = blocks.stream(source, [plain.update], tell, 0, key.xor, sinks)
+        if plain.hexdigest() != sha256:
+            raise ValueError(f'{shown(source)} changed while it was read: give it again.')
+    return Entry(DIGEST + size, encrypted.hexdigest(), md5.hexdigest(), source.name)
+
+
+@contextlib.contextmanager
+def _writing(target: Path) -> Iterator[Sink]:
+    with replacing(target) as file, blocks.writing(file) as write:
+        yield write
+
+
+def is_made_from(encrypted: Path, source: Path, key: Key) -> bool:
+    """Whether size, first and last bytes are those that the source and the key give."""
+    size = source.stat().st_size
+    if encrypted.stat().st_size != DIGEST + size:
+        return False
+    with source.open('rb', buffering=0) as plain, encrypted.open('rb', buffering=0) as file:
+        for place in (0, max(0, size - blocks.BLOCK)):
+            ours, theirs, out = np.zeros((3, min(size, blocks.BLOCK)), np.uint8)
+            blocks.read(plain.fileno(), ours, place)
+            blocks.read(file.fileno(), theirs, DIGEST + place)
+            key.xor(ours, place, out)
+            if not np.array_equal(theirs, out):
+                return False
+    return True

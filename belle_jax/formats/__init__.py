@@ -1,0 +1,1 @@
+"""Published layouts of models: Hugging Face's, Meta's, PaddleNLP's."""

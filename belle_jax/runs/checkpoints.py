@@ -1,0 +1,223 @@
+"""Checkpoints: asynchronous, atomic, and vouched for by a manifest of checksums.
+
+Orbax writes; a checkpoint counts only once its manifest stands beside it, and only as long as
+the files agree with it. Old ones are deleted after that, never before.
+"""
+
+import json
+import shutil
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import logging
+from jax.experimental import multihost_utils
+
+from belle_jax.training.step import State
+from belle_jax.runs import manifest
+
+# Orbax logs a traceback in every thread that an error passes; the error itself reaches the caller.
+logging.get_absl_logger().addFilter(lambda record: 'orbax' not in record.pathname)
+
+CHUNK_BYTES = 64 * 2**20
+
+
+class Checkpoints:
+    """The `checkpoints/` folder of a run directory.
+
+    Every process of a run makes one and calls the same methods in the same order.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        keep_last: int = 2,
+        keep_best: int = 1,
+        concurrent_bytes: int | None = None,
+    ):
+        """Opens the folder; what a killed process left half written is removed.
+
+        Args:
+            directory: Made if absent.
+            keep_last: Newest checkpoints to keep.
+            keep_best: Checkpoints of the lowest evaluation loss to keep.
+            concurrent_bytes: How much may be on its way to the disk at once, more than the
+                largest array; None: all of it, which takes the host's memory for a second copy.
+        """
+        self.directory = directory
+        self._keep_last, self._keep_best = keep_last, keep_best
+        directory.mkdir(parents=True, exist_ok=True)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=None, enable_async_checkpointing=True, cleanup_tmp_directories=True
+        )
+        limit = concurrent_bytes / 1e9 if concurrent_bytes else None
+        handlers = {
+            'state': ocp.PyTreeCheckpointHandler(save_concurrent_gb=limit),  # type: ignore[arg-type]
+            'meta': ocp.JsonCheckpointHandler(),
+        }
+        self._manager = ocp.CheckpointManager(
+            directory.absolute(), options=options, item_handlers=handlers if limit else None
+        )
+        self._finaliser: threading.Thread | None = None
+        self._failure: Exception | None = None
+        self._losses: dict[int, float | None] = {}
+        self.last_saved: int | None = None
+
+    def newest(self) -> int | None:
+        """The newest step that its manifest vouches for; damaged ones are named and put aside.
+
+        Process 0 reads the files; the others take its word.
+        """
+        step = -1
+        if jax.process_index() == 0:
+            for candidate in sorted(self._manager.all_steps(), reverse=True):
+                if not self._manifest(candidate).exists():  # killed before it was complete
+                    shutil.rmtree(self.directory / str(candidate))
+                    continue
+                try:
+                    manifest.verify(self.directory / str(candidate))
+                except ValueError as error:
+                    logging.warning('Checkpoint %d is not used: %s', candidate, error)
+                    self._put_aside(candidate)
+                    continue
+                step = candidate
+                break
+        if jax.process_count() > 1:
+            step = int(multihost_utils.broadcast_one_to_all(np.int32(step)))
+        self._manager.reload()
+        return None if step < 0 else step
+
+    def save(self, step: int, state: State, meta: Mapping[str, Any]) -> None:
+        """Starts to save; training goes on meanwhile.
+
+        Args:
+            step: Optimiser steps done.
+            state: What to save.
+            meta: JSON values; `evaluation_loss` decides which checkpoints are best.
+        Raises:
+            OSError: the save before this one failed.
+        """
+        self.wait()
+        tree = {'params': state.params, 'optimiser': state.optimiser}
+        args = ocp.args.Composite(
+            state=ocp.args.PyTreeSave(tree, save_args=_save_args(tree)),
+            meta=ocp.args.JsonSave(dict(meta) | {'step': step}),
+        )
+        self._losses[step] = meta.get('evaluation_loss')
+        self.last_saved = step
+        try:
+            self._manager.save(step, args=args)
+        except Exception as error:
+            raise self._error(step, error) from error
+        self._finaliser = threading.Thread(target=self._finalise, args=(step,), daemon=True)
+        self._finaliser.start()
+
+    def restore(self, step: int, like: State) -> State:
+        """Reads a checkpoint, onto any mesh.
+
+        Args:
+            step: From `newest`.
+            like: A state of jax.ShapeDtypeStruct with the shardings wanted.
+        Returns:
+            The state.
+        """
+        tree = {'params': like.params, 'optimiser': like.optimiser}
+        restored = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.PyTreeRestore(
+                    tree, restore_args=ocp.checkpoint_utils.construct_restore_args(tree)
+                ),
+            ),
+        )
+        self.last_saved = step
+        return State(restored['state']['params'], restored['state']['optimiser'])
+
+    def meta(self, step: int) -> dict[str, Any]:
+        """The JSON values saved with a checkpoint."""
+        return json.loads((self.directory / str(step) / 'meta' / 'metadata').read_text('utf-8'))
+
+    def wait(self) -> None:
+        """Until the checkpoint being saved is complete and vouched for; then old ones go.
+
+        Raises:
+            OSError: it could not be saved.
+        """
+        if self._finaliser is not None:
+            self._finaliser.join()
+            self._finaliser = None
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+        self._prune()
+
+    def check(self) -> None:
+        """Raises what a save in the background failed with, if it did."""
+        if self._failure is not None:
+            self.wait()
+
+    def close(self) -> None:
+        """Waits, then lets go."""
+        self.wait()
+        self._manager.close()
+
+    def _finalise(self, step: int) -> None:
+        try:
+            self._manager.wait_until_finished()
+            if jax.process_index() == 0:
+                manifest.write(self.directory / str(step))
+        except Exception as error:  # carried over to the main thread
+            self._failure = self._error(step, error)
+
+    def _prune(self) -> None:
+        """Deletes what need not be kept; process 0 does, and nobody waits for it.
+
+        Orbax' own deletion is a meeting of all processes, who would have to agree on what is there.
+        """
+        if jax.process_index():
+            return
+        manifests = self.directory.glob('*.manifest.json')
+        steps = sorted(int(p.name.split('.')[0]) for p in manifests)
+        steps = [s for s in steps if (self.directory / str(s)).is_dir()]
+        for step in steps:
+            if step not in self._losses:  # of an earlier process
+                self._losses[step] = self.meta(step).get('evaluation_loss')
+        scored = sorted((loss, s) for s in steps if (loss := self._losses[s]) is not None)
+        kept = set(steps[-self._keep_last :]) | {s for _, s in scored[: self._keep_best]}
+        for step in set(steps) - kept:
+            self._manifest(step).unlink()  # without it the checkpoint no longer counts
+            shutil.rmtree(self.directory / str(step))
+
+    def _put_aside(self, step: int) -> None:
+        """Renames a damaged checkpoint, so that its step can be saved again."""
+        target = self.directory / f'damaged-{step}'
+        shutil.rmtree(target, ignore_errors=True)
+        (self.directory / str(step)).rename(target)
+        self._manifest(step).unlink(missing_ok=True)
+
+    def _manifest(self, step: int) -> Path:
+        return manifest.path_of(self.directory / str(step))
+
+    def _error(self, step: int, error: Exception) -> OSError:
+        text = str(error)
+        reason = 'the disk is full' if 'No space' in text or 'ENOSPC' in text else text[:300]
+        return OSError(
+            f'checkpoint {step} could not be saved in {self.directory}: {reason}. The checkpoints '
+            'before it are intact: make room and start the same command again.'
+        )
+
+
+def _save_args(tree: Any) -> Any:
+    """Chunks of one layer, or less of a large one, or of a part of a table: readers take slices."""
+
+    def of_leaf(path: Any, leaf: Any) -> ocp.SaveArgs:
+        stacked = any(str(getattr(k, 'key', '')).startswith('blocks.') for k in path)
+        # Orbax splits the axes in `shard_axes` down to 1: right for layers, not for a table's rows.
+        axes = (0,) if stacked and len(leaf.shape) > 1 else ()
+        return ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES, shard_axes=axes)
+
+    return jax.tree_util.tree_map_with_path(of_leaf, tree)

@@ -1,0 +1,151 @@
+"""From a checkpoint to a Hugging Face directory, a row block at a time."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from belle_jax.architecture import Architecture
+from belle_jax.data import templates, tokenizer
+from belle_jax.weights import shards
+from belle_jax.formats import huggingface
+from belle_jax.runs import model_card
+from belle_jax.formats import names
+from belle_jax.runs import origin
+from belle_jax.runs import run_directory
+from belle_jax.weights.parameters import Saved
+from belle_jax.files import new_directory, require_new
+from belle_jax.weights.tensors import DTYPES, Planned, in_dtype
+
+BLOCK = 128 * 2**20  # bytes of a row block, as stored
+MAX_BLOCK = 512 * 2**20  # where whole chunks of the checkpoint ask for more
+
+
+def to_huggingface(
+    source: str | Path,
+    target: str | Path,
+    dtype: str = '',
+    max_shard_size: int = 5 * 10**9,
+    kind: str = 'safetensors',
+) -> Path:
+    """Writes the model of a run as a Hugging Face directory.
+
+    Neither a device nor the whole model in memory is needed: the peak is a few row blocks. The
+    directory appears when it is complete.
+
+    Args:
+        source: A run directory, of which the newest good checkpoint is taken, or a checkpoint.
+        target: A directory that does not exist yet, or is empty.
+        dtype: 'float32', 'bfloat16' or 'float16'; '' is that of the published weights which the run
+            began with, float32 if there were none.
+        max_shard_size: Bytes of a weight file.
+        kind: 'safetensors' or 'bin'.
+    Returns:
+        The target.
+    Raises:
+        ValueError: the source is damaged, the target is not empty, a number does not fit the dtype.
+        OSError: the disk is full; nothing is left behind.
+    """
+    require_new(target)
+    checkpoint = run_directory.open_checkpoint(source)
+    for reason in checkpoint.rejected:
+        print(f'A newer checkpoint is passed over: {reason}')
+    dtype = dtype or origin.read(checkpoint.run).get('dtype', 'float32')
+    if dtype not in DTYPES or kind not in shards.STEMS:
+        raise ValueError(
+            f'--dtype={dtype!r} --format={kind!r}: the dtypes are {", ".join(DTYPES)}, the formats '
+            f'{", ".join(shards.STEMS)}.'
+        )
+    tensors = plan(Saved(checkpoint), DTYPES[dtype])
+    with new_directory(target, sum(t.size for t in tensors)) as partial:
+        shards.write(partial, tensors, kind, max_shard_size)
+        note = _write_settings(checkpoint, partial, dtype)
+        card = model_card.write(checkpoint, dtype, note)
+        (partial / 'README.md').write_text(card, 'utf-8')
+    return Path(target)
+
+
+def plan(saved: Saved, dtype: np.dtype) -> list[Planned]:
+    """The published tensors of a checkpoint, in the order of the layers.
+
+    Args:
+        saved: The open checkpoint.
+        dtype: Of what is written.
+    """
+    entries = names.table(saved.architecture)
+    stacked = [i for i, e in enumerate(entries) if e.layers]
+    first, last = stacked[0], stacked[-1] + 1
+    order = [(e, 0) for e in entries[:first]]
+    order += [(e, i) for i in range(saved.architecture.layers) for e in entries[first:last]]
+    order += [(e, 0) for e in entries[last:]]
+    return [_planned(saved, entry, layer, dtype) for entry, layer in order]
+
+
+def _planned(saved: Saved, entry: names.Entry, layer: int, dtype: np.dtype) -> Planned:
+    name = entry.their_names[layer]
+
+    def blocks() -> Iterator[np.ndarray]:
+        rows = _rows(saved, entry)
+        for start in range(0, entry.fold[0], rows):
+            stop = min(start + rows, entry.fold[0])
+            yield entry.give(lambda index: saved.read(entry.ours, index), layer, start, stop)
+
+    stored = Planned(name, entry.their_shape, saved.dtype_of(entry.ours), blocks)
+    return in_dtype(stored, dtype)
+
+
+def _rows(saved: Saved, entry: names.Entry) -> int:
+    """Rows of a block: whole chunks where possible, for a chunk is always read as a whole."""
+    row = int(np.prod(entry.fold[1:])) * saved.dtype_of(entry.ours).itemsize
+    axis = entry.order.index(0) + (1 if entry.layers else 0)
+    chunk = saved.chunk(entry.ours)[axis]
+    rows = max(1, BLOCK // row)
+    return max(rows // chunk * chunk, min(chunk, max(1, MAX_BLOCK // row)))
+
+
+# --- the small files ---
+
+
+def _write_settings(checkpoint: run_directory.Checkpoint, target: Path, dtype: str) -> str:
+    """Configuration, tokenizer and licence as they were; a sentence about the chat template."""
+    run, source = checkpoint.run, checkpoint.run / run_directory.SOURCE
+    huggingface.write_json(target / 'config.json', _config(checkpoint.architecture, source, dtype))
+    huggingface.copy(source, target, ('generation_config.json', *huggingface.LICENCE_FILES))
+    if not (target / 'generation_config.json').is_file():
+        values = huggingface.generation_config(checkpoint.architecture)
+        huggingface.write_json(target / 'generation_config.json', values)
+    if not (run / run_directory.TOKENIZER).is_dir():
+        return 'The run has no tokenizer, so there is none here.'
+    huggingface.copy(run / run_directory.TOKENIZER, target, tokenizer.FILES)
+    return _write_chat_template(checkpoint, target)
+
+
+def _config(architecture: Architecture, source: Path, dtype: str) -> dict[str, Any]:
+    """The published configuration where it still describes the model, with the new dtype."""
+    ours = huggingface.architecture_to_hf_config(architecture, dtype)
+    path = source / 'config.json'
+    if not path.is_file():
+        return ours
+    published = huggingface.read_json(path)
+    if huggingface.read_architecture(source) != architecture:
+        return ours
+    keys = [k for k in ('dtype', 'torch_dtype') if k in published] or ['dtype', 'torch_dtype']
+    return published | dict.fromkeys(keys, dtype)
+
+
+def _write_chat_template(checkpoint: run_directory.Checkpoint, target: Path) -> str:
+    """Puts the run's template where transformers looks for it, unless it is the tokenizer's own."""
+    name = checkpoint.config.get('data', {}).get('template', 'tokenizer')
+    if name == 'tokenizer':
+        return "The chat template is the tokenizer's own."
+    template, note = templates.export(templates.template(name, tokenizer.load(target)))
+    if template is None:
+        return note
+    path = target / 'tokenizer_config.json'
+    settings = huggingface.read_json(path) if path.is_file() else {}
+    huggingface.write_json(path, settings | {'chat_template': template})
+    if (own := target / 'chat_template.jinja').is_file():  # it would win over the other
+        own.write_text(template, 'utf-8')
+    (target / 'chat_template.json').unlink(missing_ok=True)
+    return note

@@ -1,0 +1,109 @@
+"""From any kind of source to an architecture, to parameters, to a model that runs."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from absl import logging
+
+from belle_jax.architecture import Architecture
+from belle_jax.formats import huggingface
+from belle_jax.runs import run_directory
+from belle_jax.weights.parameters import Parameters, Published, Saved, place
+from belle_jax.weights.tensors import DTYPES
+
+if TYPE_CHECKING:
+    import jax
+
+    from belle_jax.models import Decoder
+
+
+def read_architecture(source: str | Path) -> Architecture:
+    """Which model a source holds.
+
+    Args:
+        source: A Hugging Face directory, a hub name, a run directory or one of its checkpoints.
+    Raises:
+        ValueError: it is none of them, or its model is not supported.
+    """
+    path = huggingface.resolve(source)
+    if run_directory.is_run_directory(path):
+        return run_directory.read_architecture(path)
+    return huggingface.read_architecture(path)
+
+
+def open_parameters(
+    source: str | Path | run_directory.Checkpoint, architecture: Architecture | None = None
+) -> Parameters:
+    """Opens a source without reading a number; newer checkpoints passed over are warned of.
+
+    Args:
+        source: As in `read_architecture`, or what `open_checkpoint` gave.
+        architecture: The model; by default what the source says.
+    Raises:
+        ValueError: as `Published`, `Saved` and `open_checkpoint` do.
+    """
+    is_open = isinstance(source, run_directory.Checkpoint)
+    path = source.directory if is_open else huggingface.resolve(source)
+    if is_open or run_directory.is_run_directory(path):
+        checkpoint = source if is_open else run_directory.open_checkpoint(path)
+        for reason in checkpoint.rejected:
+            logging.warning('A newer checkpoint is passed over: %s', reason)
+        return Saved(checkpoint)
+    return Published(path, architecture or huggingface.read_architecture(path))
+
+
+def load_parameters(
+    source: str | Path,
+    architecture: Architecture | None = None,
+    shardings: Mapping[str, Any] | None = None,
+    dtype: str = 'float32',
+) -> dict[str, Any]:
+    """Loads a model's parameters, each shard straight from the files.
+
+    Args:
+        source: As in `read_architecture`.
+        architecture: The model; by default what the source says.
+        shardings: `jax.sharding.Sharding` by parameter name; None: whole NumPy arrays.
+        dtype: 'float32', 'bfloat16' or 'float16'.
+    Returns:
+        Arrays by checkpoint name.
+    Raises:
+        ValueError: the source is incomplete, damaged or of another model.
+    """
+    return place(open_parameters(source, architecture), shardings, dtype)
+
+
+def load_model(
+    path: str | Path | run_directory.Checkpoint,
+    dtype: str = 'float32',
+    mesh: 'jax.sharding.Mesh | None' = None,
+) -> 'Decoder':
+    """Loads a model: `model(tokens)` [B, T] gives logits [B, T, V] in float32.
+
+    Args:
+        path: As in `read_architecture`, or what `open_checkpoint` gave.
+        dtype: Of the parameters and activations: 'float32' or 'bfloat16'.
+        mesh: Devices to spread the parameters over, with the axes of `belle_jax.sharding`; use the
+            model under `jax.set_mesh(mesh)`. None: the default device.
+    Raises:
+        ValueError: the source is incomplete, damaged or of a model that is not supported.
+    """
+    import jax.numpy as jnp
+
+    from belle_jax import models, sharding
+
+    if dtype not in ('float32', 'bfloat16'):
+        raise ValueError(f'dtype={dtype!r}: a model runs in float32 or bfloat16.')
+    source = open_parameters(path)
+    architecture = source.architecture
+    if mesh is None:
+        arrays = {
+            name: jnp.asarray(source.read(name, tuple(slice(0, n) for n in shape), DTYPES[dtype]))
+            for name, shape in source.shapes.items()
+        }
+    else:
+        sharding.check_divides(architecture, mesh)
+        shardings = sharding.of_parameters(mesh, models.specs(architecture))
+        arrays = place(source, shardings, dtype)
+    return models.build(architecture, arrays, dtype=dtype)

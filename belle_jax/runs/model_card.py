@@ -1,0 +1,224 @@
+"""The model card of an export: what the model is, what made it, and what is not known about it."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from belle_jax import __version__
+from belle_jax.architecture import Architecture
+from belle_jax.config import parse_sources
+from belle_jax.formats import names
+from belle_jax.runs import origin
+from belle_jax.runs import run_directory
+
+LICENCES = {'bloom': 'bigscience-bloom-rail-1.0', 'llama': 'other'}
+CITATIONS = {
+    'belle': """@misc{ji2023belle,
+  title = {Exploring the Impact of Instruction Data Scaling on Large Language Models: An Empirical
+           Study on Real-World Use Cases},
+  author = {Yunjie Ji and Yong Deng and Yan Gong and Yiping Peng and Qiang Niu and Lei Zhang and
+            Baochang Ma and Xiangang Li},
+  year = {2023}, eprint = {2303.14742}, archivePrefix = {arXiv}
+}""",
+    'bloom': """@misc{bigscience2022bloom,
+  title = {BLOOM: A 176B-Parameter Open-Access Multilingual Language Model},
+  author = {BigScience Workshop}, year = {2022}, eprint = {2211.05100}, archivePrefix = {arXiv}
+}""",
+    'llama': """@misc{touvron2023llama,
+  title = {LLaMA: Open and Efficient Foundation Language Models},
+  author = {Hugo Touvron and others}, year = {2023}, eprint = {2302.13971}, archivePrefix = {arXiv}
+}""",
+}
+# What the published BELLE models are sampled with (BELLE-7B-2M's model card).
+BELLE_SAMPLING = 'temperature 0.35, top_k 30, top_p 0.85, repetition_penalty 1.2, 200 new tokens'
+LIMITATIONS = """Language models state wrong facts with confidence, follow harmful instructions, and
+repeat the biases of what they were trained on. Nothing here was checked for safety. Judge every use
+before people depend on it, and do not use the model where the data's or the base model's terms
+forbid it."""
+
+
+def write(checkpoint: run_directory.Checkpoint, dtype: str, template_note: str) -> str:
+    """The text of a `README.md`.
+
+    Args:
+        checkpoint: What is exported; its run directory says the rest.
+        dtype: Of the exported weights.
+        template_note: A sentence about the chat template.
+    """
+    came = origin.read(checkpoint.run)
+    base = _name(came.get('source', ''))
+    licence = _licence(checkpoint, base)
+    sections = {
+        'Model': _model(checkpoint, base, came.get('revision'), dtype),
+        'Data': _data(checkpoint),
+        'Training': _training(checkpoint),
+        'Template and sampling': _template(checkpoint, template_note),
+        'Evaluation': _evaluation(checkpoint),
+        'Limitations': LIMITATIONS,
+        'Licence': f'`{licence}`. ' + _terms(base),
+        'Citation': '\n\n'.join(
+            f'```bibtex\n{CITATIONS[key]}\n```'
+            for key in ('belle', checkpoint.architecture.family)
+            if base or key == 'belle'
+        ),
+    }
+    head = {'library_name': 'transformers', 'pipeline_tag': 'text-generation', 'license': licence}
+    if '/' in base:
+        head['base_model'] = base
+    front = ''.join(f'{key}: {value}\n' for key, value in head.items())
+    body = '\n\n'.join(f'## {title}\n\n{text}' for title, text in sections.items())
+    return f'---\n{front}tags:\n- belle-jax\n---\n\n# {checkpoint.run.absolute().name}\n\n{body}\n'
+
+
+def _name(source: str) -> str:
+    """A hub name as it is; of a path on somebody's machine the last part alone."""
+    hub = re.fullmatch(r'[\w-][\w.-]*/[\w.-]+(:[\w.-]+)?', source)
+    # RUNS/NAME looks like a hub name, and a directory here goes first, as in huggingface.resolve.
+    return source if hub and not Path(source).exists() else Path(source).name
+
+
+def _names(sources: str) -> str:
+    """data.path with `_name` of each source."""
+    parts = parse_sources(sources, 'data.path')
+    return ', '.join(_name(s.path) + (f'={s.weight:g}' if s.weight != 1 else '') for s in parts)
+
+
+def _public(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """A source's account without the directories of the machine that it was read on."""
+    values = dict(entry)
+    if 'path' in values:
+        values['path'] = _name(values['path'])
+    if found := re.match(r'(.*)(: (?:JSON|Parquet|hub data set).*)', values.get('describe', '')):
+        values['describe'] = _name(found[1]) + found[2]
+    return values
+
+
+def _model(
+    checkpoint: run_directory.Checkpoint, base: str, revision: str | None, dtype: str
+) -> str:
+    a = checkpoint.architecture
+    kind = 'BLOOM' if a.family == 'bloom' else 'LLaMA'
+    origins = f'Base model: `{base}`' + (f', commit {revision}.' if revision else '.')
+    if not base:
+        origins = 'Trained from random weights: there is no base model.'
+    source = checkpoint.config['model'].get('source', '')
+    if source and _name(source) != base:
+        continued = f'Continued from the run `{_name(source)}`'
+        origins = f'{origins} {continued}.' if base else f'{continued}, which names no base model.'
+    return (
+        f'{kind} architecture, {_parameters(a):,} parameters, {a.vocab_size:,} tokens, {a.layers} '
+        f'layers of width {a.embed:,}, weights in {dtype}.\n\n'
+        + origins
+        + f'\n\nExported by Belle-JAX {__version__} from step {checkpoint.step} of the run.'
+    )
+
+
+def _parameters(a: Architecture) -> int:
+    sizes = []
+    for entry in names.table(a):
+        size = 1
+        for n in entry.their_shape:
+            size *= n
+        sizes.append(size * max(entry.layers, 1))
+    return sum(sizes)
+
+
+def _data(checkpoint: run_directory.Checkpoint) -> str:
+    path = checkpoint.run / run_directory.ACCOUNT
+    if not path.is_file():
+        return 'No data: the weights were converted, not trained, by this run.'
+    account = json.loads(path.read_text('utf-8'))
+    for part in {'sources', 'validation'} & account.keys():
+        account[part] = [_public(entry) for entry in account[part]]
+    return 'The account of rows of this run:\n\n' + _bullets(account)
+
+
+def _bullets(value: Any, depth: int = 0) -> str:
+    """A nested value as a Markdown list."""
+    lines = []
+    items = value.items() if isinstance(value, Mapping) else enumerate(value, 1)
+    for key, item in items:
+        name = str(key).replace('_', ' ')
+        if isinstance(item, Mapping | list) and item:
+            lines.append(f'{"  " * depth}- {name}:\n{_bullets(item, depth + 1)}')
+        elif not isinstance(item, Mapping | list):
+            number = isinstance(item, int) and not isinstance(item, bool)
+            lines.append(
+                f'{"  " * depth}- {name}: {item:,}' if number else f'{"  " * depth}- {name}: {item}'
+            )
+    return '\n'.join(lines)
+
+
+def _training(checkpoint: run_directory.Checkpoint) -> str:
+    if not (checkpoint.run / run_directory.ACCOUNT).is_file():
+        return 'None by this run.'
+    rows = ['| setting | value |', '|---|---|', f'| steps | {checkpoint.step:,} |']
+    for section in ('optim', 'batch', 'train', 'data'):
+        values = dict(checkpoint.config.get(section, {}))
+        if section == 'data':
+            values['path'] = _names(values.get('path', ''))
+            values['tokenizer'] = _name(values.get('tokenizer', ''))
+            check = values.get('validation', {})
+            values['validation'] = check | {'path': _names(check.get('path', ''))}
+        for key, value in values.items():
+            if value not in ('', 0, None) and key not in ('cache_dir', 'wandb'):
+                rows.append(f'| {section}.{key} | {_plain(value)} |')
+    rows.append(f'| seed | {checkpoint.config.get("seed")} |')
+    return '\n'.join(rows)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ', '.join(f'{k} {v}' for k, v in value.items() if v not in ('', 0)) or 'none'
+    return str(value).replace('|', '\\|').replace('\n', ' ')
+
+
+def _template(checkpoint: run_directory.Checkpoint, note: str) -> str:
+    name = checkpoint.config.get('data', {}).get('template', 'tokenizer')
+    text = f'Template `{name}`. {note}'
+    if name.startswith('belle'):
+        text += f' Published BELLE models are sampled with {BELLE_SAMPLING}.'
+    return text + ' Defaults for sampling are in `generation_config.json`.'
+
+
+def _evaluation(checkpoint: run_directory.Checkpoint) -> str:
+    path = checkpoint.run / run_directory.METRICS
+    last: dict[str, float] = {}
+    for line in path.read_text('utf-8').splitlines() if path.is_file() else ():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:  # the line that a kill tore
+            break
+        if record.get('step', 0) <= checkpoint.step:
+            last |= {k: v for k, v in record.items() if v is not None}
+    lines = [
+        f'- {label}: {last[key]:.4f}'
+        for key, label in (
+            ('loss', 'training loss of the last steps (nats a token)'),
+            ('evaluation_loss', 'evaluation loss (nats a token)'),
+            ('evaluation_perplexity', 'evaluation perplexity'),
+        )
+        if key in last
+    ]
+    return '\n'.join(lines) or 'Not evaluated.'
+
+
+def _licence(checkpoint: run_directory.Checkpoint, base: str) -> str:
+    """What the base model's card says, or its family's licence."""
+    if not base:
+        return 'unknown'
+    card = checkpoint.run / run_directory.SOURCE / 'README.md'
+    front = re.match(r'---\n(.*?)\n---', card.read_text('utf-8'), re.S) if card.is_file() else None
+    found = re.search(r'^license:\s*["\']?([\w.-]+)', front[1], re.M) if front else None
+    return found[1] if found else LICENCES[checkpoint.architecture.family]
+
+
+def _terms(base: str) -> str:
+    if base:
+        return (
+            "It is the base model's licence, which binds what is derived from it; the data may add "
+            'terms of their own.'
+        )
+    return 'Whoever publishes the model chooses a licence that the data allow.'

@@ -1,6 +1,0 @@
-"""A model as its difference from another: `make` and `apply`."""
-
-from belle_jax.weights.delta.applying import apply
-from belle_jax.weights.delta.making import make
-
-__all__ = ['apply', 'make']

@@ -1,5 +1,0 @@
-"""PaddleNLP's files, in and out."""
-
-from belle_jax.weights.paddle.directory import from_paddle, to_paddle
-
-__all__ = ['from_paddle', 'to_paddle']
