@@ -35,17 +35,14 @@ def file_in(path: Path):
 @pytest.mark.parametrize('opened', [file_in, text_in])
 @pytest.mark.parametrize('error', [KeyboardInterrupt, ConnectionError])
 def test_a_file_is_replaced_when_the_block_ends_and_untouched_when_it_fails(
-    tmp_path, opened, error
+    tmp_path, opened, error: type[BaseException]
 ):
     path = tmp_path / 'a'
     with opened(path) as write:
         write('贝壳'.encode())
         assert names(tmp_path) == [f'.a.partial-{os.getpid()}']
     assert path.read_text('utf-8') == '贝壳'
-    with (
-        pytest.raises(type(error) if isinstance(error, Exception) else error),
-        opened(path) as write,
-    ):
+    with pytest.raises(error), opened(path) as write:
         write(b'other')
         raise error('elsewhere')
     assert path.read_text('utf-8') == '贝壳' and names(tmp_path) == ['a']
