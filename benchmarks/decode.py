@@ -50,12 +50,12 @@ def ours(family: str):
     import jax
 
     from belle_jax import models
-    from belle_jax.decoding import Engine, Settings
+    from belle_jax.decoding import Engine, Sampling
 
     shape = architecture(family)
     params = models.initialise(shape, jax.random.key(0), dtype=DTYPE.value)
     engine = Engine(models.build(shape, params, dtype=DTYPE.value), batch_size=max(BATCHES.value))
-    settings = Settings(max_new_tokens=NEW.value)
+    settings = Sampling(max_new_tokens=NEW.value)
 
     def generate(prompts: list[list[int]]) -> None:
         for completion in engine.generate(prompts, settings):

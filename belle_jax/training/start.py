@@ -12,7 +12,7 @@ import jax
 
 from belle_jax import config, models
 from belle_jax.config import Architecture, Run
-from belle_jax.data import tokenizer as tokenizers
+from belle_jax.data import Tokenizer, tokenizer
 from belle_jax.runs import origin
 from belle_jax.runs.run_directory import read_architecture as read_run_architecture
 
@@ -39,7 +39,7 @@ class Start:
         continued = saved.exists()
         kept = workdir / 'tokenizer'
         tokenizer_path = kept if continued and kept.is_dir() else _tokenizer_path(run)
-        self.tokenizer = tokenizers.load(tokenizer_path)
+        self.tokenizer = tokenizer.load(tokenizer_path)
         if continued and run.model.source:  # the directory alone is enough to go on
             self.architecture = read_run_architecture(workdir)
         else:
@@ -107,7 +107,7 @@ def _tokenizer_path(run: Run) -> str:
     return path
 
 
-def _architecture(run: Run, tokenizer: tokenizers.Tokenizer) -> Architecture:
+def _architecture(run: Run, tokenizer: Tokenizer) -> Architecture:
     if run.model.source:
         from belle_jax.runs.load import read_architecture
 
