@@ -118,13 +118,13 @@ def options() -> dict[str, Any]:
 
 def settings_by_length(options: dict[str, Any]) -> Callable[[int], Any]:
     """A function from the tokens of a prompt to the settings of its answer."""
-    from belle_jax.decoding import Settings
+    from belle_jax.decoding import Sampling
 
     options = {k: tuple(v) if k == 'stop' else v for k, v in options.items() if k != 'template'}
     longest, shortest = options.pop('max_length', 0), options.pop('min_length', 0)
-    base = Settings(**options)
+    base = Sampling(**options)
 
-    def settings(prompt_tokens: int) -> Settings:
+    def settings(prompt_tokens: int) -> Sampling:
         room = max(1, longest - prompt_tokens) if longest else base.max_new_tokens
         return dataclasses.replace(
             base,
@@ -145,9 +145,9 @@ def main(argv: list[str]) -> None:
         raise ValueError('--prompts and --output belong together: give both, or neither to chat.')
     chosen = options()
     settings = settings_by_length(chosen)
-    from belle_jax.decoding import assistant, file, terminal
+    from belle_jax.decoding import assistant, prompt_file, terminal
 
-    rows = file.read(PROMPTS.value) if PROMPTS.value else []
+    rows = prompt_file.read_prompts(PROMPTS.value) if PROMPTS.value else []
     voice = assistant.voice(MODEL.value, chosen.get('template', ''), SYSTEM.value)
     print(f'template: {voice.template.name}', file=sys.stderr)
     output = None
@@ -161,7 +161,7 @@ def main(argv: list[str]) -> None:
             'batch_size': BATCH_SIZE.value,
             'settings': chosen,
         }
-        output = file.Output(OUTPUT.value, rows, run)
+        output = prompt_file.Output(OUTPUT.value, rows, run)
     engine = assistant.engine(
         MODEL.value,
         voice,
@@ -172,7 +172,7 @@ def main(argv: list[str]) -> None:
     if output is None:
         terminal.converse(engine, voice, settings)
     else:
-        file.answer(engine, voice, rows, output, settings)
+        prompt_file.answer(engine, voice, rows, output, settings)
         print(f'{len(rows):,} answers are in {OUTPUT.value}')
 
 

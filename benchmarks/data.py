@@ -16,7 +16,7 @@ from collections.abc import Callable
 from absl import app, flags
 
 from belle_jax import config, data
-from belle_jax.data import records, tokenizer
+from belle_jax.data import record_reader, tokenizer
 
 SHARED = flags.DEFINE_string('shared', '../shared', 'Folder of the shared test files.')
 OUTPUT = flags.DEFINE_string('output', '', 'Also write the JSON to this file.')
@@ -57,11 +57,11 @@ def measure(
         Rates in tokens a second, and their ratio.
     """
     path = folder / 'rows.jsonl'
-    rows = [r for file in FILES for r in records.Reader(str(shared / file), 'skip')]
+    rows = [r for file in FILES for r in record_reader.RecordReader(str(shared / file), 'skip')]
     path.write_text(
         '\n'.join(json.dumps({'messages': r.messages}, ensure_ascii=False) for r in rows), 'utf-8'
     )
-    template = data.template('belle', made)
+    template = data.Template('belle', made)
     # What encode_batch gets is the same text, a whole conversation each.
     texts = [
         ''.join(p.content for p in template.pieces(r.messages) if isinstance(p.content, str))

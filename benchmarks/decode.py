@@ -50,7 +50,7 @@ def ours(family: str):
     import jax
 
     from belle_jax import models
-    from belle_jax.decoding import Engine, Settings
+    from belle_jax.decoding import Engine, Sampling
 
     shape = architecture(family)
     blueprint = models.Blueprint(shape)
@@ -58,7 +58,7 @@ def ours(family: str):
     engine = Engine(
         models.build(blueprint, params, dtype=DTYPE.value), batch_size=max(BATCHES.value)
     )
-    settings = Settings(max_new_tokens=NEW.value)
+    settings = Sampling(max_new_tokens=NEW.value)
 
     def generate(prompts: list[list[int]]) -> None:
         for completion in engine.generate(prompts, settings):

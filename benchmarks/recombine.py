@@ -11,7 +11,7 @@ import random
 import re
 from collections.abc import Iterator
 
-from belle_jax.data.records import Reader
+from belle_jax.data.record_reader import RecordReader
 
 CHINESE = (
     'belle/dev1K.json',
@@ -36,7 +36,7 @@ def pieces(shared: pathlib.Path, files: tuple[str, ...]) -> tuple[list[str], lis
     """
     questions, clauses = [], []
     for file in files:
-        for record in Reader(str(shared / file), 'skip'):
+        for record in RecordReader(str(shared / file), 'skip'):
             for message in record.messages:
                 if message['role'] == 'user':
                     questions.append(message['content'])

@@ -7,22 +7,18 @@ for batch in load(prepared.train, start=step):
     ...
 """
 
-from belle_jax.data.account import Account
-from belle_jax.data.chat import Template
-from belle_jax.data.loader import load
-from belle_jax.data.plan import Batch, Plan
-from belle_jax.data.prepare import Prepared, prepare
-from belle_jax.data.templates import template
+from belle_jax.data.plan import BatchArrays, Plan, load
+from belle_jax.data.prepare import DataAccount, Prepared, prepare
+from belle_jax.data.templates import Template
 from belle_jax.data.tokenizer import Tokenizer
 
 __all__ = [
-    'Account',
-    'Batch',
+    'BatchArrays',
+    'DataAccount',
     'Plan',
     'Prepared',
     'Template',
     'Tokenizer',
     'load',
     'prepare',
-    'template',
 ]

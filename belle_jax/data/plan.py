@@ -10,16 +10,14 @@ import dataclasses
 import functools
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from belle_jax.data.fitting import Segments
-from belle_jax.data.packing import pack
-from belle_jax.data.shuffle import permutation
+from belle_jax.data.packing import Segments, pack, permutation
 from belle_jax.data.token_cache import Tokens
 
-Batch = dict[str, np.ndarray]
+BatchArrays = dict[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -46,7 +44,7 @@ def plan_bins(
 
     Args:
         source: The tokens.
-        segments: What `fit` returned.
+        segments: What `cut` returned.
         weight: Passes an epoch.
         seq_len: Tokens of a bin.
         packing: False: one segment a bin.
@@ -115,7 +113,7 @@ class Plan:
             raise ValueError('a plan without a limit has no last step: say how many epochs.')
         return math.ceil(rows / self.batch_size)
 
-    def batch(self, step: int, rows: Sequence[int] | np.ndarray | None = None) -> Batch:
+    def batch(self, step: int, rows: Sequence[int] | np.ndarray | None = None) -> BatchArrays:
         """The arrays of one step.
 
         Args:
@@ -230,3 +228,51 @@ def _fill(
 def fingerprint(*parts: object) -> str:
     """A short hash of what decides a plan."""
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+
+
+class _Steps:
+    """A plan's steps as a random-access source of Grain's."""
+
+    def __init__(self, plan: Plan, start: int, stop: int, rows: np.ndarray | None) -> None:
+        self._plan, self._start, self._stop, self._rows = plan, start, stop, rows
+
+    def __len__(self) -> int:
+        return max(0, self._stop - self._start)
+
+    def __getitem__(self, index: int) -> BatchArrays:
+        return self._plan.batch(self._start + index, self._rows)
+
+    def __repr__(self) -> str:
+        return f'steps {self._start} to {self._stop} of plan {self._plan.fingerprint}'
+
+
+def load(
+    plan: Plan,
+    rows: Sequence[int] | np.ndarray | None = None,
+    start: int = 0,
+    stop: int | None = None,
+    ahead: int = 4,
+) -> Iterator[BatchArrays]:
+    """The batches of steps `start` up to `stop`, in order, made ahead of time.
+
+    Grain's threads build the next ones while the device is busy. Batches are functions of the step,
+    so reading ahead needs no order, no state and no processes; the work is indexing in numpy, which
+    lets go of Python's lock.
+
+    Args:
+        plan: What to load.
+        rows: The rows of the global batch that this host needs; by default all.
+        start: The first step, which is where a resumed run goes on.
+        stop: The step after the last; by default `plan.steps()`.
+        ahead: How many batches to build ahead; 0 builds each when it is asked for.
+    Returns:
+        An iterator of what `Plan.batch` returns.
+    """
+    stop = plan.steps() if stop is None else stop
+    steps = _Steps(plan, start, stop, None if rows is None else np.asarray(rows))
+    if not ahead or not len(steps):
+        return (steps[i] for i in range(len(steps)))
+    import grain  # slow to import, and it imports JAX
+
+    options = grain.ReadOptions(num_threads=min(4, ahead), prefetch_buffer_size=ahead)
+    return iter(grain.MapDataset.source(steps).to_iter_dataset(options))

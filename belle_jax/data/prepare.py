@@ -1,19 +1,42 @@
 """From a run's data section to its plans: read, split, fit, pack, and account for every row."""
 
 import dataclasses
+import pathlib
 from typing import Any
 
 import numpy as np
 
 from belle_jax import config
 from belle_jax.data import plan, token_cache
-from belle_jax.data.account import REASONS, Account
-from belle_jax.data.chat import Template
-from belle_jax.data.fitting import Segments, fit
-from belle_jax.data.shuffle import permutation
-from belle_jax.data.templates import template
+from belle_jax.data.packing import Segments, cut, permutation
+from belle_jax.data.templates import Template
 from belle_jax.data.token_cache import Tokens
 from belle_jax.data.tokenizer import Tokenizer
+
+REASONS = {
+    'nothing_to_learn': 'dropped, nothing to learn from',
+    'later_turns_left_out': 'truncated, later turns left out',
+    'prompt_shortened': 'truncated, middle of the prompt left out',
+    'answer_shortened': 'truncated, middle of an answer left out',
+    'texts_split': 'texts split into segments',
+}
+
+
+class DataAccount(dict):
+    """Plain values, for data.json and model cards; as text, lines for people.
+
+    seq_len, template, rows_per_epoch, fingerprint, and for each entry of `sources` and
+    `validation`: what the reader found (describe, rows, skipped by reason, unanswered), what became
+    of the examples (kept, `REASONS`, validation, copies_of_validation), tokens and
+    trained_tokens, bins and packing_efficiency.
+    """
+
+    def to_dict(self) -> dict[str, Any]:
+        """A plain dict."""
+        return dict(self)
+
+    def __str__(self) -> str:
+        return _report(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +46,7 @@ class Prepared:
     train: plan.Plan
     validation: plan.Plan | None
     template: Template
-    account: Account
+    account: DataAccount
 
 
 def prepare(run: config.Run, tokenizer: Tokenizer) -> Prepared:
@@ -42,7 +65,7 @@ def prepare(run: config.Run, tokenizer: Tokenizer) -> Prepared:
     data, seed, batch_size = run.data, run.seed, run.batch.size
     if not data.sources:
         raise ValueError('--config.data.path is empty: give a file of rows or a hub data set.')
-    writer = template(data.template, tokenizer)
+    writer = Template(data.template, tokenizer)
 
     def opened(path: str) -> Tokens:
         return token_cache.open_source(path, writer, data.system, data.on_bad_row, data.cache_dir)
@@ -62,7 +85,7 @@ def prepare(run: config.Run, tokenizer: Tokenizer) -> Prepared:
     secret = [s.record_hash[mask] for s, mask in zip(checks, picked)]
     hashes = np.unique(np.concatenate(secret)) if secret else np.zeros(0, np.uint64)
 
-    account = Account(seq_len=data.seq_len, template=data.template, sources=[])
+    account = DataAccount(seq_len=data.seq_len, template=data.template, sources=[])
     training = []
     for source, where, held_here in zip(sources, data.sources, held):
         copies = np.isin(source.record_hash, hashes) & ~held_here
@@ -121,7 +144,7 @@ def _planned(
 ) -> tuple[plan.Bins, dict[str, Any]]:
     """Bins of a source's usable records, and their account."""
     examples = np.flatnonzero(usable[source.record])
-    segments = fit(source, examples, data.seq_len, data.train_on)
+    segments = cut(source, examples, data.seq_len, data.train_on)
     bins = plan.plan_bins(
         source,
         segments,
@@ -152,7 +175,7 @@ def _validation(
     data: config.Data,
     batch_size: int,
     seed: int,
-    account: Account,
+    account: DataAccount,
 ) -> plan.Plan:
     planned = [_planned(s, mask, data, 1.0, seed) for s, mask in zip(checks, picked)]
     bins = tuple(b for b, _ in planned if len(b))
@@ -178,3 +201,43 @@ def _validation(
         fingerprint=plan.fingerprint('validation', made_of, settings),
     )
     return made.until(1)
+
+
+def _report(account: dict[str, Any]) -> str:
+    lines = []
+    for entry in account['sources']:
+        lines.append(f'{entry["describe"]}, weight {entry["weight"]:g}')
+        lines += _rows(entry)
+    for entry in account.get('validation', []):
+        name = pathlib.Path(entry['describe'].split(':')[0]).name
+        lines.append(f'validation: {entry["records"]:,} conversations of {name}')
+        lines += _rows(entry)
+    total = {k: sum(e[k] * e['weight'] for e in account['sources']) for k in ('tokens', 'bins')}
+    lines.append(
+        f'an epoch: {account["rows_per_epoch"]:,} rows of {account["seq_len"]:,}, '
+        f'{round(total["tokens"]):,} tokens, packing efficiency '
+        f'{total["tokens"] / max(1, total["bins"] * account["seq_len"]):.1%}'
+    )
+    return '\n'.join(lines)
+
+
+def _rows(entry: dict[str, Any]) -> list[str]:
+    skipped = [f'skipped, {reason}: {n:,}' for reason, n in entry['skipped'].items()]
+    held = [
+        f'{words}: {entry[key]:,}'
+        for key, words in (
+            ('unanswered', 'a last question without an answer left out'),
+            ('validation', 'held out for validation'),
+            ('copies_of_validation', 'dropped, the same as a held-out one'),
+        )
+        if entry.get(key)
+    ]
+    reasons = [f'{words}: {entry[key]:,}' for key, words in REASONS.items() if entry[key]]
+    left_out = entry.get('tokens_left_out', 0)
+    tokens = (
+        f'kept {entry["kept"]:,} of {entry["examples"]:,} examples: {entry["tokens"]:,} tokens, '
+        f'{entry["trained_tokens"]:,} of them learnt from'
+        + (f', {left_out:,} left out' if left_out else '')
+        + f'; {entry["bins"]:,} rows, {entry["packing_efficiency"]:.1%} full'
+    )
+    return ['  ' + line for line in (*skipped, *held, *reasons, tokens)]

@@ -17,7 +17,7 @@ BPE = 2
 SPACE = '▁'  # how SentencePiece writes a space
 
 
-class Piece(NamedTuple):
+class ScoredPiece(NamedTuple):
     """One entry of the vocabulary."""
 
     text: str
@@ -25,17 +25,17 @@ class Piece(NamedTuple):
     kind: int
 
 
-class Model(NamedTuple):
+class SentencePieceModel(NamedTuple):
     """The fields of a ModelProto that decide how text becomes pieces."""
 
-    pieces: list[Piece]
+    pieces: list[ScoredPiece]
     model_type: int
     dummy_prefix: bool
     squeeze_spaces: bool
     charsmap: bytes
 
 
-def read(path: pathlib.Path) -> Model:
+def read_model(path: pathlib.Path) -> SentencePieceModel:
     """Reads a SentencePiece model file.
 
     Args:
@@ -52,7 +52,7 @@ def read(path: pathlib.Path) -> Model:
             if number == 1:
                 fields = dict(_fields(value))
                 score = struct.unpack('<f', fields[2])[0] if 2 in fields else 0.0
-                pieces.append(Piece(fields[1].decode('utf-8'), score, fields.get(3, NORMAL)))
+                pieces.append(ScoredPiece(fields[1].decode('utf-8'), score, fields.get(3, NORMAL)))
             elif number == 2:
                 model_type = dict(_fields(value)).get(3, 1)
             elif number == 3:
@@ -67,14 +67,14 @@ def read(path: pathlib.Path) -> Model:
         ) from error
     if not pieces:
         raise ValueError(f'{path} holds no pieces: it is empty or truncated. Copy it again.')
-    return Model(pieces, model_type, dummy_prefix, squeeze_spaces, charsmap)
+    return SentencePieceModel(pieces, model_type, dummy_prefix, squeeze_spaces, charsmap)
 
 
-def build(model: Model, path: pathlib.Path) -> Tokenizer:
+def build(model: SentencePieceModel, path: pathlib.Path) -> Tokenizer:
     """The `tokenizers` object that says what SentencePiece says.
 
     Args:
-        model: What `read` returned.
+        model: What `read_model` returned.
         path: Named in errors.
     Returns:
         A tokenizer that adds no BOS by itself; control pieces are its special tokens.
@@ -122,7 +122,7 @@ def build(model: Model, path: pathlib.Path) -> Tokenizer:
     return tokenizer
 
 
-def _merges(pieces: list[Piece], vocab: dict[str, int]) -> list[tuple[str, str]]:
+def _merges(pieces: list[ScoredPiece], vocab: dict[str, int]) -> list[tuple[str, str]]:
     """SentencePiece merges the neighbours whose union has the best score; as an ordered list."""
     usable = {p.text for p in pieces if p.kind == NORMAL}
     ranked: list[tuple[float, int, int, str, str]] = []

@@ -33,7 +33,7 @@ def is_ranks(path: pathlib.Path) -> bool:
         return _LINE.fullmatch(file.readline(4096)) is not None
 
 
-def read(path: pathlib.Path) -> dict[bytes, int]:
+def read_ranks(path: pathlib.Path) -> dict[bytes, int]:
     """Reads a list of ranks.
 
     Args:
@@ -86,7 +86,7 @@ def build(ranks: dict[bytes, int], release: str = '3.1') -> Tokenizer:
     that limit of another library is not repeated here.
 
     Args:
-        ranks: What `read` returned.
+        ranks: What `read_ranks` returned.
         release: As for `special_tokens`.
     Returns:
         A tokenizer that begins a text with BOS where special tokens are added.

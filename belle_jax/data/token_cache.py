@@ -30,9 +30,10 @@ from typing import Any
 
 import numpy as np
 
-from belle_jax.data.chat import Piece, Template, assemble
-from belle_jax.data.records import Reader
-from belle_jax.data.rows import Record
+from belle_jax.data.record_reader import RecordReader
+from belle_jax.data.records import Record
+from belle_jax.data.templates import Template
+from belle_jax.data.tokenizer import Piece
 from belle_jax.progress import Progress
 
 VERSION = 1  # raise it when the same source gives other tokens, or the files change
@@ -71,7 +72,7 @@ def open_source(
     """The tokens of a source, from the cache or by making them.
 
     Args:
-        path: What `Reader` takes.
+        path: What `RecordReader` takes.
         template: Writes the conversations.
         system: A system message for conversations that have none, or ''.
         on_bad_row: 'error' or 'skip'.
@@ -79,11 +80,11 @@ def open_source(
     Returns:
         The tokens, mapped.
     Raises:
-        ValueError: the source cannot be read; see `Reader`.
+        ValueError: the source cannot be read; see `RecordReader`.
     """
     cache = pathlib.Path(cache_dir) if cache_dir else default_directory()
     cache.mkdir(parents=True, exist_ok=True)
-    reader = Reader(path, on_bad_row)
+    reader = RecordReader(path, on_bad_row)
     made_of = (
         VERSION,
         _digest(reader, cache),
@@ -109,7 +110,7 @@ def open_source(
     return found
 
 
-def _make(entry: pathlib.Path, reader: Reader, template: Template, system: str) -> None:
+def _make(entry: pathlib.Path, reader: RecordReader, template: Template, system: str) -> None:
     """Tokenises a source into a directory beside its place, then moves it there."""
     for left in entry.parent.glob(f'.{entry.name}.*'):  # of processes that died; we hold the lock
         shutil.rmtree(left, ignore_errors=True)
@@ -128,7 +129,7 @@ def _make(entry: pathlib.Path, reader: Reader, template: Template, system: str) 
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _write(work: pathlib.Path, reader: Reader, template: Template, system: str) -> None:
+def _write(work: pathlib.Path, reader: RecordReader, template: Template, system: str) -> None:
     dtype = np.dtype(np.uint16 if len(template.tokenizer) <= 1 << 16 else np.int32)
     columns: dict[str, list[np.ndarray]] = {
         name: [] for name in ('length', 'record', 'trained_count', 'kind')
@@ -170,7 +171,7 @@ def _write(work: pathlib.Path, reader: Reader, template: Template, system: str) 
     (work / 'meta.json').write_text(json.dumps(meta, ensure_ascii=False, indent=2), 'utf-8')
 
 
-def _assembled(reader: Reader, template: Template, system: str) -> Iterator[tuple]:
+def _assembled(reader: RecordReader, template: Template, system: str) -> Iterator[tuple]:
     """Chunks of records with their examples' owners, kinds and arrays, in order.
 
     While `tokenizers` works on one chunk, which leaves Python's lock alone, the next one is read
@@ -182,7 +183,7 @@ def _assembled(reader: Reader, template: Template, system: str) -> Iterator[tupl
         while chunk := list(itertools.islice(records, CHUNK)):
             examples, owners, kinds = _examples(chunk, template, system, first)
             first += len(chunk)
-            made = pool.submit(assemble, examples, template.tokenizer)
+            made = pool.submit(template.tokenizer.assemble, examples)
             waiting.append((chunk, owners, kinds, made))
             if len(waiting) > 2:
                 *about, made = waiting.popleft()
@@ -255,7 +256,7 @@ def _open(entry: pathlib.Path) -> Tokens | None:
     )
 
 
-def _digest(reader: Reader, cache: pathlib.Path) -> str:
+def _digest(reader: RecordReader, cache: pathlib.Path) -> str:
     """The source's digest, remembered by path, size and time so that a warm start reads nothing."""
     file = pathlib.Path(reader.path)
     if not file.is_file():

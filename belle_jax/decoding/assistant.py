@@ -3,15 +3,13 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from belle_jax.data import Template, templates, tokenizer
+from belle_jax.data import templates, tokenizer
+from belle_jax.data.records import Message
 from belle_jax.decoding.engine import Engine
 from belle_jax.formats import huggingface
 from belle_jax.runs import run_directory
 from belle_jax.runs.load import load_model
-
-Message = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +24,7 @@ class Voice:
     """
 
     tokenizer: tokenizer.Tokenizer
-    template: Template
+    template: templates.Template
     system: str
     checkpoint: run_directory.Checkpoint | None
 
@@ -71,7 +69,7 @@ def voice(path: str | Path, template: str = '', system: str | None = None) -> Vo
         directory, run = checkpoint.run, checkpoint.config.get('data', {})
     words = tokenizer.load(directory)
     own = 'tokenizer' if words.chat_template else 'belle'
-    style = templates.template(template or run.get('template') or own, words)
+    style = templates.Template(template or run.get('template') or own, words)
     return Voice(words, style, run.get('system', '') if system is None else system, checkpoint)
 
 
@@ -90,7 +88,7 @@ def engine(
         spoken: From `voice`.
         dtype: float32 or bfloat16.
         batch_size: Prompts answered at a time.
-        devices: Above 1, each weight is split over so many.
+        devices: Above 1, each weight is split over that many.
     Raises:
         ValueError: the weights are incomplete, or do not fit the tokenizer or the devices.
     """

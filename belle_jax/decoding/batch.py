@@ -1,4 +1,10 @@
-"""Rows that are answered together: from prompts of many lengths to a few shapes of arrays."""
+"""Rows that are answered together: from prompts of many lengths to a few shapes of arrays.
+
+Few shapes, so that few compiled programs serve every prompt. Prompts are padded on the right.
+Padding writes keys and values behind a row's text; but a query reads only up to its own position,
+and by then the row's own tokens have overwritten them. So no mask is needed, and a row's length
+alone says what its cache holds.
+"""
 
 import contextlib
 from collections.abc import Mapping, Sequence
@@ -9,12 +15,11 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from belle_jax import sharding
-from belle_jax.decoding import cache as shapes
 from belle_jax.decoding import loop, sampling
-from belle_jax.decoding.sampling import Settings
+from belle_jax.decoding.sampling import Sampling
 
 
-class Batch:
+class AnswerBatch:
     """Rows that are answered together: the device's side."""
 
     def __init__(self, engine: Any, answers: Sequence[Any], rows: Sequence[int]):
@@ -28,21 +33,21 @@ class Batch:
         self.engine, self.answers = engine, answers
         self._count = len(answers)
         with engine.on_mesh():
-            size = shapes.batch_rows(len(answers), sharding.batch_shards())
-        settings = [a.settings for a in answers] + [Settings()] * (size - len(answers))
+            size = batch_rows(len(answers), sharding.batch_shards())
+        settings = [a.settings for a in answers] + [Sampling()] * (size - len(answers))
         self.lengths = np.ones(size, np.int32)
         self.lengths[: self._count] = [len(a.prompt) for a in answers]
         most = np.ones(size, np.int32)
         most[: self._count] = [a.most for a in answers]
-        self.tokens = np.zeros((size, shapes.prompt_length(int(self.lengths.max()))), np.int32)
+        self.tokens = np.zeros((size, prompt_length(int(self.lengths.max()))), np.int32)
         for row, answer in enumerate(answers):
             self.tokens[row, : len(answer.prompt)] = answer.prompt
         self.live = np.arange(size) < self._count
-        self.total = shapes.total_length(self.tokens.shape[1], int((self.lengths + most).max()))
+        self.total = total_length(self.tokens.shape[1], int((self.lengths + most).max()))
         numbers = [*rows, *[0] * (size - self._count)]
         filters = sampling.filters(settings, numbers)
-        self.rows = loop.Rows(filters, most, self.lengths + most)
-        plan = sampling.plan(settings, engine.architecture.padded_vocab)
+        self.rows = loop.RowSettings(filters, most, self.lengths + most)
+        plan = sampling.plan_filters(settings, engine.architecture.padded_vocab)
         self.program = loop.Program(engine.graphdef, plan, engine.eos_ids)
 
     def first(self) -> list[list[int]]:
@@ -77,3 +82,57 @@ def mesh_of(params: Mapping[str, jax.Array]) -> contextlib.AbstractContextManage
         if isinstance(held, NamedSharding) and held.mesh.size > 1:
             return jax.set_mesh(held.mesh)  # type: ignore[arg-type]
     return contextlib.nullcontext()
+
+
+def bucket(size: int, smallest: int) -> int:
+    """The next of smallest · {1, 1.5, 2, 3, 4, 6, 8, ...}: at most a third is padding.
+
+    Args:
+        size: What must fit.
+        smallest: An even number.
+    """
+    step = smallest
+    while step < size:
+        if step * 3 // 2 >= size:
+            return step * 3 // 2
+        step *= 2
+    return step
+
+
+def prompt_length(longest: int) -> int:
+    """Tokens that a batch's prompts are padded to."""
+    padded = bucket(longest, 16)
+    return (
+        padded
+        if padded <= loop.PREFILL_CHUNK
+        else -(-padded // loop.PREFILL_CHUNK) * loop.PREFILL_CHUNK
+    )
+
+
+def total_length(padded_prompt: int, longest: int) -> int:
+    """Slots of a batch's cache.
+
+    Args:
+        padded_prompt: From `prompt_length`.
+        longest: The largest sum of a prompt and its new tokens.
+    """
+    return max(padded_prompt, bucket(longest, 64))
+
+
+def batch_rows(rows: int, multiple: int = 1) -> int:
+    """Rows that a batch is padded to: a power of two and a multiple of the mesh's batch shards."""
+    padded = 1 << (rows - 1).bit_length()
+    return -(-padded // multiple) * multiple
+
+
+def group_by_length(lengths: Sequence[int], size: int) -> list[list[int]]:
+    """Groups rows of similar length.
+
+    Args:
+        lengths: Of each row, in tokens.
+        size: Rows of a batch.
+    Returns:
+        Indices into `lengths`, longest rows first: what does not fit into memory shows at once.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    return [order[i : i + size] for i in range(0, len(order), size)]

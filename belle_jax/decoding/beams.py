@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx
 
 from belle_jax.decoding import loop, sampling
-from belle_jax.decoding.batch import Batch
+from belle_jax.decoding.batch import AnswerBatch
 
 NEVER = -1e9
 """Score of what must not be chosen; finite, so that sums stay ordered."""
@@ -24,7 +24,7 @@ class Beams(NamedTuple):
     """The search of B rows with N hypotheses each."""
 
     cache: Any  # keys and values of the running hypotheses, [B·N, K, S, H]
-    seen: jax.Array  # bool [B·N, V or 0], as in `loop.State`
+    seen: jax.Array  # bool [B·N, V or 0], as in `loop.LoopState`
     running: jax.Array  # int32 [B, N, S], their tokens
     running_scores: jax.Array  # float32 [B, N], sums of log-probabilities, best first
     finished: jax.Array  # int32 [B, N, S]
@@ -35,7 +35,7 @@ class Beams(NamedTuple):
     made: jax.Array  # int32, tokens of each running hypothesis
 
 
-def search(batch: Batch) -> list[list[int]]:
+def search(batch: AnswerBatch) -> list[list[int]]:
     """The best hypothesis of each row, end-of-sequence token included.
 
     Raises:
@@ -61,10 +61,10 @@ def search(batch: Batch) -> list[list[int]]:
 
 
 @functools.partial(jax.jit, static_argnames=('program', 'total', 'beams'))
-def _search(program, params, tokens, lengths, live, rows: loop.Rows, total: int, beams: int):
+def _search(program, params, tokens, lengths, live, rows: loop.RowSettings, total: int, beams: int):
     model = nnx.merge(program.graphdef, params)
     batch = tokens.shape[0]
-    cache, last, seen = loop.read_prompts(model, program.plan, tokens, lengths, rows, total)
+    cache, last, seen = loop.fill_cache(model, program.plan, tokens, lengths, rows, total)
     spread = functools.partial(jnp.repeat, repeats=beams, axis=0)
     nothing = jnp.zeros((batch, beams, total), jnp.int32)
     # Hypotheses start equal: all but the first are kept out, or each would be found N times.
@@ -99,7 +99,7 @@ def _search(program, params, tokens, lengths, live, rows: loop.Rows, total: int,
     return state.finished[:, 0], state.lengths[:, 0]
 
 
-def _select(state: Beams, logits, *, program: loop.Program, rows: loop.Rows) -> Beams:
+def _select(state: Beams, logits, *, program: loop.Program, rows: loop.RowSettings) -> Beams:
     """One step: the best continuations of all hypotheses go on or are finished."""
     batch, beams, _ = state.running.shape
     ends = jnp.array(program.eos_ids, jnp.int32)
@@ -142,7 +142,7 @@ def _select(state: Beams, logits, *, program: loop.Program, rows: loop.Rows) -> 
     )
 
 
-def _candidates(state: Beams, logits, program, rows: loop.Rows, kept: int):
+def _candidates(state: Beams, logits, program, rows: loop.RowSettings, kept: int):
     """The best continuations: summed scores, which hypothesis each continues, and its token."""
     batch, beams, _ = state.running.shape
     spread = functools.partial(jnp.repeat, repeats=beams, axis=0)

@@ -9,9 +9,8 @@ from flax import nnx
 
 from belle_jax import models
 from belle_jax.decoding import beams, loop
-from belle_jax.decoding import cache as shapes
-from belle_jax.decoding.batch import Batch, mesh_of
-from belle_jax.decoding.sampling import Settings
+from belle_jax.decoding.batch import AnswerBatch, group_by_length, mesh_of
+from belle_jax.decoding.sampling import Sampling
 from belle_jax.decoding.text import TextStream
 
 STREAM_STEPS = 8
@@ -98,7 +97,7 @@ class Engine:
     def generate(
         self,
         prompts: Sequence[Sequence[int]],
-        settings: Settings | Sequence[Settings] | None = None,
+        settings: Sampling | Sequence[Sampling] | None = None,
         *,
         rows: Sequence[int] | None = None,
     ) -> list[Completion]:
@@ -118,7 +117,7 @@ class Engine:
         for prompt in prompts:
             self.check_prompt(prompt)
         completions: list[Any] = [None] * len(prompts)
-        for indices in shapes.batches([len(p) for p in prompts], self.batch_size):
+        for indices in group_by_length([len(p) for p in prompts], self.batch_size):
             answers = self._answers([prompts[i] for i in indices], [settings[i] for i in indices])
             for _ in self._run(answers, [rows[i] for i in indices], loop.CHUNK):
                 pass
@@ -127,7 +126,7 @@ class Engine:
         return completions
 
     def stream(
-        self, prompt: Sequence[int], settings: Settings | None = None, *, row: int = 0
+        self, prompt: Sequence[int], settings: Sampling | None = None, *, row: int = 0
     ) -> Iterator[str | Completion]:
         """Answers one prompt piece by piece.
 
@@ -141,7 +140,7 @@ class Engine:
             ValueError: as `generate`.
         """
         self.check_prompt(prompt)
-        answers = self._answers([prompt], [settings or Settings()])
+        answers = self._answers([prompt], [settings or Sampling()])
         shown = 0
         for _ in self._run(answers, [row], STREAM_STEPS):
             text = answers[0].text
@@ -150,30 +149,32 @@ class Engine:
                 shown = len(text)
         yield answers[0].completion()
 
-    def _settings(self, settings, count: int) -> list[Settings]:
-        if settings is None or isinstance(settings, Settings):
-            return [settings or Settings()] * count
+    def _settings(self, settings, count: int) -> list[Sampling]:
+        if settings is None or isinstance(settings, Sampling):
+            return [settings or Sampling()] * count
         if len(settings) != count:
             raise ValueError(f'{count} prompts have {len(settings)} settings: give one for each.')
         return list(settings)
 
-    def _answers(self, prompts, settings) -> list['Answer']:
+    def _answers(self, prompts, settings) -> list['PendingAnswer']:
         answers = []
         for prompt, one in zip(prompts, settings):
             room = self.room(len(prompt))
             most = one.max_new_tokens if room is None else min(one.max_new_tokens, room)
-            answers.append(Answer(prompt, one, most, self.eos_ids, self.tokenizer))
+            answers.append(PendingAnswer(prompt, one, most, self.eos_ids, self.tokenizer))
         return answers
 
-    def _run(self, answers: list['Answer'], rows: Sequence[int], steps: int) -> Iterator[None]:
+    def _run(
+        self, answers: list['PendingAnswer'], rows: Sequence[int], steps: int
+    ) -> Iterator[None]:
         """Completes answers, yielding whenever some of them have grown."""
         if any(a.settings.num_beams > 1 for a in answers):
             with self.on_mesh():
-                for answer, tokens in zip(answers, beams.search(Batch(self, answers, rows))):
+                for answer, tokens in zip(answers, beams.search(AnswerBatch(self, answers, rows))):
                     answer.take(tokens)
             yield
             return
-        batch = Batch(self, answers, rows)
+        batch = AnswerBatch(self, answers, rows)
         new = batch.first()
         while True:
             for answer, tokens in zip(answers, new):
@@ -184,10 +185,10 @@ class Engine:
             new = batch.advance([bool(a.finish_reason) for a in answers], steps)
 
 
-class Answer:
+class PendingAnswer:
     """An answer in the making: the host's side of one row."""
 
-    def __init__(self, prompt, settings: Settings, most: int, eos_ids, tokenizer):
+    def __init__(self, prompt, settings: Sampling, most: int, eos_ids, tokenizer):
         """
         Args:
             prompt: Token ids.

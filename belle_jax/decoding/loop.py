@@ -12,14 +12,16 @@ import jax.numpy as jnp
 from flax import nnx
 
 from belle_jax import models, sharding
-from belle_jax.decoding import cache as shapes
 from belle_jax.decoding import sampling
+
+PREFILL_CHUNK = 512
+"""Tokens of a prompt that are read at once: attention scores of no more exist at a time."""
 
 CHUNK = 32
 """Tokens that one run of the loop can make."""
 
 
-class Rows(NamedTuple):
+class RowSettings(NamedTuple):
     """What stays the same for each row while its answer is made."""
 
     filters: sampling.Filters
@@ -27,7 +29,7 @@ class Rows(NamedTuple):
     total: sampling.Array  # int32 [B], prompt and longest answer: what `dynamic` RoPE is set for
 
 
-class State(NamedTuple):
+class LoopState(NamedTuple):
     """What changes with every token."""
 
     cache: tuple[Any, ...]
@@ -42,11 +44,11 @@ class Program(NamedTuple):
     """What a compiled program is specialised for, beside shapes."""
 
     graphdef: Any
-    plan: sampling.Plan
+    plan: sampling.FilterPlan
     eos_ids: tuple[int, ...]
 
 
-def read_prompts(model, plan, tokens, lengths, rows: Rows, total: int):
+def fill_cache(model, plan, tokens, lengths, rows: RowSettings, total: int):
     """Fills a new cache with prompts.
 
     Args:
@@ -62,7 +64,7 @@ def read_prompts(model, plan, tokens, lengths, rows: Rows, total: int):
     batch, padded = tokens.shape
     cache = models.empty_cache(model, batch, total)
     last = jnp.zeros((batch, 1, model.architecture.embed), jnp.dtype(model.dtype))
-    width = min(padded, shapes.PREFILL_CHUNK)
+    width = min(padded, PREFILL_CHUNK)
 
     def read(i, carry):
         cache, last = carry
@@ -86,7 +88,9 @@ def read_prompts(model, plan, tokens, lengths, rows: Rows, total: int):
 
 
 @functools.partial(jax.jit, static_argnames=('program', 'total'))
-def prefill(program: Program, params, tokens, lengths, live, rows: Rows, total: int) -> State:
+def prefill(
+    program: Program, params, tokens, lengths, live, rows: RowSettings, total: int
+) -> LoopState:
     """Reads the prompts and makes the first token of each answer.
 
     Args:
@@ -99,14 +103,14 @@ def prefill(program: Program, params, tokens, lengths, live, rows: Rows, total: 
         total: Slots of the cache.
     """
     model = nnx.merge(program.graphdef, params)
-    cache, last, seen = read_prompts(model, program.plan, tokens, lengths, rows, total)
+    cache, last, seen = fill_cache(model, program.plan, tokens, lengths, rows, total)
     zeros = jnp.zeros_like(lengths)
-    state = State(cache, zeros, lengths, zeros, ~live, seen)
+    state = LoopState(cache, zeros, lengths, zeros, ~live, seen)
     return _take(state, _choose(model, program, last, state, rows), program, rows)
 
 
 @functools.partial(jax.jit, static_argnames='program', donate_argnames='state')
-def advance(program: Program, params, state: State, rows: Rows, stopped, steps):
+def advance(program: Program, params, state: LoopState, rows: RowSettings, stopped, steps):
     """Makes up to `steps` tokens in each row that is not done.
 
     Args:
@@ -146,7 +150,7 @@ def advance(program: Program, params, state: State, rows: Rows, stopped, steps):
     return state, out
 
 
-def _choose(model, program: Program, h, state: State, rows: Rows):
+def _choose(model, program: Program, h, state: LoopState, rows: RowSettings):
     logits = sampling.process(
         model.logits(h)[:, 0],
         rows.filters,
@@ -158,7 +162,7 @@ def _choose(model, program: Program, h, state: State, rows: Rows):
     return sampling.choose(logits, rows.filters, program.plan, state.length)
 
 
-def _take(state: State, token, program: Program, rows: Rows) -> State:
+def _take(state: LoopState, token, program: Program, rows: RowSettings) -> LoopState:
     """Adds a token to each answer that is not done."""
     token = jnp.where(state.done, state.token, token)
     made = state.made + ~state.done
@@ -170,4 +174,4 @@ def _take(state: State, token, program: Program, rows: Rows) -> State:
     # One layout for the whole loop: a state that came back in another would be compiled for again.
     vectors = token, state.length, made, state.done | ended
     token, length, made, done = (sharding.constrain(v, ('batch',)) for v in vectors)
-    return State(state.cache, token, length, made, done, seen)
+    return LoopState(state.cache, token, length, made, done, seen)

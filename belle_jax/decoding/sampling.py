@@ -1,7 +1,7 @@
 """From logits to the next token: filters in transformers' order, each row with its own settings.
 
 What a row needs is data (`Filters`, one entry a row); which filters any row needs at all is static
-(`Plan`), so that a greedy program holds no sort and no random numbers.
+(`FilterPlan`), so that a greedy program holds no sort and no random numbers.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ Array = jax.Array | np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class Sampling:
     """How one answer is made. The defaults are greedy decoding.
 
     Attributes:
@@ -79,7 +79,7 @@ class Filters(NamedTuple):
     row: Array
 
 
-class Plan(NamedTuple):
+class FilterPlan(NamedTuple):
     """Which filters some row needs; static, so that nothing else is compiled in.
 
     `sort` is the number of largest logits to sort for top_k and top_p: 0 for neither, the
@@ -93,7 +93,7 @@ class Plan(NamedTuple):
     min_p: bool
 
 
-def filters(settings: Sequence[Settings], rows: Sequence[int]) -> Filters:
+def filters(settings: Sequence[Sampling], rows: Sequence[int]) -> Filters:
     """Gathers a batch's settings into arrays.
 
     Args:
@@ -113,7 +113,7 @@ def filters(settings: Sequence[Settings], rows: Sequence[int]) -> Filters:
     )
 
 
-def plan(settings: Sequence[Settings], vocab: int) -> Plan:
+def plan_filters(settings: Sequence[Sampling], vocab: int) -> FilterPlan:
     """Which filters a batch needs.
 
     Args:
@@ -130,7 +130,7 @@ def plan(settings: Sequence[Settings], vocab: int) -> Plan:
             widths.append(vocab)
     # A row without either filter would lose its tail to a partial sort shared with its neighbours.
     narrow = all(0 < s.top_k < vocab for s in drawn)
-    return Plan(
+    return FilterPlan(
         penalty=any(s.repetition_penalty != 1 for s in settings),
         minimum=any(s.min_new_tokens > 0 for s in settings),
         draw=bool(drawn),
@@ -180,7 +180,7 @@ def keep_top(logits, top_k, top_p, sort: int):
         logits: float32 [B, V], already divided by the temperature.
         top_k: int32 [B], 0 for every token.
         top_p: float32 [B], 1 for every token.
-        sort: How many of the largest logits to sort, at least the largest k (see `Plan`).
+        sort: How many of the largest logits to sort, at least the largest k (see `FilterPlan`).
     Returns:
         float32 [B, V].
     Source: Fan et al., 2018; Holtzman et al., 2020, section 3.1; transformers' TopKLogitsWarper
@@ -220,7 +220,7 @@ def keep_likely(logits, min_p):
     return jnp.where(ratio < min_p[:, None], -jnp.inf, logits)
 
 
-def process(logits, filters: Filters, plan: Plan, *, seen, made, eos_ids: tuple[int, ...]):
+def process(logits, filters: Filters, plan: FilterPlan, *, seen, made, eos_ids: tuple[int, ...]):
     """The filters that greedy decoding and beam search use too.
 
     Args:
@@ -238,7 +238,7 @@ def process(logits, filters: Filters, plan: Plan, *, seen, made, eos_ids: tuple[
     return logits
 
 
-def warp(logits, filters: Filters, plan: Plan):
+def warp(logits, filters: Filters, plan: FilterPlan):
     """The filters of drawing alone: temperature, top_k, top_p, min_p, in this order."""
     heat = jnp.where(filters.temperature > 0, filters.temperature, 1.0)
     logits = logits / heat[:, None]
@@ -249,7 +249,7 @@ def warp(logits, filters: Filters, plan: Plan):
     return logits
 
 
-def choose(logits, filters: Filters, plan: Plan, positions):
+def choose(logits, filters: Filters, plan: FilterPlan, positions):
     """The next token of each row.
 
     A draw's key is made from (seed, row, position), so it depends neither on the other rows nor on

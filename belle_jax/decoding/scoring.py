@@ -8,8 +8,7 @@ import numpy as np
 from flax import nnx
 
 from belle_jax import models, sharding
-from belle_jax.decoding import cache as shapes
-from belle_jax.decoding.batch import mesh_of
+from belle_jax.decoding.batch import batch_rows, group_by_length, mesh_of, prompt_length
 
 
 def score(
@@ -35,9 +34,9 @@ def score(
     graphdef, params = nnx.split(model)
     results: list[np.ndarray] = [np.empty(0, np.float32)] * len(sequences)
     with mesh_of(models.parameters(model)):
-        for indices in shapes.batches([len(s) for s in sequences], batch_size):
-            rows = shapes.batch_rows(len(indices), sharding.batch_shards())
-            length = shapes.prompt_length(max(len(sequences[i]) for i in indices) - 1)
+        for indices in group_by_length([len(s) for s in sequences], batch_size):
+            rows = batch_rows(len(indices), sharding.batch_shards())
+            length = prompt_length(max(len(sequences[i]) for i in indices) - 1)
             inputs, targets = np.zeros((2, rows, length), np.int32)
             for row, i in enumerate(indices):
                 inputs[row, : len(sequences[i]) - 1] = sequences[i][:-1]

@@ -5,9 +5,10 @@ import unicodedata
 from collections.abc import Callable, Iterator
 from typing import TextIO
 
-from belle_jax.decoding.assistant import Message, Voice
+from belle_jax.data.records import Message
+from belle_jax.decoding.assistant import Voice
 from belle_jax.decoding.engine import Engine
-from belle_jax.decoding.sampling import Settings
+from belle_jax.decoding.sampling import Sampling
 
 HELP = """Type a message and press Enter. The model sees the whole conversation.
   /reset   forget the conversation
@@ -40,7 +41,7 @@ class Chat:
         self,
         engine: Engine,
         voice: Voice,
-        settings: Callable[[int], Settings],
+        settings: Callable[[int], Sampling],
         out: TextIO = sys.stdout,
     ):
         """
@@ -123,7 +124,7 @@ def lines(interactive: bool) -> Iterator[str]:
             print('\n(Ctrl-D or /exit leaves)')
 
 
-def converse(engine: Engine, voice: Voice, settings: Callable[[int], Settings]) -> None:
+def converse(engine: Engine, voice: Voice, settings: Callable[[int], Sampling]) -> None:
     """Reads messages from standard input and answers them until it ends.
 
     Args:

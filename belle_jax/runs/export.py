@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from belle_jax.architecture import Architecture
-from belle_jax.data import templates, tokenizer
+from belle_jax.data import template_export, templates, tokenizer
 from belle_jax.files import new_directory, require_new
 from belle_jax.formats import huggingface, names
 from belle_jax.runs import model_card, origin, run_directory
@@ -136,7 +136,7 @@ def _write_chat_template(checkpoint: run_directory.Checkpoint, target: Path) -> 
     name = checkpoint.config.get('data', {}).get('template', 'tokenizer')
     if name == 'tokenizer':
         return "The chat template is the tokenizer's own."
-    template, note = templates.export(templates.template(name, tokenizer.load(target)))
+    template, note = template_export.export(templates.Template(name, tokenizer.load(target)))
     if template is None:
         return note
     path = target / 'tokenizer_config.json'

@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from belle_jax.data import tokenizer as tokenizers
+from belle_jax.data import tokenizer
 from belle_jax.formats import huggingface
 from belle_jax.runs import run_directory
 from belle_jax.weights import shards
@@ -28,14 +28,14 @@ def keep(source: str | Path, run: Path, name: str = '') -> None:
         name: What `origin.json` calls the source; the source itself by default.
     """
     path = huggingface.resolve(source)
-    tokenizer = path
+    words = path
     partial = run / f'.{run_directory.SOURCE}.partial'
     shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed here
     if run_directory.is_run_directory(path):
         before = run_directory.root(path)
         if (before / run_directory.SOURCE).is_dir():
             shutil.copytree(before / run_directory.SOURCE, partial)
-        tokenizer = before / run_directory.TOKENIZER
+        words = before / run_directory.TOKENIZER
     else:
         huggingface.copy(path, partial, huggingface.SETTINGS_FILES + huggingface.LICENCE_FILES)
         stored = shards.read(path)
@@ -43,7 +43,7 @@ def keep(source: str | Path, run: Path, name: str = '') -> None:
         values = {'source': name or str(source), 'dtype': dtype, 'revision': _revision(path)}
         partial.mkdir(parents=True, exist_ok=True)
         (partial / ORIGIN).write_text(json.dumps(values, indent=2) + '\n', 'utf-8')
-    _keep_tokenizer(tokenizer, run / run_directory.TOKENIZER)
+    _keep_tokenizer(words, run / run_directory.TOKENIZER)
     if partial.is_dir():
         shutil.rmtree(run / run_directory.SOURCE, ignore_errors=True)
         partial.rename(run / run_directory.SOURCE)
@@ -53,11 +53,11 @@ def _keep_tokenizer(source: Path, target: Path) -> None:
     if target.is_dir():
         return
     if (source / 'vocab.json').is_file() and not (source / 'tokenizer.json').is_file():
-        tokenizers.load(source).save(target)  # these files alone do not say how words are split
+        tokenizer.load(source).save(target)  # these files alone do not say how words are split
         return
     partial = target.with_name(f'.{target.name}.partial')
     shutil.rmtree(partial, ignore_errors=True)
-    if huggingface.copy(source, partial, tokenizers.FILES):
+    if huggingface.copy(source, partial, tokenizer.FILES):
         partial.rename(target)
 
 

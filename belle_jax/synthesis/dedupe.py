@@ -12,8 +12,8 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from belle_jax.data.row_files import Rows
-from belle_jax.data.rows import BadRow, layout, parse
+from belle_jax.data.records import BadRow, layout, parse
+from belle_jax.data.row_file import RowFile
 from belle_jax.progress import Progress
 from belle_jax.synthesis.bands import plan
 from belle_jax.synthesis.minhash import RECALL, MinHashIndex
@@ -156,7 +156,7 @@ class _Rows:
     ) -> None:
         self.done = 0.0
         # Opened before anything is read: a name that is wrong is told at once.
-        self._files = [Rows(path) for path in paths]
+        self._files = [RowFile(path) for path in paths]
         self._compare, self._strict, self._account = compare, strict, account
 
     def __iter__(self) -> Iterator[tuple[str, str, Any]]:

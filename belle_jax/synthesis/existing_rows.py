@@ -3,8 +3,8 @@
 import pathlib
 from collections.abc import Iterable
 
-from belle_jax.data.row_files import Rows
-from belle_jax.data.rows import BadRow
+from belle_jax.data.records import BadRow
+from belle_jax.data.row_file import RowFile
 from belle_jax.synthesis.candidate import Row
 from belle_jax.synthesis.filters import said
 
@@ -46,7 +46,7 @@ def objects(path: str | pathlib.Path) -> list[Row]:
 
 
 def _objects(path: str | pathlib.Path) -> Iterable[tuple[str, Row]]:
-    for where, row in Rows(path):
+    for where, row in RowFile(path):
         if isinstance(row, BadRow):
             raise ValueError(f'{where}: {row} Mend the row, or delete it.')
         if not isinstance(row, dict):

@@ -7,7 +7,7 @@ instead of bending it silently.
 from collections.abc import Callable
 from typing import Any
 
-from belle_jax.data.rows import ROLES, BadRow, Message, layout, parse
+from belle_jax.data.records import ROLES, BadRow, Message, layout, parse
 
 Row = dict[str, Any]
 

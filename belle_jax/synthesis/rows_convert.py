@@ -10,8 +10,8 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
-from belle_jax.data.row_files import Rows
-from belle_jax.data.rows import BadRow, layout
+from belle_jax.data.records import BadRow, layout
+from belle_jax.data.row_file import RowFile
 from belle_jax.synthesis.row_layouts import (
     LAYOUTS,
     READ_AS,
@@ -95,7 +95,7 @@ def convert(
     if on_bad_row not in ('error', 'skip'):
         raise ValueError(f"on_bad_row={on_bad_row!r} is unknown: set it to 'error' or 'skip'.")
     source, target = pathlib.Path(source), pathlib.Path(target)
-    rows = Rows(source)
+    rows = RowFile(source)
     if target.exists() and target.samefile(source):
         raise ValueError(f'{target} is the source itself: give another name.')
     account = Account(f'{source}: {rows.container}', f'{target}: {to}')

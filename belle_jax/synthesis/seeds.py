@@ -8,8 +8,8 @@ input and output are read too, as JSON lines or as a JSON array.
 import pathlib
 from typing import Any
 
-from belle_jax.data.row_files import Rows
-from belle_jax.data.rows import BadRow
+from belle_jax.data.records import BadRow
+from belle_jax.data.row_file import RowFile
 
 OWN = pathlib.Path(__file__).with_name('seeds.jsonl')
 
@@ -30,7 +30,7 @@ def read(path: str | pathlib.Path = OWN, shots: int = 3) -> list[Seed]:
             or there are too few tasks.
     """
     seeds = []
-    for where, row in Rows(path):
+    for where, row in RowFile(path):
         if isinstance(row, BadRow):
             raise ValueError(f'{where}: {row} Mend the seed task, or delete its line.')
         try:

@@ -11,7 +11,7 @@ import jax
 
 from belle_jax import config, models
 from belle_jax.config import Architecture, Run
-from belle_jax.data import tokenizer
+from belle_jax.data import Tokenizer, tokenizer
 from belle_jax.runs import origin, run_directory
 from belle_jax.training.setup import Setup
 from belle_jax.weights.parameters import Regrouped, place
@@ -129,7 +129,7 @@ def _tokenizer_path(run: Run) -> str:
     return path
 
 
-def _architecture(run: Run, words: tokenizer.Tokenizer) -> Architecture:
+def _architecture(run: Run, words: Tokenizer) -> Architecture:
     if run.model.source:
         from belle_jax.runs.load import read_architecture
 

@@ -26,7 +26,7 @@ from api_server import body_key
 from belle_jax import config
 from belle_jax.api import Client, Journal, Retries
 from belle_jax.data import prepare, tokenizer
-from belle_jax.data.records import Reader
+from belle_jax.data.record_reader import RecordReader
 from belle_jax.synthesis import categories, kinds, seeds
 from belle_jax.synthesis.comparison import similarity
 from belle_jax.synthesis.outcome import Files
@@ -137,7 +137,9 @@ def test_each_kind_makes_rows_that_training_reads_from_a_server_that_misbehaves(
     folder, given, logs = made
     rows = read(folder / f'{kind}.json')
     assert len(rows) == ROWS
-    records = list(Reader(str(folder / f'{kind}.json')))  # strict: a row that is no good raises
+    records = list(
+        RecordReader(str(folder / f'{kind}.json'))
+    )  # strict: a row that is no good raises
     assert len(records) == ROWS
     assert all(record.messages[-1]['content'] for record in records)
     if kind == 'label':
@@ -185,7 +187,7 @@ def test_english_seeds_make_english_rows(shared, tmp_path):
         flags = [f'--output={output}', '--count=40', '--language=en', f'--base_url={server.url}']
         run(f'--seeds={seeds}', *flags)
     rows = read(output)
-    assert len(rows) == 40 and len(list(Reader(str(output)))) == 40
+    assert len(rows) == 40 and len(list(RecordReader(str(output)))) == 40
     assert all(row['instruction'].isascii() for row in rows)
     known = [' '.join(row['instruction'].split()) for row in read(seeds)]
     for body in server.bodies:
@@ -340,7 +342,7 @@ def test_files_are_deduplicated_and_converted(shared, tmp_path):
     data, output = shared / 'data', tmp_path / 'clean.jsonl'
     files = [data / 'belle/dev1K.json', data / 'instructions/alpaca_zh_demo.json']
     files.append(files[0])  # once more: all of it is there already
-    rows = [len(list(Reader(str(path)))) for path in files]
+    rows = [len(list(RecordReader(str(path)))) for path in files]
     names = ','.join(map(str, files))
     said, _ = run('dedupe', f'--rows={names}', f'--output={output}')
     kept, removed = read(output), read(tmp_path / 'clean.removed.jsonl')
@@ -350,7 +352,7 @@ def test_files_are_deduplicated_and_converted(shared, tmp_path):
         'convert', f'--rows={output}', f'--output={tmp_path}/messages.json', '--layout=messages'
     )
     assert f'messages.json: messages: {len(kept):,} rows' in said
-    records = list(Reader(str(tmp_path / 'messages.json')))
+    records = list(RecordReader(str(tmp_path / 'messages.json')))
     assert len(records) == len(kept)
     for row, record in zip(kept, records):
         question, answer = (message['content'] for message in record.messages[-2:])

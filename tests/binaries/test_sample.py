@@ -14,11 +14,10 @@ import pytest
 
 import tiny
 from belle_jax import config, sample
-from belle_jax.decoding import Settings, assistant, file, terminal
+from belle_jax.decoding import Sampling, assistant, prompt_file, terminal
 from belle_jax.runs import origin
 from belle_jax.runs.checkpoints import Checkpoints
 from belle_jax.runs.load import load_parameters, read_architecture
-from belle_jax.training.step import State
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -42,7 +41,7 @@ def test_the_step_is_that_of_the_checkpoint_which_answers(directory, tmp_path, c
     origin.keep(directory, run)
     params = {name: jnp.asarray(array) for name, array in load_parameters(directory).items()}
     checkpoints = Checkpoints(run / 'checkpoints')
-    checkpoints.save(3, State(params, {}), {'optimiser': False})
+    checkpoints.save(3, params, {}, {'optimiser': False})
     checkpoints.close()
     model = config.Model(architecture=read_architecture(directory))
     config.save(config.Run(model=model, data=config.Data(template='none')), run / 'config.json')
@@ -68,16 +67,16 @@ def lines(path):
 
 
 def short(_):
-    return Settings(max_new_tokens=12, temperature=1.0, seed=4)
+    return Sampling(max_new_tokens=12, temperature=1.0, seed=4)
 
 
 QUESTIONS = [{'prompt': '字' * (i * 7 % 5) + str(i)} for i in range(11)]
 
 
 def answer_all(spoken, rows, path, settings=short, **run):
-    output = file.Output(path, rows, {'seed': 4, **run})
+    output = prompt_file.Output(path, rows, {'seed': 4, **run})
     try:
-        file.answer(spoken[0], spoken[1], rows, output, settings)
+        prompt_file.answer(spoken[0], spoken[1], rows, output, settings)
     finally:
         output.close()
 
@@ -122,7 +121,7 @@ def test_a_file_is_answered_in_order_whatever_field_a_row_uses(directory, tmp_pa
 
 
 def test_a_run_that_was_killed_goes_on_to_the_same_answers(spoken, tmp_path):
-    rows = file.read(rows_file(tmp_path / 'in.jsonl', *QUESTIONS))
+    rows = prompt_file.read_prompts(rows_file(tmp_path / 'in.jsonl', *QUESTIONS))
     whole, torn = tmp_path / 'whole.jsonl', tmp_path / 'torn.jsonl'
     answer_all(spoken, rows, whole)
     text = whole.read_bytes()
@@ -136,13 +135,13 @@ def test_a_run_that_was_killed_goes_on_to_the_same_answers(spoken, tmp_path):
 
 
 def test_an_output_of_another_run_is_refused_and_left_alone(spoken, tmp_path):
-    rows = file.read(rows_file(tmp_path / 'in.jsonl', *QUESTIONS[:2]))
+    rows = prompt_file.read_prompts(rows_file(tmp_path / 'in.jsonl', *QUESTIONS[:2]))
     output = tmp_path / 'out.jsonl'
     answer_all(spoken, rows, output)
     before = output.read_bytes()
     with pytest.raises(ValueError, match='out.jsonl belongs to a run with other seed:'):
         answer_all(spoken, rows, output, seed=5)
-    other = file.read(rows_file(tmp_path / 'in.jsonl', *QUESTIONS[1:3]))
+    other = prompt_file.read_prompts(rows_file(tmp_path / 'in.jsonl', *QUESTIONS[1:3]))
     with pytest.raises(ValueError, match='other input:'):
         answer_all(spoken, other, output)
     (tmp_path / 'out.jsonl.settings.json').unlink()
@@ -169,18 +168,20 @@ def test_a_bad_row_is_named_by_file_and_line(line, reason, tmp_path):
     path = tmp_path / 'in.jsonl'
     path.write_bytes(b'{"prompt": "fine"}\n\n' + line + b'\n')
     with pytest.raises(ValueError, match=f'in.jsonl:3: .*{reason}'):
-        file.read(path)
+        prompt_file.read_prompts(path)
 
 
 def test_a_prompt_that_does_not_fit_is_named_before_anything_is_made(spoken, tmp_path):
-    rows = file.read(rows_file(tmp_path / 'in.jsonl', {'prompt': 'a'}, {'prompt': 'b' * 300}))
+    rows = prompt_file.read_prompts(
+        rows_file(tmp_path / 'in.jsonl', {'prompt': 'a'}, {'prompt': 'b' * 300})
+    )
     output = tmp_path / 'out.jsonl'
     with pytest.raises(ValueError, match='in.jsonl:2: .* reads at most 256'):
         answer_all(spoken, rows, output)
     assert output.read_bytes() == b''
     with pytest.raises(ValueError, match='in.jsonl has no rows'):
         (tmp_path / 'in.jsonl').write_text('\n')
-        file.read(tmp_path / 'in.jsonl')
+        prompt_file.read_prompts(tmp_path / 'in.jsonl')
 
 
 def run_sample(*arguments, stdin=''):
@@ -226,7 +227,7 @@ class Terminal(io.StringIO):
 
 def test_a_conversation_carries_its_history_and_forgets_the_oldest_turns(spoken, capsys):
     engine, voice = spoken
-    chat = terminal.Chat(engine, voice, lambda _: Settings(max_new_tokens=20), Terminal())
+    chat = terminal.Chat(engine, voice, lambda _: Sampling(max_new_tokens=20), Terminal())
     answers = [chat.say('question' * 3) for _ in range(2)]
     assert [m['content'] for m in chat.messages] == [
         *('question' * 3, answers[0], 'question' * 3, answers[1])
@@ -252,7 +253,7 @@ def test_ctrl_c_stops_the_answer_and_keeps_what_is_there(spoken):
 
     out = Terminal()
     interrupted: Any = Interrupted(spoken[0])
-    chat = terminal.Chat(interrupted, spoken[1], lambda _: Settings(), out)
+    chat = terminal.Chat(interrupted, spoken[1], lambda _: Sampling(), out)
     assert chat.say('hi') == 'Hello'
     assert out.getvalue() == 'Hello [stopped]\n'
     assert chat.messages[-1] == {'role': 'assistant', 'content': 'Hello'}

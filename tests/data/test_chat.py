@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from belle_jax.data import chat, jinja, templates, tokenizer
+from belle_jax.data import jinja_template, template_export, templates, tokenizer
 
 TURNS = [
     {'role': 'user', 'content': '你好，介绍一下自己'},
@@ -45,9 +45,9 @@ def text(made, ids):
 def test_the_prompt_is_the_beginning_of_what_was_trained_on(request, made, name, system):
     if name == 'tokenizer' and not made.chat_template:
         with pytest.raises(ValueError, match='has no chat_template'):
-            templates.template(name, made)
+            templates.Template(name, made)
         return
-    template = templates.template(name, made)
+    template = templates.Template(name, made)
     messages = system + TURNS
     for turn in (1, 3, 5):
         end = len(system) + turn
@@ -65,7 +65,7 @@ def test_the_prompt_is_the_beginning_of_what_was_trained_on(request, made, name,
 
 @pytest.mark.parametrize('name', ['belle', 'belle_sft', 'alpaca', 'none', 'tokenizer'])
 def test_exactly_the_answers_and_their_ends_are_trained_on(chinese, name):
-    template = templates.template(name, chinese)
+    template = templates.Template(name, chinese)
     tokens, trained = template.encode(SYSTEM + TURNS)
     learnt = chinese.decode([t for t, m in zip(tokens, trained) if m], skip_special=False)
     end = chinese.token(chinese.eos_id)
@@ -76,14 +76,14 @@ def test_exactly_the_answers_and_their_ends_are_trained_on(chinese, name):
 
 
 def test_belle_writes_the_published_prompt(llama, chinese):
-    prompt = templates.template('belle', llama).prompt(TURNS[:1])
+    prompt = templates.Template('belle', llama).prompt(TURNS[:1])
     whole = 'Human: 你好，介绍一下自己\n\nAssistant:'
     assert prompt == [llama.bos_id, *llama.backend.encode(whole, add_special_tokens=False).ids]
-    assert templates.template('belle', chinese).prompt(TURNS[:1]) == chinese.encode(whole)
+    assert templates.Template('belle', chinese).prompt(TURNS[:1]) == chinese.encode(whole)
 
 
 def test_belle_sft_tokenises_turns_apart_as_belles_trainer_does(llama):
-    tokens, _ = templates.template('belle_sft', llama).encode(TURNS[:4])
+    tokens, _ = templates.Template('belle_sft', llama).encode(TURNS[:4])
     expected = []
     for user, answer in (TURNS[:2], TURNS[2:4]):
         expected += llama.encode('Human: \n' + user['content'] + '\n\nAssistant: \n')
@@ -91,19 +91,19 @@ def test_belle_sft_tokenises_turns_apart_as_belles_trainer_does(llama):
     assert tokens == expected  # no BOS
     # The same text in one piece is other tokens: LLaMA's answers begin with a space of their own.
     whole = 'Human: \n' + TURNS[0]['content'] + '\n\nAssistant: \n' + TURNS[1]['content']
-    apart, _ = templates.template('belle_sft', llama).encode(TURNS[:2])
+    apart, _ = templates.Template('belle_sft', llama).encode(TURNS[:2])
     assert llama.encode(whole) != apart[:-1]
 
 
 def test_belle_card_writes_history_as_the_model_card_does(chinese):
-    template = templates.template('belle_card', chinese)
+    template = templates.Template('belle_card', chinese)
     expected = (
         'Human:你好，介绍一下自己\n\nAssistant:我是BELLE。Human: Translate: 再见\n\nAssistant:'
     )
     assert text(chinese, template.prompt(TURNS[:3])) == expected
     # Each answer is an example of its own, after the history that sampling sends.
     examples = template.examples(TURNS)
-    tokens, trained, sizes = chat.assemble(examples, chinese)
+    tokens, trained, sizes = chinese.assemble(examples)
     assert len(examples) == len(sizes) == 3
     at = 0
     for turn, size in zip((1, 3, 5), sizes):
@@ -117,24 +117,24 @@ def test_belle_card_writes_history_as_the_model_card_does(chinese):
 
 def test_belle_joins_instruction_and_input_as_belle_does_and_alpaca_has_a_section(chinese):
     turn = [{'role': 'user', 'content': '翻译成英文：', 'input': '你好'}]
-    belle = text(chinese, templates.template('belle', chinese).prompt(turn))
+    belle = text(chinese, templates.Template('belle', chinese).prompt(turn))
     assert belle == 'Human: 翻译成英文：你好\n\nAssistant:'
-    alpaca = text(chinese, templates.template('alpaca', chinese).prompt(turn))
+    alpaca = text(chinese, templates.Template('alpaca', chinese).prompt(turn))
     assert alpaca == (
         'Below is an instruction that describes a task, paired with an input that provides further '
         'context. Write a response that appropriately completes the request.\n\n'
         '### Instruction:\n翻译成英文：\n\n### Input:\n你好\n\n### Response:'
     )
-    bare = text(chinese, templates.template('alpaca', chinese).prompt(TURNS[:1]))
+    bare = text(chinese, templates.Template('alpaca', chinese).prompt(TURNS[:1]))
     assert '### Input' not in bare and bare.startswith('Below is an instruction that describes a t')
-    assert text(chinese, templates.template('none', chinese).prompt(turn)) == '翻译成英文：\n你好'
+    assert text(chinese, templates.Template('none', chinese).prompt(turn)) == '翻译成英文：\n你好'
 
 
 @pytest.mark.parametrize('name', templates.NAMES)
 def test_what_a_user_types_is_never_a_special_token(made, name):
     if name == 'tokenizer' and not made.chat_template:
         return
-    template = templates.template(name, made)
+    template = templates.Template(name, made)
     typed = ''.join(made.special) + 'x{}{{bos_token}}'
     clean, dirty = (
         template.prompt([{'role': 'user', 'content': content}]) for content in ('y', typed)
@@ -148,7 +148,7 @@ def test_the_tokenizers_own_template_says_what_transformers_says(chinese):
     from transformers import AutoTokenizer
 
     theirs = AutoTokenizer.from_pretrained(str(chinese.directory))
-    template = templates.template('tokenizer', chinese)
+    template = templates.Template('tokenizer', chinese)
     for end in (1, 3, 5):
         said = theirs.apply_chat_template(
             SYSTEM + TURNS[:end], add_generation_prompt=True, return_dict=True
@@ -156,7 +156,7 @@ def test_the_tokenizers_own_template_says_what_transformers_says(chinese):
         assert template.prompt(SYSTEM + TURNS[:end]) == said
         rendered = theirs.apply_chat_template(SYSTEM + TURNS[:end], tokenize=False)
         source = theirs.chat_template
-        assert jinja.render(source, SYSTEM + TURNS[:end], generate=False) == rendered
+        assert jinja_template.render(source, SYSTEM + TURNS[:end], generate=False) == rendered
 
 
 def test_a_template_that_rewrites_history_gives_each_answer_its_own_example(chinese):
@@ -168,7 +168,7 @@ def test_a_template_that_rewrites_history_gives_each_answer_its_own_example(chin
         "{%- else %}{{- '->' + m.content }}{%- endif %}{%- endfor %}"
         "{%- if add_generation_prompt %}{{- '=>' }}{%- endif %}"
     )
-    template = templates.template('tokenizer', dataclasses.replace(chinese, chat_template=source))
+    template = templates.Template('tokenizer', dataclasses.replace(chinese, chat_template=source))
     assert len(template.examples(TURNS)) == 3
     for turn in (1, 3, 5):
         prompt = template.prompt(TURNS[:turn])
@@ -180,14 +180,14 @@ def test_a_template_without_an_end_is_an_error(chinese):
     import dataclasses
 
     source = '{%- for m in messages %}{{- m.content }}{%- endfor %}'
-    template = templates.template('tokenizer', dataclasses.replace(chinese, chat_template=source))
+    template = templates.Template('tokenizer', dataclasses.replace(chinese, chat_template=source))
     with pytest.raises(ValueError, match='does not write an answer after its own prompt'):
         template.encode(TURNS[:2])
 
 
 def test_a_chat_template_cannot_reach_python():
     with pytest.raises(ValueError, match="chat_template says: .*'__class__'"):
-        jinja.render("{{ ''.__class__.__mro__[1].__subclasses__() }}", [], generate=False)
+        jinja_template.render("{{ ''.__class__.__mro__[1].__subclasses__() }}", [], generate=False)
 
 
 EXACT = 'The same tokens as in training'
@@ -214,8 +214,8 @@ def test_the_exported_chat_template_says_what_training_saw_or_says_where_not(
     from transformers import AutoTokenizer
 
     made = request.getfixturevalue(which)
-    template = templates.template(name, made)
-    source, note = templates.export(template)
+    template = templates.Template(name, made)
+    source, note = template_export.export(template)
     assert source is not None and note.startswith(says)
     theirs = AutoTokenizer.from_pretrained(str(made.directory))
     for messages in (TURNS[:1], SYSTEM + TURNS[:1], TURNS[:5], SYSTEM + TURNS[:3]):
@@ -239,7 +239,7 @@ def test_where_transformers_misreads_the_tokenizer_no_template_is_exported(
     shutil.copyfile(shared / 'data/tokenizers/llama_tokenizer.model', tmp_path / 'tokenizer.model')
     settings = {'tokenizer_class': 'LLaMATokenizer', **dict.fromkeys(empty, '')}
     (tmp_path / 'tokenizer_config.json').write_text(json.dumps(settings))
-    source, note = templates.export(templates.template('belle', tokenizer.load(tmp_path)))
+    source, note = template_export.export(templates.Template('belle', tokenizer.load(tmp_path)))
     assert source is None and reason in note
 
 
@@ -256,9 +256,9 @@ def test_where_transformers_misreads_the_tokenizer_no_template_is_exported(
 )
 def test_turns_that_no_template_can_write_are_an_error(chinese, messages, message):
     with pytest.raises(ValueError, match=message):
-        templates.template('belle', chinese).prompt(messages)
+        templates.Template('belle', chinese).prompt(messages)
 
 
 def test_an_unknown_template_is_an_error(chinese):
     with pytest.raises(ValueError, match=r"data.template='bele' is not known: choose one of belle"):
-        templates.template('bele', chinese)
+        templates.Template('bele', chinese)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from belle_jax.data import fitting, packing, plan, shuffle, token_cache
+from belle_jax.data import packing, plan, token_cache
 
 SEQ_LEN = 32
 
@@ -34,7 +34,7 @@ def source(seed=0, count=200, longest=40, kinds=(token_cache.CONVERSATION,)):
 
 
 def planned(made, weight=1.0, packed=True, train_on='assistant', seq_len=SEQ_LEN):
-    segments = fitting.fit(made, np.arange(len(made.record)), seq_len, train_on)
+    segments = packing.cut(made, np.arange(len(made.record)), seq_len, train_on)
     return segments, plan.plan_bins(
         made, segments, weight=weight, seq_len=seq_len, packing=packed, seed=5
     )
@@ -50,11 +50,11 @@ def batches(made):
 
 
 def test_a_permutation_is_one_and_depends_on_nothing_but_its_key():
-    order = shuffle.permutation(1000, 7, 'x')
+    order = packing.permutation(1000, 7, 'x')
     assert sorted(order.tolist()) == list(range(1000))
-    assert not np.array_equal(order, shuffle.permutation(1000, 8, 'x'))
+    assert not np.array_equal(order, packing.permutation(1000, 8, 'x'))
     # Written down: a resumed run needs the same order on another machine, years later.
-    assert shuffle.permutation(8, 0, 'epoch', 1).tolist() == [7, 3, 4, 0, 5, 2, 6, 1]
+    assert packing.permutation(8, 0, 'epoch', 1).tolist() == [7, 3, 4, 0, 5, 2, 6, 1]
 
 
 @pytest.mark.parametrize('seq_len', [2, 7, 64])
@@ -91,7 +91,7 @@ def test_segments_of_one_length_are_mixed_by_the_seed():
 
 
 def kept(mask, seq_len):
-    stretches, reason = fitting.truncate(np.array(mask, bool), seq_len)
+    stretches, reason = packing.truncate(np.array(mask, bool), seq_len)
     return [i for start, stop in stretches for i in range(start, stop)], reason
 
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from belle_jax.data.records import Reader
+from belle_jax.data.record_reader import RecordReader
 
 ASKED = {'role': 'user', 'content': '你好'}
 ANSWERED = {'role': 'assistant', 'content': '您好！'}
@@ -16,7 +16,7 @@ def read(path, text, on_bad_row='error'):
         path.write_text(text, 'utf-8')
     else:
         path.write_bytes(text)
-    reader = Reader(str(path), on_bad_row)
+    reader = RecordReader(str(path), on_bad_row)
     return [record.messages for record in reader], reader
 
 
@@ -100,12 +100,12 @@ def test_array_lines_parquet_and_a_data_set_hold_the_same_rows(tmp_path):
     assert read(tmp_path / 'lines.json', dump(*rows))[0] == expected
     assert read(tmp_path / 'bom.json', b'\xef\xbb\xbf' + array.encode())[0] == expected
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / 'p')
-    reader = Reader(str(tmp_path / 'p'))
+    reader = RecordReader(str(tmp_path / 'p'))
     assert [r.messages for r in reader] == expected and reader.container == 'Parquet'
     # A directory goes the way that a hub name goes, through datasets.load_dataset.
     (tmp_path / 'set').mkdir()
     (tmp_path / 'set' / 'train.jsonl').write_text(dump(*rows), 'utf-8')
-    reader = Reader(f'{tmp_path / "set"}')
+    reader = RecordReader(f'{tmp_path / "set"}')
     assert [r.messages for r in reader] == expected and reader.container == 'hub data set'
     assert len(reader.digest()) == 64
 
@@ -233,9 +233,9 @@ def test_a_damaged_parquet_file_is_an_error(tmp_path):
 
 def test_a_path_that_is_nothing_is_an_error():
     with pytest.raises(ValueError, match='/no/such/file.json is not there'):
-        Reader('/no/such/file.json')
+        RecordReader('/no/such/file.json')
     with pytest.raises(ValueError, match='as a hub data set it could not be loaded'):
-        Reader('nobody/nothing')
+        RecordReader('nobody/nothing')
 
 
 def test_the_real_files_are_read_whole(shared):
@@ -248,4 +248,4 @@ def test_the_real_files_are_read_whole(shared):
         'text/wikitext2_val_sample.jsonl': 2461,
     }
     for name, count in expected.items():
-        assert sum(1 for _ in Reader(str(shared / 'data' / name), 'skip')) == count
+        assert sum(1 for _ in RecordReader(str(shared / 'data' / name), 'skip')) == count

@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from belle_jax.data import records, templates, token_cache, tokenizer
+from belle_jax.data import record_reader, templates, token_cache, tokenizer
 
 
 @pytest.fixture(scope='module')
@@ -25,7 +25,7 @@ def rows(tmp_path):
 
 
 def opened(path, made, tmp_path, name='belle', system='', on_bad_row='error'):
-    template = templates.template(name, made)
+    template = templates.Template(name, made)
     return token_cache.open_source(str(path), template, system, on_bad_row, f'{tmp_path}/cache')
 
 
@@ -35,8 +35,8 @@ def entries(tmp_path):
 
 def test_an_entry_holds_what_the_template_says(rows, chinese, tmp_path):
     made = opened(rows, chinese, tmp_path)
-    template = templates.template('belle', chinese)
-    for i, record in enumerate(records.Reader(str(rows))):
+    template = templates.Template('belle', chinese)
+    for i, record in enumerate(record_reader.RecordReader(str(rows))):
         tokens, trained = template.encode(record.messages)
         here = slice(made.bounds[i], made.bounds[i + 1])
         assert made.tokens[here].tolist() == tokens and made.trained[here].tolist() == trained
@@ -46,7 +46,7 @@ def test_an_entry_holds_what_the_template_says(rows, chinese, tmp_path):
 
 def test_a_warm_cache_is_not_tokenised_again(rows, chinese, tmp_path, monkeypatch):
     cold = opened(rows, chinese, tmp_path)
-    monkeypatch.setattr(token_cache, 'assemble', None)  # would fail if it were called
+    monkeypatch.setattr(tokenizer.Tokenizer, 'assemble', None)  # would fail if it were called
     warm = opened(rows, chinese, tmp_path)
     assert warm.key == cold.key and np.array_equal(warm.tokens, cold.tokens)
 
@@ -102,15 +102,15 @@ def test_a_bad_row_leaves_no_entry(rows, chinese, tmp_path):
 def _slow(path, directory, cache, signal_path):
     """Another process that stops in the middle of making an entry."""
     made = tokenizer.load(directory)
-    real = token_cache.assemble
+    real = made.assemble
 
-    def assemble(examples, tokens):
+    def assemble(self, examples):
         signal_path.write_text('here')
         time.sleep(60 if signal_path.name == 'dies' else 1)
-        return real(examples, tokens)
+        return real(examples)
 
-    token_cache.assemble = assemble
-    token_cache.open_source(str(path), templates.template('belle', made), '', 'error', str(cache))
+    tokenizer.Tokenizer.assemble = assemble
+    token_cache.open_source(str(path), templates.Template('belle', made), '', 'error', str(cache))
 
 
 def _started(rows, chinese, tmp_path, name):
@@ -138,7 +138,7 @@ def test_killed_while_writing_nothing_looks_whole_and_the_next_one_cleans_up(
 
 def test_two_processes_make_an_entry_once(rows, chinese, tmp_path, monkeypatch):
     process = _started(rows, chinese, tmp_path, 'works')
-    monkeypatch.setattr(token_cache, 'assemble', None)  # the other one's work is waited for
+    monkeypatch.setattr(tokenizer.Tokenizer, 'assemble', None)  # the other one's work is waited for
     made = opened(rows, chinese, tmp_path)
     process.join()
     assert process.exitcode == 0 and len(made.bounds) == 51

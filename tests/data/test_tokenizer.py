@@ -200,7 +200,7 @@ def test_a_name_that_is_nowhere_is_an_error():
 
 def test_a_unigram_model_is_refused_by_name(shared):
     file = shared / 'data' / 'tokenizers' / 'chinese_sp.model'
-    model = sentencepiece_model.read(file)
+    model = sentencepiece_model.read_model(file)
     assert len(model.pieces) == 20000
     with pytest.raises(ValueError, match=r'chinese_sp.model is a SentencePiece model of another'):
         sentencepiece_model.build(model, file)

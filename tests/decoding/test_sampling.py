@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from belle_jax.decoding import sampling
-from belle_jax.decoding.sampling import Settings
+from belle_jax.decoding.sampling import Sampling
 
 VOCAB = 300
 
@@ -19,20 +19,20 @@ def logits(rows, seed=0, scale=2.0):
 
 def choose(logits, settings, rows=None, position=0):
     count = len(logits)
-    plan = sampling.plan(settings, VOCAB)
+    plan = sampling.plan_filters(settings, VOCAB)
     values = sampling.filters(settings, range(count) if rows is None else rows)
     return np.asarray(sampling.choose(logits, values, plan, np.full(count, position)))
 
 
 def test_temperature_zero_takes_the_likeliest_token_whatever_the_other_filters():
     x = logits(20)
-    one = Settings(temperature=0, top_k=3, top_p=0.1, min_p=0.9)
+    one = Sampling(temperature=0, top_k=3, top_p=0.1, min_p=0.9)
     np.testing.assert_array_equal(choose(x, [one] * 20), x.argmax(-1))
 
 
 def test_a_drawn_token_depends_on_seed_row_and_position_and_on_nothing_else():
     x = np.tile(logits(1, scale=0.5), (6, 1))
-    warm = Settings(temperature=1.0, seed=5)
+    warm = Sampling(temperature=1.0, seed=5)
     first = choose(x, [warm] * 6)
     assert len(set(first)) > 1  # rows differ
     # The same row among other neighbours, at another place of the batch.
@@ -46,8 +46,8 @@ def test_a_drawn_token_depends_on_seed_row_and_position_and_on_nothing_else():
 
 def test_greedy_and_drawn_rows_share_a_batch_without_touching_each_other():
     x = logits(4)
-    warm = Settings(temperature=0.9, top_p=0.9, seed=1)
-    mixed = choose(x, [Settings(), warm, Settings(), warm])
+    warm = Sampling(temperature=0.9, top_p=0.9, seed=1)
+    mixed = choose(x, [Sampling(), warm, Sampling(), warm])
     alone = choose(x, [warm] * 4)
     np.testing.assert_array_equal(mixed[[1, 3]], alone[[1, 3]])
     np.testing.assert_array_equal(mixed[[0, 2]], x.argmax(-1)[[0, 2]])
@@ -55,7 +55,7 @@ def test_greedy_and_drawn_rows_share_a_batch_without_touching_each_other():
 
 def test_draws_follow_the_filtered_distribution():
     x = np.tile(logits(1), (4000, 1))
-    one = Settings(temperature=0.7, top_k=8, top_p=0.95)
+    one = Sampling(temperature=0.7, top_k=8, top_p=0.95)
     drawn = choose(x, [one] * 4000)
     heated = x[0] / 0.7
     order = np.argsort(-heated)[:8]
@@ -72,11 +72,11 @@ def test_draws_follow_the_filtered_distribution():
 def test_neutral_values_keep_every_token_beside_rows_that_filter():
     x = logits(3)
     settings = [
-        Settings(temperature=1.0),
-        Settings(temperature=1.0, top_k=4),
-        Settings(temperature=1.0, top_p=0.5, min_p=0.2),
+        Sampling(temperature=1.0),
+        Sampling(temperature=1.0, top_k=4),
+        Sampling(temperature=1.0, top_p=0.5, min_p=0.2),
     ]
-    plan = sampling.plan(settings, VOCAB)
+    plan = sampling.plan_filters(settings, VOCAB)
     assert plan.sort == VOCAB
     out = np.asarray(sampling.warp(x, sampling.filters(settings, range(3)), plan))
     np.testing.assert_array_equal(out[0], x[0])
@@ -87,8 +87,8 @@ def test_neutral_values_keep_every_token_beside_rows_that_filter():
 def test_padded_logits_of_minus_infinity_never_win():
     x = logits(50, scale=0.1)
     x[:, 200:] = -np.inf
-    one = Settings(temperature=5.0, top_k=250, top_p=0.999, repetition_penalty=1.5)
-    plan = sampling.plan([one], VOCAB)
+    one = Sampling(temperature=5.0, top_k=250, top_p=0.999, repetition_penalty=1.5)
+    plan = sampling.plan_filters([one], VOCAB)
     values = sampling.filters([one] * 50, range(50))
     seen = np.ones((50, VOCAB), bool)
     out = sampling.process(x, values, plan, seen=seen, made=np.zeros(50), eos_ids=())
@@ -99,20 +99,20 @@ def test_padded_logits_of_minus_infinity_never_win():
 
 def test_a_greedy_program_holds_no_sort_and_no_random_numbers():
     def compiled(one):
-        plan = sampling.plan([one], VOCAB)
+        plan = sampling.plan_filters([one], VOCAB)
         values = sampling.filters([one], [0])
         f = jax.jit(lambda x, v: sampling.choose(x, v, plan, jnp.zeros(1, jnp.int32)))
         return str(f.trace(logits(1), values).jaxpr)
 
-    greedy, drawn = compiled(Settings()), compiled(Settings(temperature=1.0, top_p=0.5))
+    greedy, drawn = compiled(Sampling()), compiled(Sampling(temperature=1.0, top_p=0.5))
     assert 'sort' in drawn and 'random' in drawn
     assert 'sort' not in greedy and 'random' not in greedy
-    assert 'sort' not in compiled(Settings(temperature=1.0, min_p=0.5))
+    assert 'sort' not in compiled(Sampling(temperature=1.0, min_p=0.5))
 
 
 def test_a_partial_sort_serves_rows_that_all_have_a_top_k():
     def width(*settings):
-        return sampling.plan([Settings(temperature=1.0, **s) for s in settings], VOCAB).sort
+        return sampling.plan_filters([Sampling(temperature=1.0, **s) for s in settings], VOCAB).sort
 
     assert width({}) == 0
     assert width({'top_k': 30}) == 32
@@ -121,7 +121,7 @@ def test_a_partial_sort_serves_rows_that_all_have_a_top_k():
     assert width({'top_k': 30}, {'top_p': 0.9}) == VOCAB
     assert width({'top_k': 299}) == VOCAB
     assert width({'top_k': 5000}) == 0
-    assert sampling.plan([Settings(top_k=30), Settings(top_p=0.5)], VOCAB).sort == 0
+    assert sampling.plan_filters([Sampling(top_k=30), Sampling(top_p=0.5)], VOCAB).sort == 0
 
 
 @pytest.mark.parametrize(
@@ -142,9 +142,9 @@ def test_a_partial_sort_serves_rows_that_all_have_a_top_k():
 )
 def test_a_setting_out_of_range_is_an_error_that_names_it(field, value):
     with pytest.raises(ValueError, match=f'{field}='):
-        Settings(**{field: value})
+        Sampling(**{field: value})
 
 
 def test_beams_and_temperature_exclude_each_other():
     with pytest.raises(ValueError, match='num_beams=4 and temperature=0.5'):
-        Settings(num_beams=4, temperature=0.5)
+        Sampling(num_beams=4, temperature=0.5)

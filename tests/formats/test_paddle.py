@@ -531,7 +531,7 @@ def test_belles_chat_template_becomes_the_tokenizers_own(tmp_path, originals, ca
     source = pack(tmp_path / 'a', in_paddles_layout(originals['bloom'][0], 'bloom'))
     made = tokenizer.load(paddle.from_paddle(source, tmp_path / 'b'))
     assert 'says what the template belle says.' in capsys.readouterr().out
-    own, belle = (templates.template(name, made) for name in ('tokenizer', 'belle'))
+    own, belle = (templates.Template(name, made) for name in ('tokenizer', 'belle'))
     for end in (1, 3):
         assert own.prompt(CONVERSATION[:end]) == belle.prompt(CONVERSATION[:end])
     expected = 'Human: ab?\n\nAssistant:a.a</s>Human: 你好\n\nAssistant:'

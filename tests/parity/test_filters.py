@@ -135,7 +135,7 @@ def test_all_filters_together_equal_transformers_in_its_order(logits, seen):
     logits[:, [3, 700]] += 8
     want = processors(torch.from_numpy(seen), torch.from_numpy(logits)).numpy()
 
-    one = sampling.Settings(
+    one = sampling.Sampling(
         temperature=0.6,
         top_k=45,
         top_p=0.8,
@@ -143,8 +143,8 @@ def test_all_filters_together_equal_transformers_in_its_order(logits, seen):
         repetition_penalty=1.3,
         min_new_tokens=9,
     )
-    plan = sampling.plan([one], VOCAB)
-    assert plan == sampling.Plan(penalty=True, minimum=True, draw=True, sort=64, min_p=True)
+    plan = sampling.plan_filters([one], VOCAB)
+    assert plan == sampling.FilterPlan(penalty=True, minimum=True, draw=True, sort=64, min_p=True)
     values = sampling.filters([one] * ROWS, range(ROWS))
     made = np.full(ROWS, 5)
     got = sampling.process(logits, values, plan, seen=mask(seen), made=made, eos_ids=(3, 700))

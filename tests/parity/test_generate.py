@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import belle_jax
-from belle_jax.decoding import Engine, Settings
+from belle_jax.decoding import Engine, Sampling
 
 torch = pytest.importorskip('torch')
 transformers = pytest.importorskip('transformers')
@@ -107,7 +107,7 @@ def theirs(model, prompts, eos_ids, **settings):
 
 def ours(model, prompts, eos_ids, **settings):
     engine = Engine(model, eos_ids=eos_ids)
-    settings = Settings(max_new_tokens=TOKENS, **settings)
+    settings = Sampling(max_new_tokens=TOKENS, **settings)
     return [c.tokens for c in engine.generate(prompts, settings)]
 
 

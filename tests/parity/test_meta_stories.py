@@ -11,7 +11,7 @@ import pytest
 import belle_jax
 import llama2c
 from belle_jax.data import tokenizer
-from belle_jax.decoding import Engine, Settings
+from belle_jax.decoding import Engine, Sampling
 from belle_jax.formats import meta
 from belle_jax.weights import shards, torch_files
 
@@ -122,7 +122,7 @@ def test_in_one_two_and_four_shards_it_is_the_same_model_there_and_back(shared, 
         if count != 2:  # the test above
             words = tokenizer.load(ours)
             engine = Engine(belle_jax.load_model(ours), words)
-            (said,) = engine.generate([words.encode('', bos=True)], Settings(max_new_tokens=200))
+            (said,) = engine.generate([words.encode('', bos=True)], Sampling(max_new_tokens=200))
             assert said.text == (source / 'expected_greedy_200.txt').read_text('utf-8')
         meta.to_meta(ours, tmp_path / f'back{count}', count)
         for index in range(count):

@@ -13,7 +13,7 @@ import pytest
 import api_replies
 import kind_replies
 from belle_jax.api.request import Reply
-from belle_jax.data.rows import layout, parse
+from belle_jax.data.records import layout, parse
 from belle_jax.synthesis import KINDS, Settings, apply_rules, categories, make, seeds
 from belle_jax.synthesis.kinds.evol import operators
 from belle_jax.synthesis.kinds.math import final_answer, underived

@@ -5,10 +5,10 @@ import tracemalloc
 
 import pytest
 
-from belle_jax.data import row_files
-from belle_jax.data.records import Reader
-from belle_jax.data.row_files import Rows
-from belle_jax.data.rows import BadRow
+from belle_jax.data import row_file
+from belle_jax.data.record_reader import RecordReader
+from belle_jax.data.records import BadRow
+from belle_jax.data.row_file import RowFile
 from belle_jax.synthesis.row_layouts import LAYOUTS
 from belle_jax.synthesis.row_writer import Writer
 from belle_jax.synthesis.rows_convert import convert
@@ -162,10 +162,10 @@ def test_a_file_in_its_own_layout_is_copied_field_by_field(tmp_path, shared):
 def test_a_real_file_trains_the_same_in_every_layout(tmp_path, shared):
     """Records of the converted file are those of the original."""
     path = shared / 'data/instructions/ruozhiba_qa2449_gpt4t.json'
-    original = [record.messages for record in Reader(str(path))]
+    original = [record.messages for record in RecordReader(str(path))]
     for to in LAYOUTS:
         convert(path, tmp_path / f'{to}.json', to)
-        reader = Reader(str(tmp_path / f'{to}.json'))
+        reader = RecordReader(str(tmp_path / f'{to}.json'))
         assert [record.messages for record in reader] == original
         assert 'JSON array' in reader.describe
 
@@ -363,8 +363,8 @@ def test_an_array_is_read_alike_wherever_it_is_cut(tmp_path, monkeypatch):
     path.write_bytes(ARRAY.encode('utf-8'))
     expected = json.loads(ARRAY[1:])
     for size in range(1, 90):
-        monkeypatch.setattr(row_files, 'CHUNK', size)
-        rows = Rows(path)
+        monkeypatch.setattr(row_file, 'CHUNK', size)
+        rows = RowFile(path)
         found = list(rows)
         assert [row for _, row in found] == expected and rows.done == 1
         assert [where.rpartition(':')[2] for where, _ in found] == list('12222')
@@ -386,25 +386,25 @@ def test_an_array_is_read_alike_wherever_it_is_cut(tmp_path, monkeypatch):
 )
 @pytest.mark.parametrize('size', [1, 7, 1 << 20])
 def test_a_broken_array_has_an_address_wherever_it_is_cut(tmp_path, monkeypatch, text, said, size):
-    monkeypatch.setattr(row_files, 'CHUNK', size)
+    monkeypatch.setattr(row_file, 'CHUNK', size)
     path = tmp_path / 'a.json'
     path.write_text(text, 'utf-8')
     with pytest.raises(ValueError, match=said):
-        list(Rows(path))
+        list(RowFile(path))
 
 
 def test_an_array_is_told_broken_before_the_rest_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(row_files, 'CHUNK', 1000)
+    monkeypatch.setattr(row_file, 'CHUNK', 1000)
     path = tmp_path / 'a.json'
     path.write_text('[{"a": 1},\n{"a" 2},' + '{"a": 3},' * 10_000, 'utf-8')
-    rows = Rows(path)
+    rows = RowFile(path)
     with pytest.raises(ValueError, match=':2: broken JSON'):
         list(rows)
     assert rows.done < 0.5
 
 
 def test_memory_does_not_grow_with_the_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(row_files, 'CHUNK', 1 << 14)
+    monkeypatch.setattr(row_file, 'CHUNK', 1 << 14)
     row = laid_out('sharegpt', 1, ['问' * 50, '答' * 100])
     with Writer(tmp_path / 'a.json') as out:
         for _ in range(6_000):
@@ -421,7 +421,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path, monkeypatch):
 def test_lines_yield_what_is_wrong_with_them(tmp_path):
     path = tmp_path / 'a.jsonl'
     path.write_bytes(b'\xef\xbb\xbf{"a": 1}\n\n{"a": "\xff"}\n{\n')
-    (first, one), (second, two), (third, three) = Rows(path)
+    (first, one), (second, two), (third, three) = RowFile(path)
     assert (first, one) == (f'{path}:1', {'a': 1})
     assert second == f'{path}:3' and isinstance(two, BadRow) and two.reason == 'not UTF-8'
     assert third == f'{path}:4' and isinstance(three, BadRow) and three.reason == 'broken JSON'

@@ -40,12 +40,12 @@ def read(path: Path, scaled: bool) -> tuple[Tokenizer, Words]:
         ValueError: it is damaged, or has no BOS and EOS.
     """
     if tiktoken_model.is_ranks(path):
-        ranks = tiktoken_model.read(path)
+        ranks = tiktoken_model.read_ranks(path)
         release = '3.1' if scaled else '3'
         # Meta's own code stops at all of them, in base and instruct models alike.
         stops = tuple(len(ranks) + index for index in tiktoken_model.STOPS[release])
         return tiktoken_model.build(ranks, release), Words(True, len(ranks), stops)
-    tokenizer = sentencepiece_model.build(sentencepiece_model.read(path), path)
+    tokenizer = sentencepiece_model.build(sentencepiece_model.read_model(path), path)
     bos, eos = tokenizer.token_to_id(BOS), tokenizer.token_to_id(EOS)
     if bos is None or eos is None:
         raise ValueError(f"{path} has no {BOS} and {EOS}: it is no LLaMA's. Copy the right one.")

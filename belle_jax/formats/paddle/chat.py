@@ -14,14 +14,15 @@ from typing import Any
 
 import jinja2.sandbox
 
-from belle_jax.data import chat_export, jinja, templates
-from belle_jax.data.chat import Message, Template
+from belle_jax.data import jinja_template, template_export
+from belle_jax.data.records import Message
+from belle_jax.data.templates import Template
 from belle_jax.data.tokenizer import Tokenizer
 from belle_jax.formats import huggingface
 
 FILE = 'chat_template.json'
 NAMES = ('belle', 'belle_card', 'belle_sft', 'alpaca')
-TURNS = [[m for m in probe if m['role'] != 'system'] for probe in chat_export.PROBES]
+TURNS = [[m for m in probe if m['role'] != 'system'] for probe in template_export.PROBES]
 PROMPTS = [turns[: end + 1] for turns in TURNS for end in range(0, len(turns), 2)]
 # As PaddleNLP makes it: a line break at the end of a source is kept, unlike in transformers.
 SANDBOX = jinja2.sandbox.ImmutableSandboxedEnvironment(
@@ -62,7 +63,8 @@ def name_of_own(tokenizer: Tokenizer) -> tuple[str, bool]:
     ids = {'bos_token': tokenizer.bos_id, 'eos_token': tokenizer.eos_id}
     spelled = {name: tokenizer.token(i) for name, i in ids.items() if i is not None}
     return _name(
-        lambda messages: jinja.render(source, list(messages), generate=True, **spelled), tokenizer
+        lambda messages: jinja_template.render(source, list(messages), generate=True, **spelled),
+        tokenizer,
     )
 
 
@@ -75,7 +77,7 @@ def paddles(name: str, tokenizer: Tokenizer) -> str | None:
     Returns:
         Its text; None where PaddleNLP's format cannot say it.
     """
-    template = templates.template(name, tokenizer)
+    template = Template(name, tokenizer)
     before, after = template.style.user.split('{}')
     start = _ours(template, [{'role': 'user', 'content': ''}]).removesuffix(before + after)
     values: dict[str, Any] = {'system': start} if start else {}
@@ -94,7 +96,7 @@ def _name(write: Write, tokenizer: Tokenizer) -> tuple[str, bool]:
         except ValueError:  # it refuses them
             return False
 
-    made = [templates.template(name, tokenizer) for name in NAMES]
+    made = [Template(name, tokenizer) for name in NAMES]
     alike = [template for template in made if same(template, PROMPTS[0])]
     for template in alike:
         if all(same(template, messages) for messages in PROMPTS):

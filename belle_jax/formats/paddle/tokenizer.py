@@ -7,7 +7,7 @@ from typing import Any
 
 from tokenizers import Tokenizer as Backend
 
-from belle_jax.data import templates, tokenizer
+from belle_jax.data import template_export, templates, tokenizer
 from belle_jax.formats import huggingface
 from belle_jax.formats.paddle import chat as paddle_chat
 
@@ -65,7 +65,7 @@ def _chat_from_paddle(target: Path, settings: dict[str, Any]) -> list[str]:
             f'{paddle_chat.FILE} says what no template here says: it is kept as it is, and the '
             'tokenizer has no chat_template. Name one with --template or data.template.'
         ]
-    source, note = templates.export(templates.template(name, made))
+    source, note = template_export.export(templates.Template(name, made))
     if source is not None:
         huggingface.write_json(target / SETTINGS, settings | {'chat_template': source})
     later = '' if whole else ' for first turns; it writes later ones otherwise'

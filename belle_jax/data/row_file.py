@@ -1,6 +1,7 @@
 """Files of rows, read one by one in bounded memory.
 
-Here rows stay what they are, with every field; `records` makes conversations of them for training.
+Here rows stay what they are, with every field; `record_reader` makes conversations of them for
+training.
 """
 
 import codecs
@@ -11,14 +12,14 @@ import re
 from collections.abc import Iterator
 from typing import Any, TextIO
 
-from belle_jax.data.rows import BadRow
+from belle_jax.data.records import BadRow
 
 CHUNK = 1 << 20  # characters read at once
 TOKEN = 16  # characters: no literal, number or escape of JSON that a chunk cut is longer
 SPACE = re.compile(r'[ \t\r\n]*')
 
 
-class Rows:
+class RowFile:
     """The rows of a file (JSON array, JSON lines or Parquet; its content says which).
 
     Iterate over it once. It yields `where` ('rows.json:12') and the row, or a BadRow for a line

@@ -9,7 +9,8 @@ import json
 import pathlib
 from typing import Any
 
-from belle_jax.data.chat import Message, Style, Template
+from belle_jax.data.records import Message
+from belle_jax.data.templates import Style, Template
 from belle_jax.data.tokenizer import Tokenizer
 
 # Punctuation, both scripts and line breaks at the seams, where tokenizers disagree first.
@@ -82,15 +83,17 @@ def source(style: Style, *, answer_space: bool, turn_space: bool, bos: bool) -> 
     )
 
 
-def checked(template: Template) -> tuple[str | None, str]:
-    """The source of a template, if transformers makes the same tokens of it.
+def export(template: Template) -> tuple[str | None, str]:
+    """A template as a Hugging Face `chat_template`, if transformers makes the same tokens of it.
 
     Args:
-        template: A named template with its tokenizer.
+        template: With its tokenizer.
     Returns:
-        The source and a sentence about what it cannot say; None and the reason where the prompt of
-        a first turn already differs.
+        Jinja source, and a sentence about what it cannot say; None and the reason where the prompt
+        of a first turn already differs from what training saw.
     """
+    if template.own:
+        return template.own.source, "The tokenizer's own."
     tokenizer, style = template.tokenizer, template.style
     theirs, trouble = _transformers(tokenizer.directory)
     if theirs is None:

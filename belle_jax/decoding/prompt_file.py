@@ -10,10 +10,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from belle_jax.decoding import cache as shapes
-from belle_jax.decoding.assistant import Message, Voice
+from belle_jax.data.records import Message
+from belle_jax.decoding.assistant import Voice
+from belle_jax.decoding.batch import group_by_length
 from belle_jax.decoding.engine import Completion, Engine
-from belle_jax.decoding.sampling import Settings
+from belle_jax.decoding.sampling import Sampling
 
 WINDOW = 16
 """Batches that are sorted by length together: answers wait for at most so many to be written."""
@@ -22,7 +23,7 @@ ROLES = ('system', 'user', 'assistant')
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class PromptRow:
     """One line of a prompts file.
 
     Attributes:
@@ -38,7 +39,7 @@ class Row:
     messages: list[Message]
 
 
-def read(path: str | Path) -> list[Row]:
+def read_prompts(path: str | Path) -> list[PromptRow]:
     """Reads a prompts file: JSON lines with `prompt`, `messages`, or BELLE's `text`.
 
     Raises:
@@ -54,7 +55,7 @@ def read(path: str | Path) -> list[Row]:
     return rows
 
 
-def _row(line: bytes, place: str, number: int) -> Row:
+def _row(line: bytes, place: str, number: int) -> PromptRow:
     try:
         values = json.loads(line.decode('utf-8-sig' if number == 1 else 'utf-8'))
     except UnicodeDecodeError as error:
@@ -74,7 +75,7 @@ def _row(line: bytes, place: str, number: int) -> Row:
         messages = [{'role': 'user', 'content': given}]
     else:
         raise ValueError(f'{place}: "{fields[0]}" must be text, not {type(given).__name__}.')
-    return Row(place, values.get('id', number), given, messages)
+    return PromptRow(place, values.get('id', number), given, messages)
 
 
 def _messages(given: Any, place: str) -> list[Message]:
@@ -97,7 +98,7 @@ class Output:
     behind the last whole row; any other is refused.
     """
 
-    def __init__(self, path: str | Path, rows: Sequence[Row], run: dict[str, Any]):
+    def __init__(self, path: str | Path, rows: Sequence[PromptRow], run: dict[str, Any]):
         """Opens or resumes an output.
 
         Args:
@@ -186,9 +187,9 @@ def _write(path: Path, text: str) -> None:
 def answer(
     engine: Engine,
     voice: Voice,
-    rows: Sequence[Row],
+    rows: Sequence[PromptRow],
     output: Output,
-    settings: Callable[[int], Settings],
+    settings: Callable[[int], Sampling],
 ) -> None:
     """Answers all rows that `output` does not have yet.
 
@@ -215,7 +216,7 @@ def answer(
     size = WINDOW * engine.batch_size
     for start in range(output.done - output.done % size, len(rows), size):
         lengths = [len(p) for p in prompts[start : start + size]]
-        for batch in shapes.batches(lengths, engine.batch_size):
+        for batch in group_by_length(lengths, engine.batch_size):
             numbers = [start + i for i in batch]
             if max(numbers) < output.done:
                 continue

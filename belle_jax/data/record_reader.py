@@ -1,0 +1,135 @@
+"""RowFile as people publish them, read one by one and turned into conversations.
+
+What a file is (JSON array, JSON lines, Parquet) and how its rows are laid out is found out from
+its content and said in `RecordReader.describe`. A row that cannot be used stops the reading with
+its file and line, or is skipped and counted by reason. `records` knows the layouts.
+"""
+
+import collections
+import hashlib
+import pathlib
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from belle_jax.data.records import BadRow, Record, layout, parse
+from belle_jax.data.row_file import RowFile
+
+HUB_NAME = re.compile(r'[\w.-]+(/[\w.-]+)?(:[\w.-]+)?')
+
+
+class RecordReader:
+    """The records of one file or hub data set, in order.
+
+    Iterate over it once. Afterwards, and partly while iterating, it knows:
+
+        describe: the file, its container and its rows' layout, for people.
+        rows: how many rows were read, skipped ones included.
+        skipped: a Counter of the reasons for which rows were skipped.
+        unanswered: how many conversations ended with a question, which was left out.
+        done: the fraction of the source that was read.
+    """
+
+    def __init__(self, path: str, on_bad_row: str = 'error') -> None:
+        """Looks at the source without reading it all.
+
+        Args:
+            path: A file, a directory that `datasets` can load, or a hub data set's name with an
+                optional ':split' (train).
+            on_bad_row: 'error' or 'skip'.
+        Raises:
+            ValueError: nothing is there, or it is empty or of no known kind.
+        """
+        self.path = path
+        self.rows = 0
+        self.unanswered = 0
+        self.done = 0.0
+        self.skipped: collections.Counter[str] = collections.Counter()
+        self._strict = on_bad_row == 'error'
+        self._layout: str | None = None
+        self._dataset: Any = None
+        self._file = self._open()
+        self.container = self._file.container if self._file else 'hub data set'
+
+    @property
+    def describe(self) -> str:
+        """Such as 'train.json: JSON lines, alpaca rows, 1,000 rows'."""
+        rows = self._layout or 'rows not read yet'
+        return f'{self.path}: {self.container}, {rows}, {self.rows:,} rows'
+
+    def digest(self) -> str:
+        """A hash of the source's content, hex."""
+        files = [pathlib.Path(self.path)]
+        if self._dataset is not None:
+            files = [pathlib.Path(entry['filename']) for entry in self._dataset.cache_files]
+        state = hashlib.sha256()
+        for file in files:
+            with file.open('rb') as stream:
+                state.update(hashlib.file_digest(stream, 'sha256').digest())
+        return state.hexdigest()
+
+    def __iter__(self) -> Iterator[Record]:
+        used = 0
+        for where, row in self._hub() if self._file is None else self._lines(self._file):
+            self.rows += 1
+            try:
+                if isinstance(row, BadRow):
+                    raise row
+                self._layout = self._layout or layout(row)
+                record, unanswered = parse(row, self._layout)
+            except BadRow as bad:
+                if self._strict:
+                    raise ValueError(
+                        f'{where}: {bad} Mend it, or count and skip such rows with '
+                        '--config.data.on_bad_row=skip.'
+                    ) from bad
+                self.skipped[bad.reason] += 1
+                continue
+            used += 1
+            self.unanswered += unanswered
+            yield record
+        self.done = 1.0
+        if not used:
+            reasons = ', '.join(f'{reason} ({n})' for reason, n in self.skipped.items())
+            raise ValueError(
+                f'{self.path} ({self.container}) has no usable row: '
+                + (f'all were skipped for {reasons}. ' if reasons else 'it holds none. ')
+                + 'Give a file with rows in --config.data.path.'
+            )
+
+    def _open(self) -> RowFile | None:
+        """The file; None for a hub data set, which is loaded."""
+        file = pathlib.Path(self.path)
+        if file.is_file():
+            return RowFile(file)
+        if not file.is_dir() and not HUB_NAME.fullmatch(self.path):
+            raise ValueError(
+                f'{self.path} is not there, and it is not the name of a hub data set either: '
+                'correct --config.data.path.'
+            )
+        self._dataset = self._load_hub()
+        return None
+
+    def _load_hub(self) -> Any:
+        import datasets
+
+        name, _, split = self.path.partition(':')
+        try:
+            return datasets.load_dataset(name, split=split or 'train')
+        except Exception as error:  # network, names and formats each have classes of their own
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ValueError(
+                f'{self.path} is not a file here, and as a hub data set it could not be loaded: '
+                f'{reason} Check the name, or download it and give the file.'
+            ) from error
+
+    def _lines(self, file: RowFile) -> Iterator[tuple[str, Any]]:
+        for where, row in file:
+            self.done = file.done
+            yield where, row
+
+    def _hub(self) -> Iterator[tuple[str, Any]]:
+        total = max(1, len(self._dataset))
+        for number, row in enumerate(self._dataset, 1):
+            self.done = number / total
+            yield f'{self.path}, row {number}', row

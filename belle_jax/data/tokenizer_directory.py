@@ -1,0 +1,223 @@
+"""What the files of a Hugging Face directory say about its tokenizer.
+
+They are read with `tokenizers` alone, never through a class that a file names: published LLaMA
+directories name a class that does not exist any more, hold only `tokenizer.model`, or wrong ids in
+config.json, and transformers answers to each with other tokens.
+"""
+
+import json
+import pathlib
+import re
+from typing import Any
+
+from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer as Backend
+
+from belle_jax.data import sentencepiece_model, tiktoken_model
+
+FILES = (
+    'tokenizer.json',
+    'tokenizer.model',
+    'vocab.json',
+    'merges.txt',
+    'added_tokens.json',
+    'tokenizer_config.json',
+    'special_tokens_map.json',
+    'chat_template.jinja',
+    'chat_template.json',
+)
+# BLOOM splits words at these and nowhere else (bigscience/tokenizer's tokenizer.json).
+BLOOM_SPLIT = r' ?[^(\s|[.,!?…。，、।۔،])]+'
+# Names that a vocabulary uses when no settings file says which tokens begin, end and pad a text.
+USUAL = {
+    'bos': ('<s>', '<|begin_of_text|>'),
+    'eos': ('</s>', '<|end_of_text|>', '<|endoftext|>'),
+    'pad': ('<pad>',),
+}
+
+
+def find(path: str | pathlib.Path) -> pathlib.Path:
+    """The directory that a path or hub name stands for; see `tokenizer.load`."""
+    directory = pathlib.Path(path)
+    for candidate in (directory / 'tokenizer', directory):
+        if any((candidate / name).is_file() for name in FILES[:3]):
+            return candidate
+    if directory.exists() or not re.fullmatch(r'[\w.-]+(/[\w.-]+)?', str(path)):
+        raise ValueError(
+            f'{path} holds no tokenizer: one of tokenizer.json, tokenizer.model or vocab.json with '
+            'merges.txt is needed. Set --config.data.tokenizer to a directory that has it.'
+        )
+    import huggingface_hub
+
+    try:
+        return pathlib.Path(
+            huggingface_hub.snapshot_download(str(path), allow_patterns=list(FILES))
+        )
+    except Exception as error:  # every kind of network trouble has a class of its own there
+        raise ValueError(
+            f'{path} is not a directory here, and the hub did not give it: {_first_line(error)} '
+            'Check the name, or download it and give the directory.'
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _json(path: pathlib.Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        values = json.loads(path.read_text('utf-8-sig'))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f'{path} is not readable JSON ({error}): copy it again.') from error
+    return values if isinstance(values, dict) else {}
+
+
+def read_settings(directory: pathlib.Path) -> dict[str, Any]:
+    """tokenizer_config.json over special_tokens_map.json; empty names count as none.
+
+    config.json's ids are not asked: early LLaMA conversions say bos 0, eos 1 and pad -1 there.
+    """
+    merged: dict[str, Any] = {}
+    for name in ('special_tokens_map.json', 'tokenizer_config.json'):
+        for key, value in _json(directory / name).items():
+            if isinstance(value, dict) and 'content' in value:
+                value = value['content']
+            if value not in ('', None):
+                merged[key] = value
+    return merged
+
+
+def read_backend(directory: pathlib.Path, settings: dict[str, Any]) -> Backend:
+    """The `tokenizers` object of a directory, tokens that only its settings know included."""
+    backend = _base(directory, settings)
+    _add_tokens(backend, directory, settings)
+    return backend
+
+
+def _base(directory: pathlib.Path, settings: dict[str, Any]) -> Backend:
+    file = directory / 'tokenizer.json'
+    if file.is_file():
+        try:
+            return Backend.from_file(str(file))
+        except Exception as error:  # the library raises the bare class
+            raise ValueError(f'{file} is not readable ({error}): copy it again.') from error
+    file = directory / 'tokenizer.model'
+    if file.is_file():
+        if tiktoken_model.is_ranks(file):
+            return tiktoken_model.build(tiktoken_model.read_ranks(file))
+        return sentencepiece_model.build(sentencepiece_model.read_model(file), file)
+    file = directory / 'vocab.json'
+    if not (directory / 'merges.txt').is_file():
+        raise ValueError(f'{directory} has vocab.json without merges.txt: copy that as well.')
+    backend = Backend(models.BPE.from_file(str(file), str(directory / 'merges.txt')))
+    bloom = (
+        'bloom' in f'{settings.get("tokenizer_class")} {_json(directory / "config.json")}'.lower()
+    )
+    bytelevel = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not bloom)
+    split = pre_tokenizers.Split(Regex(BLOOM_SPLIT), 'isolated')
+    backend.pre_tokenizer = (  # pyright: ignore[reportAttributeAccessIssue]
+        pre_tokenizers.Sequence([split, bytelevel]) if bloom else bytelevel
+    )
+    backend.decoder = decoders.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]
+    names = ('<unk>', '<s>', '</s>', '<pad>', '<|endoftext|>')
+    known = [n for n in names if backend.token_to_id(n) is not None]
+    backend.add_special_tokens([AddedToken(n, special=True, normalized=False) for n in known])
+    return backend
+
+
+def _add_tokens(backend: Backend, directory: pathlib.Path, settings: dict[str, Any]) -> None:
+    """Tokens that only the settings know, in the order of their ids, which must then agree."""
+    extra: dict[int, AddedToken] = {}
+    for content, index in _json(directory / 'added_tokens.json').items():
+        extra[int(index)] = AddedToken(content, normalized=False)
+    for index, spec in settings.get('added_tokens_decoder', {}).items():
+        flags = {k: bool(spec.get(k)) for k in ('single_word', 'lstrip', 'rstrip', 'special')}
+        flags['normalized'] = bool(spec.get('normalized', not flags['special']))
+        extra[int(index)] = AddedToken(spec['content'], **flags)
+    for name in ('bos_token', 'eos_token', 'unk_token', 'pad_token'):
+        content = settings.get(name)
+        index = backend.token_to_id(content) if isinstance(content, str) else None
+        if index is not None and index not in extra:
+            extra[index] = AddedToken(content, special=True, normalized=False)
+    present = backend.get_added_tokens_decoder()
+    for index, token in sorted(extra.items()):
+        if index in present and (present[index].special or not token.special):
+            continue
+        (backend.add_special_tokens if token.special else backend.add_tokens)([token])
+        if backend.token_to_id(token.content) != index:
+            raise ValueError(
+                f'{directory} gives the token {token.content!r} the id {index}, but it follows the '
+                f'vocabulary as id {backend.token_to_id(token.content)}: mend added_tokens.json or '
+                'tokenizer_config.json.'
+            )
+
+
+def special_id(backend: Backend, settings: dict[str, Any], kind: str) -> int | None:
+    """The id of the token that begins, ends or pads a text: kind is bos, eos or pad."""
+    name = settings.get(f'{kind}_token')
+    if isinstance(name, str):
+        return backend.token_to_id(name)
+    found = (backend.token_to_id(usual) for usual in USUAL[kind])
+    return next((index for index in found if index is not None), None)
+
+
+def read_chat_template(directory: pathlib.Path, settings: dict[str, Any]) -> str | None:
+    """The Jinja source of a chat template; None where there is none."""
+    file = directory / 'chat_template.jinja'
+    if file.is_file():
+        return file.read_text('utf-8')
+    template = _json(directory / 'chat_template.json').get('chat_template')
+    template = template or settings.get('chat_template')
+    if isinstance(template, list):  # several, by name
+        named = {entry['name']: entry['template'] for entry in template}
+        template = named.get('default')
+    return template if isinstance(template, str) else None
+
+
+def adds_bos(
+    directory: pathlib.Path, settings: dict[str, Any], backend: Backend, bos_id: int | None
+) -> bool:
+    """Whether the tokenizer itself begins a text with BOS."""
+    said = settings.get('add_bos_token')
+    if said is not None:
+        return bool(said)
+    # LLaMA's class begins with BOS whatever tokenizer.json's post-processor says.
+    llama = 'llama' in str(settings.get('tokenizer_class') or '').lower()
+    llama = llama or not (directory / 'tokenizer.json').is_file()
+    if llama and bos_id is not None and 'ByteLevel' not in repr(backend.pre_tokenizer):
+        return True
+    return bos_id in backend.encode('').ids[:1]
+
+
+def spaces_after_special(backend: Backend) -> bool:
+    """Whether text after a special token gets LLaMA's space in front as well."""
+    return "'first'" not in repr(backend.pre_tokenizer).replace('"', "'")
+
+
+def without_space(backend: Backend) -> Backend:
+    """The same tokenizer without the space in front, or itself where it puts none."""
+    state = json.loads(backend.to_str())
+    changed = False
+
+    def strip(node: Any) -> Any:
+        nonlocal changed
+        if not isinstance(node, dict):
+            return node
+        for key in ('normalizers', 'pretokenizers'):
+            if key in node:
+                kept = [strip(child) for child in node[key]]
+                node[key] = [child for child in kept if child is not None]
+        if node.get('type') == 'Prepend':
+            changed = True
+            return None
+        if node.get('type') == 'Metaspace' and node.get('prepend_scheme', 'always') != 'never':
+            changed, node['prepend_scheme'] = True, 'never'
+        if node.get('type') == 'ByteLevel' and node.get('add_prefix_space'):
+            changed, node['add_prefix_space'] = True, False
+        return node
+
+    state['normalizer'] = strip(state.get('normalizer'))
+    state['pre_tokenizer'] = strip(state.get('pre_tokenizer'))
+    return Backend.from_str(json.dumps(state)) if changed else backend
