@@ -14,7 +14,7 @@ MANIFEST = 'xor_manifest.json'
 
 
 @dataclasses.dataclass(frozen=True)
-class Entry:
+class Checksums:
     """What is known of a file.
 
     Attributes:
@@ -30,14 +30,14 @@ class Entry:
     source: str = ''
 
 
-def measure(path: Path, tell: blocks.Tell, source: str = '') -> Entry:
+def measure(path: Path, tell: blocks.Tell, source: str = '') -> Checksums:
     """Reads a file, and computes both checksums at the same time."""
     sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
     size = blocks.stream(path, (md5.update, sha256.update), tell)
-    return Entry(size, sha256.hexdigest(), md5.hexdigest(), source)
+    return Checksums(size, sha256.hexdigest(), md5.hexdigest(), source)
 
 
-def read_manifest(directory: Path) -> dict[str, Entry]:
+def read_manifest(directory: Path) -> dict[str, Checksums]:
     """The files that a directory's manifest lists; none where there is no manifest.
 
     Raises:
@@ -47,12 +47,12 @@ def read_manifest(directory: Path) -> dict[str, Entry]:
     try:
         values = json.loads(path.read_text('utf-8'))['files']
         entries = {
-            str(name): Entry(int(v['size']), str(v['sha256']), str(v['md5']), str(v['source']))
+            str(name): Checksums(int(v['size']), str(v['sha256']), str(v['md5']), str(v['source']))
             for name, v in values.items()
         }
     except FileNotFoundError:
         return {}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(
             f'{path} is damaged ({error!r}): remove it; what is complete is found again.'
         ) from error
@@ -62,7 +62,7 @@ def read_manifest(directory: Path) -> dict[str, Entry]:
     return entries
 
 
-def write_manifest(directory: Path, entries: Mapping[str, Entry]) -> None:
+def write_manifest(directory: Path, entries: Mapping[str, Checksums]) -> None:
     """Writes the manifest, atomically."""
     values = {name: dataclasses.asdict(entry) for name, entry in sorted(entries.items())}
     write_text(directory / MANIFEST, json.dumps({'files': values}, indent=1) + '\n')
