@@ -199,7 +199,7 @@ def test_a_truncated_or_incomplete_delta_is_named(tmp_path):
     refuses(tmp_path, base, 'delta.json is not readable JSON')
     (tmp_path / 'delta' / 'delta.json').unlink()
     refuses(tmp_path, base, 'delta.json is missing.* Complete the download')
-    refuses(tmp_path, base, 'nowhere is no delta', delta='nowhere')
+    refuses(tmp_path, base, 'nowhere is not a delta', delta='nowhere')
 
 
 def test_another_base_is_named(tmp_path):

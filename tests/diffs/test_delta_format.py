@@ -165,7 +165,7 @@ def test_a_delta_made_to_harm_is_refused(tmp_path):
     for name in ('../delta-00001.zst', '/etc/passwd', None):
         harm(lambda m, name=name: m['data'][0].update(name=name), 'is damaged')
     harm(lambda m: m['tensors'][0]['blocks'].append(3), 'has 2 blocks')
-    harm(lambda m: m['tensors'][0]['blocks'].__setitem__(0, -1), '-1 is no natural number')
+    harm(lambda m: m['tensors'][0]['blocks'].__setitem__(0, -1), '-1 is not a natural number')
     harm(lambda m: m['tensors'][0]['blocks'].__setitem__(0, 10**9), 'is in none of its files')
     harm(lambda m: m['tensors'].pop(), 'hold more than it lists')
     harm(lambda m: m['tensors'][1].update(name=m['tensors'][0]['name']), 'a name occurs twice')

@@ -239,7 +239,7 @@ def test_a_file_made_with_another_key_than_the_others_is_named(tmp_path, model):
 def test_files_of_other_kinds_than_their_names_say_are_restored_when_told(tmp_path, model, capsys):
     (tmp_path / 'tok512.bin').write_bytes(RNG.bytes(500))
     xor.encrypt(tmp_path / 'tok512.bin', tmp_path / 'key', tmp_path / 'enc')
-    assert 'tok512.bin is no .bin file as others are' in capsys.readouterr().out
+    assert 'tok512.bin is not a .bin file as others are' in capsys.readouterr().out
     check_refused(tmp_path, 'add --nocheck_kind')
     xor.decrypt(tmp_path / 'enc', tmp_path / 'key', tmp_path / 'out', check_kind=False)
     assert (tmp_path / 'out' / 'tok512.bin').read_bytes() == (tmp_path / 'tok512.bin').read_bytes()
@@ -497,7 +497,7 @@ def test_paths_that_cannot_be_meant_are_refused(tmp_path, model):
             action(source, tmp_path / 'key', tmp_path / 'key')
         with pytest.raises(ValueError, match='is --key too: leave it out'):
             action(source, named(source, 'config.json'), tmp_path / 'out')
-        with pytest.raises(ValueError, match='is no file: give the original'):
+        with pytest.raises(ValueError, match='is not a file: give the original'):
             action(source, tmp_path / 'absent', tmp_path / 'out')
         (tmp_path / 'empty').touch()
         with pytest.raises(ValueError, match='is empty: download it again'):
@@ -550,7 +550,7 @@ def test_published_lists_of_either_kind_are_checked(tmp_path, model):
     ('text', 'message'),
     [
         ('', 'lists nothing'),
-        ('d41d8cd98f00b204e9800998ecf8427e  ./a\n\nmd5sum ./*\n', r'line 3, is no line HASH'),
+        ('d41d8cd98f00b204e9800998ecf8427e  ./a\n\nmd5sum ./*\n', r'line 3, is not a line HASH'),
         ('d41d8cd98f00b204e9800998ecf8427  ./a\n', 'line 1'),
         (f'{"0" * 32}  a\n{"1" * 32}  b/a\n', 'line 2, has another hash for a'),
     ],

@@ -58,7 +58,7 @@ def decode(data: np.ndarray, theirs: np.ndarray | None, dtype: np.dtype, count: 
     """The tuned model's numbers [count] from a compressed block and what faces them.
 
     Raises:
-        ValueError: it is damaged, or is no block of this size.
+        ValueError: it is damaged, or is not a block of this size.
     """
     try:
         # A frame says how large it becomes: nothing larger is unpacked.

@@ -54,12 +54,12 @@ def make(
     Returns:
         The target.
     Raises:
-        ValueError: a directory is no model, or the tuned model is not made from this base.
+        ValueError: a directory is not a model, or the tuned model is not made from this base.
         OSError: the disk is full; nothing is left behind.
     """
     require_new(target)
     if level not in blocks.LEVELS:
-        raise ValueError(f'--level={level} is no level of zstandard: give 1 to 22.')
+        raise ValueError(f'--level={level} is not a level of zstandard: give 1 to 22.')
     called = Path(base).resolve().name if Path(base).exists() else str(base)
     base, tuned = huggingface.resolve(base), huggingface.resolve(tuned)
     bases = shards.read(base)

@@ -169,12 +169,12 @@ def read(directory: Path) -> Delta:
     Args:
         directory: What `make` wrote.
     Raises:
-        ValueError: it is none, is damaged or truncated; what is wrong with it is named.
+        ValueError: it is not a delta, is damaged or truncated; what is wrong with it is named.
     """
     path = directory / NAME
     if not path.is_file():
         raise ValueError(
-            f'{directory} is no delta: {NAME} is missing, which is written when all the rest is '
+            f'{directory} is not a delta: {NAME} is missing, which is written when all the rest is '
             'there. Complete the download.'
         )
     values = read_json(path)
@@ -252,23 +252,23 @@ def _described(values: Any) -> tuple[str, str, tuple[int, ...], str]:
 
 def _text(value: Any) -> str:
     if not isinstance(value, str) or not value:
-        raise ValueError(f'{value!r} is no text')
+        raise ValueError(f'{value!r} is not a text')
     return value
 
 
 def _plain(value: Any) -> str:
     if Path(_text(value)).name != value:
-        raise ValueError(f'{value!r} is no file beside it')
+        raise ValueError(f'{value!r} is not a file beside it')
     return value
 
 
 def _natural(value: Any) -> int:
     if type(value) is not int or value < 0:
-        raise ValueError(f'{value!r} is no natural number')
+        raise ValueError(f'{value!r} is not a natural number')
     return value
 
 
 def _naturals(values: Any) -> tuple[int, ...]:
     if not isinstance(values, list):
-        raise ValueError(f'{values!r} is no list')
+        raise ValueError(f'{values!r} is not a list')
     return tuple(map(_natural, values))

@@ -58,7 +58,7 @@ def read_manifest(directory: Path) -> dict[str, Checksums]:
         ) from error
     for name in entries:
         if not is_plain(name):
-            raise ValueError(f'{path} names {name!r}, which is no plain file name: refused.')
+            raise ValueError(f'{path} names {name!r}, which is not a plain file name: refused.')
     return entries
 
 
@@ -80,15 +80,15 @@ def read_list(path: str | Path) -> dict[str, str]:
     try:
         lines = Path(path).read_text('utf-8-sig').splitlines()
     except UnicodeDecodeError as error:
-        raise ValueError(f'--md5={path} is no text in UTF-8: give lines HASH  ./name.') from error
+        raise ValueError(f'--md5={path} is not UTF-8 text: give lines HASH  ./name.') from error
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         found = re.fullmatch(r'\s*([0-9a-fA-F]{32})\s[\s*]?\s*(\S.*?)\s*', line)
         if not found:
             raise ValueError(
-                f'--md5={path}, line {number}, is no line HASH  ./name: {line[:80]!r}. Keep only '
-                'those lines.'
+                f'--md5={path}, line {number}, is not a line HASH  ./name: {line[:80]!r}. Keep '
+                'only those lines.'
             )
         name, md5 = found[2].rsplit('/', 1)[-1], found[1].lower()
         if listed.setdefault(name, md5) != md5:

@@ -38,7 +38,7 @@ class Key:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         if not self.path.is_file():
-            raise ValueError(f'--key={path} is no file: give the original that the model names.')
+            raise ValueError(f'--key={path} is not a file: give the original that the model names.')
         if not (size := self.path.stat().st_size):
             raise ValueError(f'--key={path} is empty: download it again.')
         self._file = self.path.open('rb', buffering=0)
@@ -95,7 +95,7 @@ class Encrypted:
 
 
 def split_name(name: str) -> tuple[str, str] | None:
-    """`<name>.<64 hex>.enc` -> name and hex in lower case; None where it is no such name."""
+    """`<name>.<64 hex>.enc` -> name and hex in lower case; None where it is not such a name."""
     found = re.fullmatch(r'(.+)\.([0-9a-fA-F]{64})\.enc', name, re.DOTALL)
     return (found[1], found[2].lower()) if found else None
 
@@ -113,7 +113,7 @@ def examine(path: Path) -> Encrypted:
         )
     name, digest = parts
     if not is_plain(name):
-        raise ValueError(f'{shown(path)} holds {name!r}, which is no plain file name: refused.')
+        raise ValueError(f'{shown(path)} holds {name!r}, which is not a plain file name: refused.')
     with path.open('rb') as file:
         header = file.read(DIGEST)
         size = path.stat().st_size - DIGEST

@@ -30,7 +30,7 @@ def files_of(source: Path) -> list[Path]:
     """The file itself, or the regular files of a directory, by name.
 
     Raises:
-        ValueError: there is no such thing.
+        ValueError: it is not there.
     """
     if source.is_file():
         return [source]
@@ -133,7 +133,7 @@ def require_plain(file: Path) -> None:
         verdict = file_kind.judge(file.name, head, opened.read(), size)
     if verdict in (Verdict.WRONG_START, Verdict.WRONG_END):
         print(
-            f'{shown(file.name)} is no {file.suffix} file as others are: to restore it takes '
+            f'{shown(file.name)} is not a {file.suffix} file as others are: to restore it takes '
             '--nocheck_kind.'
         )
 
