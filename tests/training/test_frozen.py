@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from typing import Any
 
 import jax
 import numpy as np
@@ -24,7 +25,7 @@ def run(tmp_path_factory):
     """Four steps that train the last layer and the final norm, with validation."""
     folder = tmp_path_factory.mktemp('frozen')
     flags = training_runs.make_data(folder)
-    c = recipe.get_config('llama')
+    c: Any = recipe.get_config('llama')
     for flag in flags:
         name, _, value = flag.removeprefix('--config.data.').partition('=')
         c.data[name] = value
