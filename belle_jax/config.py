@@ -113,8 +113,11 @@ class Mesh:
 
 @dataclasses.dataclass(frozen=True)
 class Train:
-    """How long, and what happens along the way. Counts are in optimiser steps."""
+    """What is trained, how long, and what happens along the way. Counts are optimiser steps."""
 
+    objective: str = 'next_token'  # what is minimised: see training/objectives.py
+    only: str = ''  # patterns of parameters to train, 'layers.-1,final_norm'; '' trains all
+    freeze: str = ''  # patterns of parameters to leave as they are, such as 'embed'
     epochs: float = 1.0
     steps: int = 0  # wins over epochs when set
     max_steps: int = 0  # stop here although schedule and plan go on; 0 is off

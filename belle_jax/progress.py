@@ -5,20 +5,34 @@ import sys
 import time
 
 
-class Line:
-    """A line that is written over again and again; in a log file a new one now and then."""
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds, such as '0:04:10'."""
+    minutes, rest = divmod(int(seconds), 60)
+    return f'{minutes // 60}:{minutes % 60:02}:{rest:02}'
 
-    def __init__(self) -> None:
+
+class Line:
+    """A line that is written over again and again; in a log file a new one now and then.
+
+    Attributes:
+        live: Whether it is written over, as on a terminal.
+        said: Whether anything was shown.
+    """
+
+    def __init__(self, wanted: bool = True) -> None:
+        """Shows nothing where it is not wanted, as in all processes of a run but one."""
+        self._wanted = wanted
         self._shown = time.monotonic()
         # On a terminal the line is written over; in a log file it would only pile up.
-        self._live = sys.stderr.isatty()
-        self._every = 1.0 if self._live else 15.0
+        self.live = sys.stderr.isatty()
+        self._every = 1.0 if self.live else 15.0
         self.said = False
+        self._text = ''
 
     @property
     def due(self) -> bool:
         """Whether it is time to show something: once a second at most."""
-        return time.monotonic() - self._shown >= self._every
+        return self._wanted and time.monotonic() - self._shown >= self._every
 
     def show(self, text: str, last: bool = False) -> None:
         """Shows a text in place of the one before.
@@ -27,36 +41,70 @@ class Line:
             text: One line.
             last: Whether nothing is written over it.
         """
-        if self._live:
+        if not self._wanted:
+            return
+        if self.live:
             # A line that is wrapped cannot be written over.
             text = text[: shutil.get_terminal_size().columns - 1]
         self._shown, self.said = time.monotonic(), True
-        start, end = ('\r\033[K', '' if not last else '\n') if self._live else ('', '\n')
+        self._text = '' if last else text
+        start, end = ('\r\033[K', '\n' if last else '') if self.live else ('', '\n')
         print(f'{start}{text}', end=end, file=sys.stderr, flush=True)
+
+    def say(self, text: str) -> None:
+        """Prints a text that stays, above the line."""
+        if self._wanted:
+            start, end = ('\r\033[K', self._text) if self.live else ('', '')
+            print(f'{start}{text}\n{end}', end='', file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        """Leaves the last text as it stands."""
+        if self.live and self._text:
+            print(file=sys.stderr, flush=True)
+        self._text = ''
 
 
 class Progress:
     """Shows progress at most once a second; work that is over sooner stays silent."""
 
-    def __init__(self, what: str, unit: str) -> None:
-        self._what, self._unit = what, unit
+    def __init__(self, what: str, unit: str, total: int = 0, before: int = 0) -> None:
+        """
+        Args:
+            what: Is being done: the beginning of the line.
+            unit: Of what is counted.
+            total: Units of the whole, where that is known beforehand.
+            before: Units that were done earlier, and say nothing of the rate.
+        """
+        self._what, self._unit, self._total, self._before = what, unit, total, before
         self._begun, self._line = time.monotonic(), Line()
 
-    def show(self, count: int, done: float) -> None:
+    def show(self, count: int, done: float = 0.0, **others: int) -> None:
         """Says how far the work is.
 
         Args:
             count: Units so far.
-            done: Fraction of the whole.
+            done: Fraction of the whole; where there is a total, it is known without.
+            others: Further counts by unit, such as tokens=900, to show their rates too.
         """
         if not self._line.due:
             return
-        took = time.monotonic() - self._begun
-        left = f', {took / done * (1 - done):,.0f} s left' if done else ''
-        self._line.show(f'{self._what}: {done:.0%}, {count / took:,.0f} {self._unit}/s{left}')
+        took, before = time.monotonic() - self._begun, 0.0
+        how_far = f'{done:.0%}'
+        if self._total:
+            done, before = count / self._total, self._before / self._total
+            how_far = f'{count:,}/{self._total:,} {self._unit}'
+        rates = {self._unit: count - self._before} | others
+        parts = [how_far, *(_rate(n / took, unit) for unit, n in rates.items())]
+        if done > before:
+            parts.append(f'{took / (done - before) * (1 - done):,.0f} s left')
+        self._line.show(f'{self._what}: {", ".join(parts)}')
 
     def end(self, count: int) -> None:
         """Says what it came to, if anything was said before."""
         if self._line.said:
             took = time.monotonic() - self._begun
             self._line.show(f'{self._what}: {count:,} {self._unit} in {took:,.0f} s', last=True)
+
+
+def _rate(rate: float, unit: str) -> str:
+    return f'{rate:,.1f} {unit}/s' if rate < 10 else f'{rate:,.0f} {unit}/s'

@@ -10,6 +10,7 @@ the shapes of the largest buffers, collectives inside loops, kernels, and the co
 What it cannot tell is speed.
 """
 
+import dataclasses
 import fcntl
 import json
 import os
@@ -74,54 +75,28 @@ def compile_for(run, target: str):
         (compiled, dict of facts).
     """
     import jax
-    import jax.numpy as jnp
 
-    from belle_jax import config, models, sharding
-    from belle_jax.training import optim
-    from belle_jax.training.objectives import next_token
-    from belle_jax.training.step import State, batch_sharding, compile_step, make_step
+    from belle_jax import config
+    from belle_jax.training.setup import Setup, lay_out
 
     architecture = run.model.architecture or config.PRESETS[run.model.preset]
     devices, platform, options = topology(target)
-    mesh = sharding.make_mesh(run.mesh, devices)
-    sharding.check_divides(architecture, mesh)
-    sharding.check_batch(run.batch.size // run.batch.accumulation, mesh)
-    specs = models.specs(architecture)
-    optimiser = optim.make(run.optim, 1000, specs)
-    where = sharding.of_parameters(mesh, specs)
-    params = {
-        n: jax.ShapeDtypeStruct(s.shape, jnp.float32, sharding=where[n]) for n, s in specs.items()
-    }
-    moments = optim.state_shardings(optimiser, params, where, sharding.named(mesh, ()))
-    state = jax.tree.map(
-        lambda s, w: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=w),
-        jax.eval_shape(optimiser.init, params),
-        moments,
-    )
-    a = run.batch.accumulation
-    shape = (a, run.batch.size // a, run.data.seq_len)
-    dtypes = dict.fromkeys(('tokens', 'targets', 'segment_ids', 'positions'), jnp.int32)
-    batch = {
-        n: jax.ShapeDtypeStruct(shape, t, sharding=batch_sharding(mesh))
-        for n, t in (dtypes | {'weights': jnp.float32}).items()
-    }
     attention = run.model.attention
-    if attention == 'auto':
+    if attention == 'auto' and run.model.attention_dropout:
+        attention = 'xla'  # as training chooses: the fused kernels have no dropout
+    elif attention == 'auto':
         attention = 'splash' if platform == 'tpu' else 'cudnn'
-    execution = models.Execution(run.model.dtype, attention, run.model.remat, run.model.scan)
-    step = compile_step(
-        make_step(architecture, execution, next_token, optimiser, 0), State(where, moments), mesh
-    )
-    number = jax.ShapeDtypeStruct((), jnp.int32)
-    with jax.set_mesh(mesh):
-        traced = step.trace(params, {}, state, batch, number)
+    run = dataclasses.replace(run, model=dataclasses.replace(run.model, attention=attention))
+    setup = Setup(run, lay_out(run, architecture, devices), 1000)
+    traced = setup.trace()
+    with jax.set_mesh(setup.mesh):
         compiled = traced.lower(lowering_platforms=(platform,)).compile(compiler_options=options)
     facts = {
         'target': target,
         'model': run.model.preset or architecture.family,
-        'mesh': dict(mesh.shape),
-        'micro_batch_rows': shape[1],
-        'accumulation': a,
+        'mesh': dict(setup.mesh.shape),
+        'micro_batch_rows': run.batch.size // run.batch.accumulation,
+        'accumulation': run.batch.accumulation,
         'seq_len': run.data.seq_len,
         'attention': attention,
         'vocab': architecture.padded_vocab,

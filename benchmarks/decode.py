@@ -53,15 +53,18 @@ def ours(family: str):
     from belle_jax.decoding import Engine, Sampling
 
     shape = architecture(family)
-    params = models.initialise(shape, jax.random.key(0), dtype=DTYPE.value)
-    engine = Engine(models.build(shape, params, dtype=DTYPE.value), batch_size=max(BATCHES.value))
+    blueprint = models.Blueprint(shape)
+    params = models.initialise(blueprint, jax.random.key(0), dtype=DTYPE.value)
+    engine = Engine(
+        models.build(blueprint, params, dtype=DTYPE.value), batch_size=max(BATCHES.value)
+    )
     settings = Sampling(max_new_tokens=NEW.value)
 
     def generate(prompts: list[list[int]]) -> None:
         for completion in engine.generate(prompts, settings):
             assert completion.completion_tokens == NEW.value
 
-    return generate, models.count_parameters(shape)
+    return generate, models.count_parameters(blueprint)
 
 
 def theirs(family: str):

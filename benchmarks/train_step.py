@@ -147,7 +147,7 @@ def figures(family: str, length: int, rows: int, times: list[float]) -> dict[str
     found = {'rows': rows, 'seconds': round(median, 4), 'tokens_per_second': round(rate)}
     if peak := peak_flops():
         a = architecture(family)
-        sizes = {n: math.prod(s.shape) for n, s in models.specs(a).items()}
+        sizes = {n: math.prod(s.shape) for n, s in models.specs(models.Blueprint(a)).items()}
         flops = training_flops_per_token(a, sizes, length)
         found['flop_utilisation'] = round(rate * flops / peak, 4)
     return found
@@ -167,27 +167,20 @@ def our_step(family: str, length: int, rows: int):
     import jax
     import numpy as np
 
-    from belle_jax import config, models, sharding
-    from belle_jax.training import optim
-    from belle_jax.training.batches import Placement
-    from belle_jax.training.objectives import next_token
-    from belle_jax.training.step import State, compile_step, make_step
+    from belle_jax import config, models
+    from belle_jax.training.setup import Setup, lay_out
 
     a = architecture(family)
     small = SHAPE.value == '15m'
-    mesh = sharding.make_mesh(config.Mesh(1, 1, 1), jax.devices()[:1])
-    specs = models.specs(a)
-    optimiser = optim.make(config.Optim(learning_rate=1e-4, weight_decay=0.01), 1000, specs)
-    shardings = sharding.of_parameters(mesh, specs)
-    params = models.initialise(a, jax.random.key(0), shardings)
-    where = State(
-        shardings, optim.state_shardings(optimiser, params, shardings, sharding.named(mesh, ()))
+    execution = {'remat': 'none' if small else 'block', 'scan': not small}
+    run_of = config.Run(
+        model=config.Model(architecture=a, dtype=DTYPE.value, **execution),
+        data=config.Data(seq_len=length),
+        batch=config.Batch(rows),
+        optim=config.Optim(learning_rate=1e-4, weight_decay=0.01),
     )
-    execution = models.Execution(
-        dtype=DTYPE.value, remat='none' if small else 'block', scan=not small
-    )
-    step = compile_step(make_step(a, execution, next_token, optimiser, 0), where, mesh)
-    state = [State(params, jax.jit(optimiser.init, out_shardings=where.optimiser)(params))]
+    setup = Setup(run_of, lay_out(run_of, a, jax.devices()[:1]), 1000)
+    state = [setup.state(models.initialise(setup.blueprint, jax.random.key(0), setup.shardings))]
     tokens = np.random.default_rng(0).integers(0, a.vocab_size, (rows, length), np.int32)
     batch = {
         'tokens': tokens,
@@ -196,11 +189,11 @@ def our_step(family: str, length: int, rows: int):
         'segment_ids': np.ones_like(tokens),
         'positions': np.broadcast_to(np.arange(length, dtype=np.int32), tokens.shape),
     }
-    placed = Placement(mesh, rows, 1, length).put(batch)
+    placed = setup.placement().put(batch)
 
     def run() -> None:
-        with jax.set_mesh(mesh):
-            state[0], metrics = step(state[0].params, {}, state[0].optimiser, placed, np.int32(1))
+        with jax.set_mesh(setup.mesh):
+            state[0], metrics = setup.step(state[0], placed, 1)
             float(metrics['loss'])
 
     return run

@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -10,7 +9,6 @@ from flax import nnx
 
 from belle_jax import models, sharding
 from belle_jax.decoding.batch import batch_rows, group_by_length, mesh_of, prompt_length
-from belle_jax.models import vocabulary
 
 
 def score(
@@ -55,7 +53,4 @@ def _score(graphdef, params, inputs, targets, lengths):
     """float32 [B, T]; what stands behind a row's end is never read."""
     model = nnx.merge(graphdef, params)
     h_btd = model.hidden(inputs, rope_lengths=lengths)
-    vocab_size = model.architecture.vocab_size
-    table_vd = model.output.table[...]
-    losses_bt: Any = vocabulary.token_losses(h_btd, table_vd, targets, vocab_size)
-    return -losses_bt
+    return -model.token_losses(h_btd, targets)

@@ -7,8 +7,9 @@ from belle_jax import sharding
 from belle_jax.config import Architecture
 from belle_jax.models import ops
 from belle_jax.models.attention import attention, cached_attention, write_cache
+from belle_jax.models.blueprint import Execution
 from belle_jax.models.decoder import Decoder
-from belle_jax.models.layers import Cache, Context, Execution, LayerNorm, Linear
+from belle_jax.models.layers import Cache, Context, LayerNorm, Linear
 
 HEADS = ('batch', 'length', 'heads', 'head_dim')
 
@@ -103,10 +104,13 @@ class Block(nnx.Module):
 class Bloom(Decoder):
     """A BLOOM."""
 
-    def __init__(self, architecture: Architecture, execution: Execution, groups):
-        super().__init__(architecture, execution, Block, LayerNorm, groups)
-        self.embed_norm = LayerNorm(architecture.embed, architecture.norm_eps)
+    block, norm = Block, LayerNorm
 
-    def embedded(self, tokens: jax.Array) -> jax.Array:
+    def __init__(self, blueprint, execution: Execution):
+        super().__init__(blueprint, execution)
+        a = self.architecture
+        self.embed_norm = LayerNorm(a.embed, a.norm_eps)
+
+    def embedded(self, tokens: jax.Array, context: Context) -> jax.Array:
         """[B, T, D], normed."""
-        return self.embed_norm(super().embedded(tokens))
+        return self.embed_norm(super().embedded(tokens, context))

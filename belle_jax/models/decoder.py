@@ -1,7 +1,7 @@
-"""The decoder that both families share: embedding, a stack of blocks, final norm, output table."""
+"""The decoder that all families share: embedding, a stack of blocks, final norm, output table."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +9,9 @@ from flax import nnx
 
 from belle_jax import sharding
 from belle_jax.config import Architecture
-from belle_jax.models import ops
-from belle_jax.models.layers import Cache, Context, Execution, Vocabulary
+from belle_jax.models import vocabulary
+from belle_jax.models.blueprint import Blueprint, Execution
+from belle_jax.models.layers import Cache, Context, Vocabulary
 
 ACTIVATIONS = ('batch', 'length', 'features')
 
@@ -21,39 +22,39 @@ REMAT_POLICIES = {
 
 
 class Decoder(nnx.Module):
-    """A causal language model. `blocks` is a list of groups; a group is a stack of equal layers."""
+    """A causal language model. `blocks` is a list of groups; a group is a stack of equal layers.
 
-    architecture: Architecture
+    A family is a subclass that names its block and its norm, and says what else it does otherwise:
+    how tokens are embedded, and what its blocks read beside the hidden states.
+    """
+
+    block: ClassVar[Callable[..., Any]]
+    """Makes a stack of layers from (architecture, execution, layers)."""
+    norm: ClassVar[Callable[..., Any]]
+    """Makes the final norm from (embed, eps)."""
+
+    blueprint: Blueprint
     execution: Execution
 
-    def __init__(
-        self,
-        architecture: Architecture,
-        execution: Execution,
-        block: Callable[..., Any],
-        norm: Callable[..., Any],
-        groups: Sequence[int],
-    ):
+    def __init__(self, blueprint: Blueprint, execution: Execution):
         """Declares the parameters.
 
         Args:
-            architecture: The shape.
+            blueprint: What the model is made of.
             execution: How to run it.
-            block: Makes a stack of layers from (architecture, execution, layers).
-            norm: Makes the final norm from (embed, eps).
-            groups: Layers in each group; they add up to architecture.layers.
         """
-        self.architecture, self.execution = architecture, execution
-        self.embed = Vocabulary(architecture.padded_vocab, architecture.embed)
-        self.blocks = nnx.List([block(architecture, execution, n) for n in groups])
-        self.final_norm = norm(architecture.embed, architecture.norm_eps)
-        if not architecture.tied:
-            self.head = Vocabulary(architecture.padded_vocab, architecture.embed)
+        self.blueprint, self.execution = blueprint, execution
+        a = blueprint.architecture
+        self.embed = Vocabulary(a.padded_vocab, a.embed)
+        self.blocks = nnx.List([type(self).block(a, execution, n) for n in blueprint.groups])
+        self.final_norm = type(self).norm(a.embed, a.norm_eps)
+        if not a.tied:
+            self.head = Vocabulary(a.padded_vocab, a.embed)
 
     @property
-    def output(self) -> Vocabulary:
-        """The table that logits come from."""
-        return self.embed if self.architecture.tied else self.head
+    def architecture(self) -> Architecture:
+        """The shape."""
+        return self.blueprint.architecture
 
     @property
     def dtype(self) -> str:
@@ -75,7 +76,20 @@ class Decoder(nnx.Module):
 
     def logits(self, h_btd: jax.Array) -> jax.Array:
         """float32 [B, T, V padded] from final hidden states; the padding is minus infinity."""
-        return self.output.logits(h_btd, self.architecture.vocab_size)
+        return self._output.logits(h_btd, self.architecture.vocab_size)
+
+    def token_losses(self, h_btd: jax.Array, targets_bt: jax.Array) -> jax.Array:
+        """The negative log-probability of each target, without the full logits being built.
+
+        Args:
+            h_btd: Final hidden states [B, T, D].
+            targets_bt: int [B, T].
+        Returns:
+            float32 [B, T], nats.
+        """
+        table_vd, vocab_size = self._output.table[...], self.architecture.vocab_size
+        losses_bt: Any = vocabulary.token_losses(h_btd, table_vd, targets_bt, vocab_size)
+        return losses_bt
 
     def hidden(
         self,
@@ -95,50 +109,69 @@ class Decoder(nnx.Module):
             segment_ids: int [B, T], for packed rows; not with a cache.
             cache: Keys and values of each layer, as `models.empty_cache` makes them.
             rope_lengths: int [B], tokens that each row will have in the end; read by `dynamic`
-            RoPE. dropout_key: Turns dropout on.
+                RoPE.
+            dropout_key: Turns dropout on.
         Returns:
             [B, T, D], and with a cache the pair of it and the new cache.
         """
         if positions is None:
             positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-        context = self._context(positions, segment_ids, rope_lengths)
-        x_btd = self.embedded(tokens)
-        x_btd = sharding.constrain(x_btd, ACTIVATIONS)
+        context = self.context(positions, segment_ids, rope_lengths)
+        x_btd = sharding.constrain(self.embedded(tokens, context), ACTIVATIONS)
         if cache is None:
-            for number, group in enumerate(self.blocks):
-                key = None if dropout_key is None else jax.random.fold_in(dropout_key, number)
-                x_btd = self._run_group(group, x_btd, context, key)
-            return self.final_norm(x_btd)
+            return self.final_norm(self.run(x_btd, context, dropout_key))
         new_cache = []
-        for layer in self._layers():
-            x_btd, layer_cache = layer(x_btd, context, None, cache[len(new_cache)])
+        for layer, layer_cache in zip(self.layers(), cache, strict=True):
+            x_btd, layer_cache = layer(x_btd, context, None, layer_cache)
             new_cache.append(layer_cache)
         return self.final_norm(x_btd), tuple(new_cache)
 
-    def embedded(self, tokens: jax.Array) -> jax.Array:
+    def context(
+        self,
+        positions: jax.Array,
+        segment_ids: jax.Array | None = None,
+        rope_lengths: jax.Array | None = None,
+    ) -> Context:
+        """What every block reads beside the hidden states; arguments as in `hidden`."""
+        return Context(positions, segment_ids)
+
+    def embedded(self, tokens: jax.Array, context: Context) -> jax.Array:
         """[B, T, D] that the first block reads."""
         return self.embed(tokens, self.dtype)
 
-    def _context(self, positions, segment_ids, rope_lengths) -> Context:
-        a = self.architecture
-        if a.family == 'bloom':
-            return Context(positions, segment_ids, None, None)
-        lengths = None
-        if a.rope.kind == 'dynamic':
-            if rope_lengths is not None:
-                lengths = rope_lengths[:, None]
-            elif segment_ids is not None:
-                lengths = ops.segment_lengths(positions, segment_ids)
-            else:
-                lengths = positions.max(axis=1, keepdims=True) + 1
-        frequencies = ops.rope_frequencies(a.rope, a.head_dim, a.max_position, lengths)
-        angles_bth = positions[..., None].astype(jnp.float32) * frequencies
-        return Context(positions, segment_ids, jnp.cos(angles_bth), jnp.sin(angles_bth))
+    def run(
+        self, x_btd: jax.Array, context: Context, dropout_key: jax.Array | None = None
+    ) -> jax.Array:
+        """All blocks in turn; a group is scanned, so that compile time does not grow with depth.
 
-    def _run_group(self, group, x_btd, context, key):
-        """One group's layers in turn: scanned, so that compile time does not grow with depth."""
+        Args:
+            x_btd: From `embedded`, [B, T, D].
+            context: From `context`.
+            dropout_key: Turns dropout on.
+        Returns:
+            [B, T, D], not yet normed.
+        """
+        # Numbered through all groups: how layers are grouped changes no draw.
+        key, first = None if dropout_key is None else jax.random.fold_in(dropout_key, 0), 0
+        for group, count in zip(self.blocks, self.blueprint.groups, strict=True):
+            x_btd = self._run_group(group, range(first, first + count), x_btd, context, key)
+            first += count
+        return x_btd
+
+    def layers(self) -> Iterator[Any]:
+        """The layers one by one, each a module of its own: layer(x, context, key, cache)."""
+        for group, count in zip(self.blocks, self.blueprint.groups, strict=True):
+            graphdef, stacked = nnx.split(group)
+            for number in range(count):
+                yield nnx.merge(graphdef, _take(stacked, number))
+
+    @property
+    def _output(self) -> Vocabulary:
+        """The table that logits come from."""
+        return self.embed if self.architecture.tied else self.head
+
+    def _run_group(self, group, numbers: range, x_btd, context, key):
         graphdef, stacked = nnx.split(group)
-        count = jax.tree.leaves(stacked)[0].shape[0]
 
         def block(x_btd, layer):
             state, number = layer
@@ -149,17 +182,30 @@ class Decoder(nnx.Module):
         if self.execution.remat != 'none':
             policy = REMAT_POLICIES[self.execution.remat]
             block = jax.checkpoint(block, policy=policy, prevent_cse=not self.execution.scan)
-        if self.execution.scan and count > 1:
-            return jax.lax.scan(block, x_btd, (stacked, jnp.arange(count)))[0]
-        for number in range(count):
-            x_btd, _ = block(x_btd, (_take(stacked, number), number))
+        if self.execution.scan and len(numbers) > 1:
+            return jax.lax.scan(block, x_btd, (stacked, jnp.asarray(numbers)))[0]
+        for place, number in enumerate(numbers):
+            x_btd, _ = block(x_btd, (_take(stacked, place), number))
         return x_btd
 
-    def _layers(self):
-        for group in self.blocks:
-            graphdef, stacked = nnx.split(group)
-            for number in range(jax.tree.leaves(stacked)[0].shape[0]):
-                yield nnx.merge(graphdef, _take(stacked, number))
+
+def empty_cache(model: Decoder, batch: int, length: int) -> tuple[Cache, ...]:
+    """A key-value cache: for each layer keys and values [B, K, S, H] of zeros.
+
+    Args:
+        model: Decides layers, heads and dtype.
+        batch: B.
+        length: S in tokens.
+    """
+    a = model.architecture
+    shape = (batch, a.kv_heads, length, a.head_dim)
+
+    def zeros():
+        return sharding.constrain(
+            jnp.zeros(shape, model.dtype), ('batch', 'heads', 'length', 'head_dim')
+        )
+
+    return tuple((zeros(), zeros()) for _ in range(a.layers))
 
 
 def _take(stacked, number: int):

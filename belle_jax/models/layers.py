@@ -1,11 +1,5 @@
-"""Layers: modules whose parameters are declared once, with shape, logical axes and initialiser.
+"""Layers that families share: products, norms, the table of the vocabulary, a block's context."""
 
-A declaration alone holds no numbers (`jax.ShapeDtypeStruct`); `models.build` puts arrays in. With
-`layers` a module declares a stack: one more leading dimension, which `jax.lax.scan` takes apart
-again.
-"""
-
-import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -14,45 +8,20 @@ from flax import nnx
 
 from belle_jax import sharding
 from belle_jax.models import ops, vocabulary
-
-
-@dataclasses.dataclass(frozen=True)
-class Execution:
-    """How a model's arithmetic is run; the fields are those of `config.Model`."""
-
-    dtype: str = 'float32'
-    attention: str = 'auto'
-    remat: str = 'none'
-    scan: bool = True
-    hidden_dropout: float = 0.0
-    attention_dropout: float = 0.0
+from belle_jax.models.blueprint import declare
 
 
 class Context(NamedTuple):
     """What every block of a forward pass reads beside the hidden states."""
 
     positions: jax.Array  # int [B, T]
-    segment_ids: jax.Array | None  # int [B, T]
-    cos_bth: Any  # float32 [B, T, H/2]; None without rotary positions
-    sin_bth: Any
+    segment_ids: jax.Array | None = None  # int [B, T]
+    cos_bth: Any = None  # float32 [B, T, H/2]; None without rotary positions
+    sin_bth: Any = None
 
 
 Cache = tuple[jax.Array, jax.Array]
 """Keys and values of one layer, [B, K, S, H] each."""
-
-
-def declare(shape, axes, *, init: str = 'normal', layers: int = 0) -> nnx.Param:
-    """A parameter, by shape alone.
-
-    Args:
-        shape: Of one layer.
-        axes: The logical axis of each dimension.
-        init: normal, ones or zeros.
-        layers: Above 0, a stack of so many.
-    """
-    if layers:
-        shape, axes = (layers, *shape), ('layers', *axes)
-    return nnx.Param(jax.ShapeDtypeStruct(tuple(shape), jnp.float32), axes=tuple(axes), init=init)
 
 
 class Linear(nnx.Module):

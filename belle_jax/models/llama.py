@@ -1,14 +1,16 @@
 """LLaMA 1, 2, 3 and their like: RMS norm, rotary positions, grouped-query heads, gated MLP."""
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from belle_jax import sharding
 from belle_jax.config import Architecture
 from belle_jax.models import ops
 from belle_jax.models.attention import attention, cached_attention, write_cache
+from belle_jax.models.blueprint import Execution
 from belle_jax.models.decoder import Decoder
-from belle_jax.models.layers import Cache, Context, Execution, Linear, RMSNorm
+from belle_jax.models.layers import Cache, Context, Linear, RMSNorm
 
 HEADS = ('batch', 'length', 'heads', 'head_dim')
 
@@ -115,5 +117,23 @@ class Block(nnx.Module):
 class Llama(Decoder):
     """A LLaMA."""
 
-    def __init__(self, architecture: Architecture, execution: Execution, groups):
-        super().__init__(architecture, execution, Block, RMSNorm, groups)
+    block, norm = Block, RMSNorm
+
+    def context(
+        self,
+        positions: jax.Array,
+        segment_ids: jax.Array | None = None,
+        rope_lengths: jax.Array | None = None,
+    ) -> Context:
+        """Positions and segments, and the angles by which queries and keys are rotated."""
+        a, lengths = self.architecture, None
+        if a.rope.kind == 'dynamic':
+            if rope_lengths is not None:
+                lengths = rope_lengths[:, None]
+            elif segment_ids is not None:
+                lengths = ops.segment_lengths(positions, segment_ids)
+            else:
+                lengths = positions.max(axis=1, keepdims=True) + 1
+        frequencies = ops.rope_frequencies(a.rope, a.head_dim, a.max_position, lengths)
+        angles_bth = positions[..., None].astype(jnp.float32) * frequencies
+        return Context(positions, segment_ids, jnp.cos(angles_bth), jnp.sin(angles_bth))

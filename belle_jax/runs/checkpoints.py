@@ -17,7 +17,6 @@ import orbax.checkpoint as ocp
 from absl import logging
 from jax.experimental import multihost_utils
 
-from belle_jax.training.step import State
 from belle_jax.runs import manifest
 
 # Orbax logs a traceback in every thread that an error passes; the error itself reaches the caller.
@@ -91,18 +90,21 @@ class Checkpoints:
         self._manager.reload()
         return None if step < 0 else step
 
-    def save(self, step: int, state: State, meta: Mapping[str, Any]) -> None:
+    def save(
+        self, step: int, params: Mapping[str, Any], optimiser: Any, meta: Mapping[str, Any]
+    ) -> None:
         """Starts to save; training goes on meanwhile.
 
         Args:
             step: Optimiser steps done.
-            state: What to save.
+            params: The trained parameters, by name.
+            optimiser: The optimiser's state.
             meta: JSON values; `evaluation_loss` decides which checkpoints are best.
         Raises:
             OSError: the save before this one failed.
         """
         self.wait()
-        tree = {'params': state.params, 'optimiser': state.optimiser}
+        tree = {'params': dict(params), 'optimiser': optimiser}
         args = ocp.args.Composite(
             state=ocp.args.PyTreeSave(tree, save_args=_save_args(tree)),
             meta=ocp.args.JsonSave(dict(meta) | {'step': step}),
@@ -116,16 +118,19 @@ class Checkpoints:
         self._finaliser = threading.Thread(target=self._finalise, args=(step,), daemon=True)
         self._finaliser.start()
 
-    def restore(self, step: int, like: State) -> State:
+    def restore(
+        self, step: int, params: Mapping[str, Any], optimiser: Any
+    ) -> tuple[dict[str, jax.Array], Any]:
         """Reads a checkpoint, onto any mesh.
 
         Args:
             step: From `newest`.
-            like: A state of jax.ShapeDtypeStruct with the shardings wanted.
+            params: jax.ShapeDtypeStruct by name, with the shardings wanted.
+            optimiser: The optimiser's state, likewise.
         Returns:
-            The state.
+            The parameters and the optimiser's state.
         """
-        tree = {'params': like.params, 'optimiser': like.optimiser}
+        tree = {'params': dict(params), 'optimiser': optimiser}
         restored = self._manager.restore(
             step,
             args=ocp.args.Composite(
@@ -135,7 +140,7 @@ class Checkpoints:
             ),
         )
         self.last_saved = step
-        return State(restored['state']['params'], restored['state']['optimiser'])
+        return restored['state']['params'], restored['state']['optimiser']
 
     def meta(self, step: int) -> dict[str, Any]:
         """The JSON values saved with a checkpoint."""

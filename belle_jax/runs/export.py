@@ -8,14 +8,11 @@ import numpy as np
 
 from belle_jax.architecture import Architecture
 from belle_jax.data import template_export, templates, tokenizer
-from belle_jax.weights import shards
-from belle_jax.formats import huggingface
-from belle_jax.runs import model_card
-from belle_jax.formats import names
-from belle_jax.runs import origin
-from belle_jax.runs import run_directory
-from belle_jax.weights.parameters import Saved
 from belle_jax.files import new_directory, require_new
+from belle_jax.formats import huggingface, names
+from belle_jax.runs import model_card, origin, run_directory
+from belle_jax.runs.saved import Saved
+from belle_jax.weights import shards
 from belle_jax.weights.tensors import DTYPES, Planned, in_dtype
 
 BLOCK = 128 * 2**20  # bytes of a row block, as stored

@@ -8,13 +8,12 @@ import jax
 
 from belle_jax import config
 from belle_jax.data import templates, tokenizer
-from belle_jax.runs.checkpoints import Checkpoints
-from belle_jax.training.step import State
-from belle_jax.weights import parameters
+from belle_jax.files import new_directory, require_new
 from belle_jax.formats import huggingface
 from belle_jax.runs import origin
+from belle_jax.runs.checkpoints import Checkpoints
+from belle_jax.weights import parameters
 from belle_jax.weights.parameters import Published
-from belle_jax.files import new_directory, require_new
 from belle_jax.weights.tensors import DTYPES
 
 
@@ -59,6 +58,6 @@ def _write(published, path: Path, source: str, target: Path, dtype: str, templat
     params = parameters.place(published, dict.fromkeys(published.shapes, everywhere), dtype)
     largest = max(a.nbytes for a in params.values())
     checkpoints = Checkpoints(target / 'checkpoints', concurrent_bytes=largest + 2**26)
-    checkpoints.save(0, State(params, {}), {'optimiser': False})
+    checkpoints.save(0, params, {}, {'optimiser': False})
     checkpoints.close()
     config.save(run, target / 'config.json')

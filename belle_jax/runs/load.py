@@ -9,7 +9,8 @@ from absl import logging
 from belle_jax.architecture import Architecture
 from belle_jax.formats import huggingface
 from belle_jax.runs import run_directory
-from belle_jax.weights.parameters import Parameters, Published, Saved, place
+from belle_jax.runs.saved import Saved
+from belle_jax.weights.parameters import Parameters, Published, place
 from belle_jax.weights.tensors import DTYPES
 
 if TYPE_CHECKING:
@@ -96,14 +97,14 @@ def load_model(
     if dtype not in ('float32', 'bfloat16'):
         raise ValueError(f'dtype={dtype!r}: a model runs in float32 or bfloat16.')
     source = open_parameters(path)
-    architecture = source.architecture
+    blueprint = models.Blueprint(source.architecture)
     if mesh is None:
         arrays = {
             name: jnp.asarray(source.read(name, tuple(slice(0, n) for n in shape), DTYPES[dtype]))
             for name, shape in source.shapes.items()
         }
     else:
-        sharding.check_divides(architecture, mesh)
-        shardings = sharding.of_parameters(mesh, models.specs(architecture))
+        sharding.check_divides(blueprint.architecture, mesh)
+        shardings = sharding.of_parameters(mesh, models.specs(blueprint))
         arrays = place(source, shardings, dtype)
-    return models.build(architecture, arrays, dtype=dtype)
+    return models.build(blueprint, arrays, dtype=dtype)

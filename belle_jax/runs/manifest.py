@@ -8,10 +8,11 @@ GB/s on one core and needs no further package. It is no seal against forgery.
 
 import concurrent.futures
 import json
-import os
 import zlib
 from pathlib import Path
 from typing import Any
+
+from belle_jax.files import write_text
 
 BLOCK = 1 << 22  # bytes read at a time
 THREADS = 8  # zlib and reading both release the interpreter's lock
@@ -36,15 +37,7 @@ def write(step_dir: Path, manifest_path: Path | None = None) -> None:
     with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
         entries = dict(zip(files, pool.map(lambda f: _measure(step_dir / f), files), strict=True))
     values = {'step': int(step_dir.name), 'files': entries}
-    partial = manifest_path.with_name(f'.{manifest_path.name}.partial-{os.getpid()}')
-    try:
-        with partial.open('w', encoding='utf-8') as out:
-            json.dump(values, out, indent=1)
-            out.flush()
-            os.fsync(out.fileno())
-        partial.replace(manifest_path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_text(manifest_path, json.dumps(values, indent=1))
 
 
 def verify(step_dir: Path, manifest_path: Path | None = None) -> None:

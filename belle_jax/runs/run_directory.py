@@ -1,20 +1,12 @@
-"""Reading a run directory: its configuration, and the arrays of its newest good checkpoint by
-slices.
-
-Neither JAX nor Orbax is needed: TensorStore reads the files that Orbax wrote (OCDBT holding Zarr),
-any slice of any array, on any machine, whatever mesh wrote them.
-"""
+"""What a run directory holds, and which of its checkpoints can be used."""
 
 import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from belle_jax.architecture import Architecture
 from belle_jax.runs import manifest
-from belle_jax.weights.tensors import Index
 
 CONFIG = 'config.json'
 CHECKPOINTS = 'checkpoints'
@@ -22,7 +14,7 @@ TOKENIZER = 'tokenizer'
 SOURCE = 'source'
 ACCOUNT = 'data.json'
 METRICS = 'metrics/metrics.jsonl'
-CACHE = 64 * 2**20  # bytes for TensorStore: the index of the OCDBT file and chunks half used
+FROZEN = 'frozen'
 
 
 def is_run_directory(path: Path) -> bool:
@@ -53,6 +45,12 @@ class Checkpoint:
         """`RUN/checkpoints/STEP`."""
         return self.run / CHECKPOINTS / str(self.step)
 
+    @property
+    def frozen(self) -> Path | None:
+        """`RUN/frozen/0`, with the parameters that are not trained; None if all are."""
+        train = self.config.get('train', {})
+        return self.run / FROZEN / '0' if train.get('only') or train.get('freeze') else None
+
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
     """The newest checkpoint of a run that its manifest vouches for, or the very one that is named.
@@ -79,7 +77,10 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         except ValueError as error:
             rejected.append(str(error))
         else:
-            return Checkpoint(run, candidate, config, architecture, tuple(rejected))
+            checkpoint = Checkpoint(run, candidate, config, architecture, tuple(rejected))
+            if checkpoint.frozen:
+                manifest.verify(checkpoint.frozen)
+            return checkpoint
     reasons = ' '.join(rejected) or 'No step was saved.'
     raise ValueError(f'{folder} has no checkpoint that can be used. {reasons}')
 
@@ -99,47 +100,6 @@ def root(path: Path) -> Path:
     if found is None:
         raise ValueError(f'{path} is no run directory and no checkpoint of one.')
     return found[0]
-
-
-class Arrays:
-    """The parameters of a checkpoint, read by slices.
-
-    Attributes:
-        shapes: Shape by name.
-        dtypes: dtype by name, as stored.
-    """
-
-    def __init__(self, checkpoint: Checkpoint):
-        import tensorstore as ts
-
-        self._ts = ts
-        self._context = ts.Context({'cache_pool': {'total_bytes_limit': CACHE}})
-        self._base = checkpoint.directory / 'state'
-        metadata = json.loads((self._base / '_METADATA').read_text('utf-8'))
-        self._driver = 'zarr3' if metadata.get('use_zarr3') else 'zarr'
-        self._stores: dict[str, Any] = {}
-        for entry in metadata['tree_metadata'].values():
-            keys = [k['key'] for k in entry['key_metadata']]
-            if keys[0] == 'params':
-                self._stores['.'.join(keys[1:])] = self._open('.'.join(keys))
-        self.shapes = {name: tuple(s.shape) for name, s in self._stores.items()}
-        self.dtypes = {name: s.dtype.numpy_dtype for name, s in self._stores.items()}
-
-    def _open(self, key: str) -> Any:
-        base = {'driver': 'file', 'path': f'{self._base.absolute()}/'}
-        spec = {
-            'driver': self._driver,
-            'kvstore': {'driver': 'ocdbt', 'base': base, 'path': f'{key}/'},
-        }
-        return self._ts.open(spec, open=True, read=True, context=self._context).result()
-
-    def read(self, name: str, index: Index) -> np.ndarray:
-        """A slice of a parameter, in the dtype it is stored in."""
-        return self._stores[name][index].read().result()
-
-    def chunk(self, name: str) -> tuple[int, ...]:
-        """Shape of the pieces that a parameter is stored in; one is always read as a whole."""
-        return tuple(self._stores[name].chunk_layout.read_chunk.shape)
 
 
 def _split(path: Path) -> tuple[Path, int | None] | None:

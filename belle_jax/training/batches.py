@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from belle_jax.training.step import batch_sharding
+from belle_jax import sharding
 
 
 class Placement:
@@ -57,3 +57,8 @@ class Placement:
             ahead = placed
         if ahead is not None:
             yield ahead
+
+
+def batch_sharding(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
+    """Of batch arrays [A, B, T]: each device holds its rows of every micro-batch."""
+    return sharding.named(mesh, (None, 'batch', 'length'))

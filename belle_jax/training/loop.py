@@ -10,18 +10,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import logging
 from jax.experimental import multihost_utils
 
-from belle_jax import data, models, sharding
+from belle_jax import data, models
 from belle_jax.config import Run
-from belle_jax.runs.checkpoints import Checkpoints
-from belle_jax.training import metrics as metrics_lib
-from belle_jax.training import optim
-from belle_jax.training.batches import Placement
-from belle_jax.training.objectives import next_token
+from belle_jax.training import metrics
+from belle_jax.training.saving import Saving
+from belle_jax.training.setup import Setup, lay_out
 from belle_jax.training.start import Start
-from belle_jax.training.step import State, compile_step, make_evaluation, make_step
+from belle_jax.training.step import reduced
 
 MIN_EVAL_STEPS = 5
 
@@ -33,13 +30,12 @@ class NotFiniteError(ValueError):
 class Trainer:
     """One run. `train()` does all of it; `self.state` is what it has reached."""
 
-    def __init__(self, run: Run, workdir: Path, objective: Any = next_token):
+    def __init__(self, run: Run, workdir: Path):
         """Prepares everything up to the first step, or to the one after the last checkpoint.
 
         Args:
             run: From `config.resolve`.
             workdir: The run directory; made if absent, continued if it holds a run.
-            objective: What is minimised.
         Raises:
             ValueError: a field, a file or the mesh does not fit; nothing was trained.
         """
@@ -49,11 +45,8 @@ class Trainer:
         start = Start(run, workdir)
         self.run, self.architecture, tokenizer = start.run, start.architecture, start.tokenizer
 
-        # ─── the mesh ────────────────────────────────────────────────────────────────────────────
-        self.mesh = sharding.make_mesh(self.run.mesh)
-        sharding.check_divides(self.architecture, self.mesh)
-        batch = self.run.batch
-        sharding.check_batch(batch.size // batch.accumulation, self.mesh)
+        # ─── the mesh, and what is trained on it ─────────────────────────────────────────────────
+        layout = lay_out(self.run, self.architecture)
 
         # ─── the data ────────────────────────────────────────────────────────────────────────────
         self.data = data.prepare(self.run, tokenizer)
@@ -70,41 +63,14 @@ class Trainer:
         self.save_every = self._interval(
             self.run.train.checkpoint_every or max(self.run.train.eval_every, 0)
         )
-        self.placement = Placement(self.mesh, batch.size, batch.accumulation, self.run.data.seq_len)
 
         # ─── the step ────────────────────────────────────────────────────────────────────────────
-        self.specs = models.specs(self.architecture)
-        settings = self.run.model
-        self.execution = models.Execution(
-            dtype=settings.dtype,
-            attention=settings.attention,
-            remat=settings.remat,
-            scan=settings.scan,
-            hidden_dropout=settings.hidden_dropout,
-            attention_dropout=settings.attention_dropout,
-        )
-        self.schedule = optim.schedule(self.run.optim, self.steps)
-        self.optimiser = optim.make(self.run.optim, self.steps, self.specs)
-        shapes = {n: jax.ShapeDtypeStruct(s.shape, jnp.float32) for n, s in self.specs.items()}
-        params = sharding.of_parameters(self.mesh, self.specs)
-        replicated = sharding.named(self.mesh, ())
-        self.shardings = State(
-            params, optim.state_shardings(self.optimiser, shapes, params, replicated)
-        )
-        step = make_step(
-            self.architecture, self.execution, objective, self.optimiser, self.run.seed
-        )
-        self.step_fn = compile_step(step, self.shardings, self.mesh)
-        self.evaluate_fn = jax.jit(
-            make_evaluation(self.architecture, self.execution, objective), out_shardings=replicated
-        )
+        self.setup = Setup(self.run, layout, self.steps)
 
         # ─── the state ───────────────────────────────────────────────────────────────────────────
         start.lock()
-        self.checkpoints = Checkpoints(
-            workdir / 'checkpoints', self.run.train.keep_last, self.run.train.keep_best
-        )
-        self.number, self.state = self._state(start, shapes)
+        self.saving = Saving(start, self.setup, self.plan.fingerprint, self.steps)
+        self.number, self.state = self.saving.restore()
         start.save(self.data.account)
         self.evaluation_loss: float | None = None
         self._stop = self._tracing = False
@@ -118,7 +84,7 @@ class Trainer:
             NotFiniteError: the loss is not finite; the last good checkpoint stays.
             OSError: a checkpoint could not be saved.
         """
-        self.recorder = metrics_lib.Recorder(
+        self.recorder = metrics.Recorder(
             self.workdir / 'metrics',
             self.number,
             self.last_step,
@@ -131,11 +97,11 @@ class Trainer:
         signals = (signal.SIGTERM, signal.SIGINT) if alone else ()
         previous = {number: signal.signal(number, self._terminate) for number in signals}
         try:
-            with jax.set_mesh(self.mesh):
+            with jax.set_mesh(self.setup.mesh):
                 self._run()
         except BaseException:
             with contextlib.suppress(Exception):  # what went wrong first is what is told
-                self.checkpoints.close()
+                self.saving.checkpoints.close()
             raise
         finally:
             for number, handler in previous.items():
@@ -143,17 +109,18 @@ class Trainer:
             if self._tracing:
                 jax.profiler.stop_trace()
             self.recorder.close()
-        self.checkpoints.close()
+        self.saving.checkpoints.close()
         if jax.process_index() == 0:
             curve = self.workdir / 'metrics' / 'loss.png'
-            metrics_lib.draw(metrics_lib.read(self.recorder.path), curve)
+            metrics.draw(metrics.read(self.recorder.path), curve)
             print(f'Loss curve: {curve}')
         return self.workdir
 
     def _run(self) -> None:
         train = self.run.train
-        batches = self.placement.stream(
-            data.load(self.plan, self.placement.rows, self.number, self.last_step)
+        placement = self.setup.placement()
+        batches = placement.stream(
+            data.load(self.plan, placement.rows, self.number, self.last_step)
         )
         pending: list[tuple[int, Mapping[str, jax.Array]]] = []
         clock = time.monotonic()
@@ -161,10 +128,7 @@ class Trainer:
             if train.profile_from <= self.number < train.profile_to and not self._tracing:
                 jax.profiler.start_trace(str(self.workdir / 'profile'))
                 self._tracing = True
-            (params, optimiser), values = self.step_fn(
-                self.state.params, {}, self.state.optimiser, next(batches), np.int32(self.number)
-            )
-            self.state = State(params, optimiser)
+            self.state, values = self.setup.step(self.state, next(batches), self.number)
             self.number += 1
             pending.append((self.number, values))
             if self._tracing and self.number >= train.profile_to:
@@ -183,77 +147,37 @@ class Trainer:
             else:
                 self._check_finite(pending[:-1])
             if evaluate:
-                self.evaluation_loss = self.evaluate()
-                record = {
-                    'evaluation_loss': self.evaluation_loss,
-                    'evaluation_perplexity': metrics_lib.perplexity(self.evaluation_loss),
-                }
+                found = self.evaluate()
+                self.evaluation_loss = found['loss']
+                record = {f'evaluation_{name}': value for name, value in found.items()}
+                record['evaluation_perplexity'] = metrics.perplexity(self.evaluation_loss)
                 self.recorder.write(self.number, record)
                 clock = time.monotonic()
             if save:
-                self._save(self.evaluation_loss if evaluate else None)
-            self.checkpoints.check()
+                self.saving.save(
+                    self.number, self.state, self.evaluation_loss if evaluate else None
+                )
+            self.saving.checkpoints.check()
         if pending:
             self._report(pending, clock)
         if self._stop:
             self.recorder.say(
                 f'Stopped: saving step {self.number}; the same command goes on from there.'
             )
-        if self.checkpoints.last_saved != self.number:
-            self._save(None)
-        self.checkpoints.wait()
+        if self.saving.checkpoints.last_saved != self.number:
+            self.saving.save(self.number, self.state, None)
+        self.saving.checkpoints.wait()
 
-    def evaluate(self) -> float:
-        """Mean negative log-likelihood of the validation rows' trained tokens, in nats."""
+    def evaluate(self) -> dict[str, float]:
+        """The objective over the validation rows: its loss (nats a trained token) and metrics."""
         plan = self.data.validation
         assert plan is not None, 'the caller looks whether there is one'
-        batch = self.run.batch
-        rows = batch.size // batch.accumulation
-        placement = Placement(self.mesh, rows, 1, self.run.data.seq_len)
-        totals = None
+        placement, totals = self.setup.evaluation_placement(), None
         for values in placement.stream(data.load(plan, placement.rows, 0, plan.steps(1.0))):
-            sums = self.evaluate_fn(self.state.params, values)
+            sums = self.setup.evaluate(self.state, values)
             totals = sums if totals is None else jax.tree.map(jnp.add, totals, sums)
         assert totals is not None
-        return float(totals['loss'] / totals['weight'])
-
-    def _state(self, start: Start, shapes: Mapping[str, Any]) -> tuple[int, State]:
-        """The last good checkpoint, or the beginning."""
-        step = self.checkpoints.newest()
-        optimiser_shapes = jax.eval_shape(self.optimiser.init, dict(shapes))
-        if step is not None:
-            meta = self.checkpoints.meta(step)
-            if meta.get('plan') not in (None, self.plan.fingerprint):
-                raise ValueError(
-                    f'{self.workdir} was trained on other data or batches than this configuration '
-                    'plans (data, template, seed, batch.size or data.seq_len changed): continuing '
-                    'would repeat some rows and skip others. Give a new --workdir.'
-                )
-            if meta.get('steps', self.steps) != self.steps:
-                logging.warning(
-                    'The run was planned for %d steps and is now for %d: the learning rate follows '
-                    'the new plan.',
-                    meta['steps'],
-                    self.steps,
-                )
-            if meta.get('optimiser', True):
-                like = jax.tree.map(
-                    lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where),
-                    State(dict(shapes), optimiser_shapes),
-                    self.shardings,
-                )
-                return step, self.checkpoints.restore(step, like)
-        params = start.parameters(self.shardings.params)
-        init = jax.jit(self.optimiser.init, out_shardings=self.shardings.optimiser)
-        return 0, State(params, init(params))
-
-    def _save(self, evaluation_loss: float | None) -> None:
-        meta = {
-            'plan': self.plan.fingerprint,
-            'evaluation_loss': evaluation_loss,
-            'steps': self.steps,
-        }
-        self.checkpoints.save(self.number, self.state, meta)
+        return {k: float(v) for k, v in reduced(self.setup.objective, totals).items()}
 
     def _report(self, pending, clock: float) -> float:
         """Waits for the pending steps and records their means; returns the new clock."""
@@ -261,23 +185,34 @@ class Trainer:
         values = {k: np.array([float(v[k]) for _, v in pending]) for k in pending[0][1]}
         now = time.monotonic()
         rate = values['tokens'].sum() / (now - clock)
+        devices = self.setup.mesh.size
         record = {
-            'loss': float(np.average(values['loss'], weights=values['trained_tokens'] + 1e-9)),
+            **self._reduced(values),
             'grad_norm': float(values['grad_norm'][-1]),
-            'learning_rate': float(self.schedule(self.number - 1)),
+            'learning_rate': float(self.setup.schedule(self.number - 1)),
             'tokens_per_second': rate,
-            'tokens_per_second_per_device': rate / self.mesh.size,
-            'memory_bytes': metrics_lib.memory_bytes(),
+            'tokens_per_second_per_device': rate / devices,
+            'memory_bytes': metrics.memory_bytes(),
             'epoch': self.number / max(self.plan.steps(1.0), 1),
         }
-        if peak := metrics_lib.peak_flops():
-            sizes = {n: int(np.prod(s.shape)) for n, s in self.specs.items()}
-            flops = metrics_lib.training_flops_per_token(
-                self.architecture, sizes, self.run.data.seq_len
+        if peak := metrics.peak_flops():
+            flops = metrics.training_flops_per_token(
+                self.architecture, self.setup.sizes, self.run.data.seq_len
             )
-            record['flop_utilisation'] = rate * flops / (peak * self.mesh.size)
+            record['flop_utilisation'] = rate * flops / (peak * devices)
         self.recorder.write(self.number, record)
         return now
+
+    def _reduced(self, values: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """Loss and the objective's metrics over some steps."""
+        reductions = {'loss': 'mean', **self.setup.objective.reductions}
+        weights = values['trained_tokens'] + 1e-9
+        return {
+            name: float(
+                np.average(values[name], weights=weights) if how == 'mean' else values[name].sum()
+            )
+            for name, how in reductions.items()
+        }
 
     def _check_finite(self, pending) -> None:
         for number, values in pending:
@@ -316,11 +251,15 @@ class Trainer:
 
     def _introduce(self) -> None:
         say = self.recorder.say
-        shape = ' × '.join(f'{k} {v}' for k, v in self.mesh.shape.items())
+        mesh, sizes = self.setup.mesh, self.setup.sizes
+        shape = ' × '.join(f'{k} {v}' for k, v in mesh.shape.items())
         say(
-            f'{self.architecture.family}, {models.count_parameters(self.architecture):,} '
-            f'parameters, on {self.mesh.size} × {jax.devices()[0].device_kind} ({shape})'
+            f'{self.architecture.family}, {models.count_parameters(self.setup.blueprint):,} '
+            f'parameters, on {mesh.size} × {jax.devices()[0].device_kind} ({shape})'
         )
+        if self.setup.shapes.frozen:
+            trained, total = sum(sizes[n] for n in self.setup.shapes.trainable), sum(sizes.values())
+            say(f'{trained:,} of {total:,} parameters are trained, the others are frozen')
         say(str(self.data.account))
         say(
             f'{self.steps} steps of {self.run.batch.size} × {self.run.data.seq_len} tokens'

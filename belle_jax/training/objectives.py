@@ -1,45 +1,86 @@
-"""What a step minimises: functions from (model, batch, dropout key) to (sum, weight, metrics).
+"""What a step minimises.
 
-The loss of a step is the total of the sums over the total of the weights, over all micro-batches
-and hosts, so that splitting a batch changes nothing. Metrics are sums as well.
+The loss of a step is the total of an objective's sums over the total of its weights, over all
+micro-batches and hosts, so that splitting a batch changes nothing.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 
 from belle_jax.models import Decoder
-from belle_jax.models.vocabulary import token_losses
 
 Batch = Mapping[str, jax.Array]
-Objective = Callable[
-    [Decoder, Batch, jax.Array | None], tuple[jax.Array, jax.Array, dict[str, jax.Array]]
-]
+Sums = tuple[jax.Array, jax.Array, dict[str, jax.Array]]
 
 
-def next_token(
-    model: Decoder, batch: Batch, dropout_key: jax.Array | None
-) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
-    """Negative log-likelihood of the trained tokens.
+class Objective(Protocol):
+    """What is minimised; `--config.train.objective` chooses one by its name.
 
-    Args:
-        model: Any decoder.
-        batch: tokens, targets, segment_ids, positions int [B, T] and weights float32 [B, T].
-        dropout_key: None turns dropout off.
-    Returns:
-        The sum in nats, the number of trained tokens, and metrics as sums: the tokens that are
-        not padding.
+    Attributes:
+        name: In the configuration.
+        fields: dtype of each batch array that it reads, all [B, T]; `segment_ids` is among them,
+            0 where there is padding.
+        reductions: How each metric that it reports is recorded, in training and in evaluation:
+            'mean' divides the sum by the sum of the weights, 'sum' leaves it.
     """
-    h_btd = model.hidden(
-        batch['tokens'],
-        positions=batch['positions'],
-        segment_ids=batch['segment_ids'],
-        dropout_key=dropout_key,
-    )
-    losses_bt: jax.Array = token_losses(  # type: ignore[assignment]
-        h_btd, model.output.table[...], batch['targets'], model.architecture.vocab_size
-    )
-    weights_bt = batch['weights']
-    tokens = jnp.sum(batch['segment_ids'] > 0)
-    return jnp.sum(losses_bt * weights_bt), jnp.sum(weights_bt), {'tokens': tokens}
+
+    name: str
+    fields: Mapping[str, str]
+    reductions: Mapping[str, str]
+
+    def __call__(self, model: Decoder, batch: Batch, dropout_key: jax.Array | None) -> Sums:
+        """Evaluates one micro-batch.
+
+        Args:
+            model: Any decoder.
+            batch: The arrays of `fields`.
+            dropout_key: None turns dropout off.
+        Returns:
+            The sum of what is minimised, the sum of the weights, and each metric as a sum.
+        """
+        ...
+
+
+class NextToken:
+    """Negative log-likelihood of the trained tokens, in nats; the weight is their number."""
+
+    name = 'next_token'
+    fields: Mapping[str, str] = {
+        'tokens': 'int32',
+        'targets': 'int32',
+        'segment_ids': 'int32',
+        'positions': 'int32',
+        'weights': 'float32',
+    }
+    reductions: Mapping[str, str] = {}
+
+    def __call__(self, model: Decoder, batch: Batch, dropout_key: jax.Array | None) -> Sums:
+        """See Objective."""
+        h_btd = model.hidden(
+            batch['tokens'],
+            positions=batch['positions'],
+            segment_ids=batch['segment_ids'],
+            dropout_key=dropout_key,
+        )
+        losses_bt = model.token_losses(h_btd, batch['targets'])
+        return jnp.sum(losses_bt * batch['weights']), jnp.sum(batch['weights']), {}
+
+
+OBJECTIVES: dict[str, Objective] = {o.name: o for o in (NextToken(),)}
+
+
+def named(name: str) -> Objective:
+    """The objective of that name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in OBJECTIVES:
+        raise ValueError(
+            f'--config.train.objective={name!r} is not known: choose one of '
+            f'{", ".join(OBJECTIVES)}.'
+        )
+    return OBJECTIVES[name]

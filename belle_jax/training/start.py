@@ -4,7 +4,6 @@ import dataclasses
 import fcntl
 import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,21 @@ import jax
 
 from belle_jax import config, models
 from belle_jax.config import Architecture, Run
-from belle_jax.data import Tokenizer, tokenizer
-from belle_jax.runs import origin
-from belle_jax.runs.run_directory import read_architecture as read_run_architecture
+from belle_jax.data import tokenizer
+from belle_jax.runs import origin, run_directory
+from belle_jax.training.setup import Setup
+from belle_jax.weights.parameters import Regrouped, place
 
-FIXED = ('seed', 'model', 'data', 'batch', 'optim')
+FIXED = (
+    'seed',
+    'model',
+    'data',
+    'batch',
+    'optim',
+    'train.objective',
+    'train.only',
+    'train.freeze',
+)
 FREE = ('attention', 'remat', 'scan', 'cache_dir')
 """What decides the numbers of a run: a run is continued with the values that it began with."""
 
@@ -41,7 +50,7 @@ class Start:
         tokenizer_path = kept if continued and kept.is_dir() else _tokenizer_path(run)
         self.tokenizer = tokenizer.load(tokenizer_path)
         if continued and run.model.source:  # the directory alone is enough to go on
-            self.architecture = read_run_architecture(workdir)
+            self.architecture = run_directory.read_architecture(workdir)
         else:
             self.architecture = _architecture(run, self.tokenizer)
         if len(self.tokenizer) > self.architecture.vocab_size:
@@ -57,13 +66,26 @@ class Start:
         if continued:
             _check_same(config.load(saved), self.run, workdir)
 
-    def parameters(self, shardings: Mapping[str, Any]) -> dict[str, jax.Array]:
-        """The parameters of step 0: published ones, or random ones."""
-        if self._source:
-            from belle_jax.runs.load import load_parameters
+    def parameters(self, setup: Setup) -> dict[str, jax.Array]:
+        """The parameters of step 0, placed as the setup says: published ones, or random ones.
 
-            return load_parameters(self._source, self.architecture, shardings)
-        return models.initialise(self.architecture, jax.random.key(self.run.seed), shardings)
+        Trained ones are float32, frozen ones as they were published.
+        """
+        shardings = setup.shardings
+        if not self._source:
+            key = jax.random.key(self.run.seed)
+            return models.initialise(setup.blueprint, key, shardings)
+        from belle_jax.runs.load import open_parameters
+
+        source = open_parameters(self._source, self.architecture)
+        grouped: Any = Regrouped(source, setup.blueprint.groups)
+        placed = {}
+        for names, dtype in (
+            (setup.shapes.trainable, 'float32'),
+            (setup.shapes.frozen, source.dtype),
+        ):
+            placed |= place(grouped, {name: shardings[name] for name in names}, dtype)
+        return placed
 
     def lock(self) -> None:
         """Keeps the directory for this run until the process ends.
@@ -107,7 +129,7 @@ def _tokenizer_path(run: Run) -> str:
     return path
 
 
-def _architecture(run: Run, tokenizer: Tokenizer) -> Architecture:
+def _architecture(run: Run, words: tokenizer.Tokenizer) -> Architecture:
     if run.model.source:
         from belle_jax.runs.load import read_architecture
 
@@ -117,10 +139,10 @@ def _architecture(run: Run, tokenizer: Tokenizer) -> Architecture:
         return architecture
     return dataclasses.replace(
         architecture,
-        vocab_size=len(tokenizer),
-        bos_id=tokenizer.bos_id,
-        eos_ids=(tokenizer.eos_id,),
-        pad_id=tokenizer.pad_id,
+        vocab_size=len(words),
+        bos_id=words.bos_id,
+        eos_ids=(words.eos_id,),
+        pad_id=words.pad_id,
     )
 
 

@@ -1,4 +1,4 @@
-"""One optimiser step, and one step of evaluation, as pure functions compiled once."""
+"""One optimiser step, and one step of evaluation, as pure functions."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -7,33 +7,39 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from belle_jax import models, sharding
-from belle_jax.config import Architecture
-from belle_jax.models import Execution
+from belle_jax import models
+from belle_jax.models import Blueprint, Execution
 from belle_jax.training.objectives import Objective
 from belle_jax.training.optim import global_norm
 
-Params = dict[str, jax.Array]
+Params = dict[str, Any]
 
 
 class State(NamedTuple):
-    """What a run trains: parameters by name and the optimiser's state."""
+    """What a run has come to.
 
-    params: dict[str, Any]
+    Attributes:
+        trainable: The parameters that the optimiser moves, by name.
+        frozen: All others, which stay as they came.
+        optimiser: The optimiser's state, over the trainable ones alone.
+    """
+
+    trainable: Params
+    frozen: Params
     optimiser: Any
 
 
 def make_step(
-    architecture: Architecture,
+    blueprint: Blueprint,
     execution: Execution,
     objective: Objective,
     optimiser: optax.GradientTransformation,
     seed: int,
-) -> Callable[..., tuple[State, dict[str, jax.Array]]]:
+) -> Callable[..., tuple[tuple[Params, Any], dict[str, jax.Array]]]:
     """The function that a run compiles.
 
     Args:
-        architecture: Of the model.
+        blueprint: Of the model.
         execution: How the model is run.
         objective: What is minimised.
         optimiser: The update rule.
@@ -42,21 +48,20 @@ def make_step(
         step(trainable, frozen, optimiser_state, batch, number) -> ((trainable, state), metrics).
         Arrays of the batch are [A, B, T]: A micro-batches, each of B rows. Gradients are summed
         over them and divided by the trained tokens of all, so that A changes nothing. Metrics are
-        scalars: loss, grad_norm, trained_tokens, tokens.
+        scalars: loss, grad_norm, trained_tokens, tokens, and what the objective reports.
     """
     keys_needed = execution.hidden_dropout > 0 or execution.attention_dropout > 0
 
     def loss(trainable, frozen, batch, key):
-        model = models.build(architecture, {**trainable, **frozen}, execution)
-        total, weight, metrics = objective(model, batch, key)
-        return total, {**metrics, 'weight': weight}
+        model = models.build(blueprint, {**trainable, **frozen}, execution)
+        sums = _sums(objective, model, batch, key)
+        return sums['loss'], sums
 
-    gradient = jax.value_and_grad(loss, has_aux=True)
+    gradient = jax.grad(loss, has_aux=True)
 
     def of_micro_batch(trainable, frozen, batch, key, number):
         micro_key = jax.random.fold_in(key, number) if keys_needed else None
-        (total, sums), grads = gradient(trainable, frozen, batch, micro_key)
-        return grads, sums | {'loss': total}
+        return gradient(trainable, frozen, batch, micro_key)
 
     def of_batch(trainable, frozen, batch, key):
         micro_batches = next(iter(batch.values())).shape[0]
@@ -76,52 +81,54 @@ def make_step(
     def step(trainable, frozen, optimiser_state, batch, number):
         key = jax.random.fold_in(jax.random.key(seed), number)
         grads, sums = of_batch(trainable, frozen, batch, key)
-        weight = sums.pop('weight')
         # A batch without a trained token changes nothing, instead of dividing by zero.
-        grads = jax.tree.map(lambda g: g / jnp.maximum(weight, 1.0), grads)
+        grads = jax.tree.map(lambda g: g / jnp.maximum(sums['weight'], 1.0), grads)
         updates: Any
         updates, optimiser_state = optimiser.update(grads, optimiser_state, trainable)
-        metrics = sums | {
-            'loss': sums['loss'] / jnp.maximum(weight, 1.0),
+        metrics = reduced(objective, sums) | {
             'grad_norm': global_norm(grads),
-            'trained_tokens': weight,
+            'trained_tokens': sums['weight'],
+            'tokens': sums['tokens'],
         }
         moved: Any = optax.apply_updates(trainable, updates)
-        return State(moved, optimiser_state), metrics
+        return (moved, optimiser_state), metrics
 
     return step
 
 
-def compile_step(step: Callable[..., Any], shardings: State, mesh: jax.sharding.Mesh) -> Any:
-    """`jax.jit` with every layout given, so that the step compiles once, and buffers reused."""
-    replicated = sharding.named(mesh, ())
-    return jax.jit(
-        step,
-        in_shardings=(
-            shardings.params,
-            None,
-            shardings.optimiser,
-            batch_sharding(mesh),
-            replicated,
-        ),
-        out_shardings=(shardings, replicated),
-        donate_argnums=(0, 2),
-    )
-
-
 def make_evaluation(
-    architecture: Architecture, execution: Execution, objective: Objective
-) -> Callable[[Mapping[str, jax.Array], Mapping[str, jax.Array]], dict[str, jax.Array]]:
-    """The function that evaluates one batch [1, B, T]: sums of loss and weight, without dropout."""
+    blueprint: Blueprint, execution: Execution, objective: Objective
+) -> Callable[[Params, Params, Mapping[str, jax.Array]], dict[str, jax.Array]]:
+    """The function that evaluates one batch [1, B, T], without dropout: sums for `reduced`."""
 
-    def evaluate(params, batch):
-        model = models.build(architecture, params, execution)
-        total, weight, _ = objective(model, jax.tree.map(lambda a: a[0], batch), None)
-        return {'loss': total, 'weight': weight}
+    def evaluate(trainable, frozen, batch):
+        model = models.build(blueprint, {**trainable, **frozen}, execution)
+        return _sums(objective, model, jax.tree.map(lambda a: a[0], batch), None)
 
     return evaluate
 
 
-def batch_sharding(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
-    """Of batch arrays [A, B, T]: each device holds its rows of every micro-batch."""
-    return sharding.named(mesh, (None, 'batch', 'length'))
+def reduced(objective: Objective, sums: Mapping[str, Any]) -> dict[str, Any]:
+    """The loss and what the objective reports, each reduced as the objective says.
+
+    Args:
+        objective: Whose sums they are.
+        sums: Over any number of batches: loss, weight, tokens, and the objective's metrics.
+    Returns:
+        loss in nats a token, and the metrics.
+    """
+    weight = jnp.maximum(sums['weight'], 1.0)
+    means = {'loss'} | {name for name, how in objective.reductions.items() if how == 'mean'}
+    kept = ('loss', *objective.reductions)
+    return {name: sums[name] / weight if name in means else sums[name] for name in kept}
+
+
+def _sums(objective: Objective, model: models.Decoder, batch, key) -> dict[str, jax.Array]:
+    total, weight, metrics = objective(model, batch, key)
+    if metrics.keys() != objective.reductions.keys():
+        raise ValueError(
+            f'the objective {objective.name} reports {sorted(metrics)} and says how to reduce '
+            f'{sorted(objective.reductions)}: name each metric in `reductions`.'
+        )
+    tokens = jnp.sum(batch['segment_ids'] > 0)
+    return {'loss': total, 'weight': weight, 'tokens': tokens, **metrics}

@@ -4,7 +4,7 @@ Each device's shard is read by itself, so that no host holds the model twice, or
 shards.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,7 +12,6 @@ import numpy as np
 
 from belle_jax.architecture import Architecture
 from belle_jax.formats import names
-from belle_jax.runs import run_directory
 from belle_jax.weights import shards
 from belle_jax.weights.tensors import DTYPES, Index
 
@@ -56,41 +55,64 @@ class Published:
         return entry.take([self._stored[n].array for n in entry.their_names], index, dtype)
 
 
-class Saved:
-    """The parameters in a checkpoint of a run."""
+class Regrouped:
+    """Parameters read as if their layers were stacked in other groups than they are.
 
-    def __init__(self, checkpoint: run_directory.Checkpoint):
-        """Opens the arrays of a checkpoint.
+    A group is what `blocks.0.…`, `blocks.1.…` hold: some layers in order, stacked.
 
+    Attributes:
+        shapes: Shape of each parameter in the new groups.
+        pieces: For each the stored parameters that it is read from, each with the layer of the new
+            group at which its own first layer stands.
+    """
+
+    def __init__(self, parameters: Any, groups: Sequence[int]):
+        """Plans the reading.
+
+        Args:
+            parameters: With `shapes` and `read` as in `Parameters`.
+            groups: Layers in each new group.
         Raises:
-            ValueError: they are not those of the run's architecture.
+            ValueError: they are not of a model of that many layers.
         """
-        self.checkpoint = checkpoint
-        self.architecture = checkpoint.architecture
-        self._arrays = run_directory.Arrays(checkpoint)
-        self.shapes = self._arrays.shapes
-        wanted = {e.ours: e.our_shape for e in names.table(self.architecture)}
-        for name in sorted(wanted.keys() | self.shapes.keys()):
-            if wanted.get(name) != self.shapes.get(name):
+        self._parameters = parameters
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.pieces: dict[str, list[tuple[str, int]]] = {}
+        stacks: dict[str, list[str]] = {}
+        for name, shape in parameters.shapes.items():
+            if name.startswith('blocks.'):
+                stacks.setdefault(name.split('.', 2)[2], []).append(name)
+            else:
+                self.shapes[name], self.pieces[name] = shape, [(name, 0)]
+        for rest, stored in stacks.items():
+            stored.sort(key=lambda name: int(name.split('.')[1]))
+            counts = [parameters.shapes[name][0] for name in stored]
+            if sum(counts) != sum(groups):
                 raise ValueError(
-                    f'{checkpoint.directory} holds {name} of shape {self.shapes.get(name)} where '
-                    f'model.architecture in {checkpoint.run / run_directory.CONFIG} asks for '
-                    f'{wanted.get(name)}: the two do not belong together.'
+                    f'{rest} is there for {sum(counts)} layers, and the model has {sum(groups)}.'
                 )
-        self.dtype = common_dtype(self._arrays.dtypes)
+            firsts = [sum(counts[:number]) for number in range(len(counts))]
+            for group, count in enumerate(groups):
+                name, start = f'blocks.{group}.{rest}', sum(groups[:group])
+                self.shapes[name] = (count, *parameters.shapes[stored[0]][1:])
+                self.pieces[name] = [
+                    (source, first - start)
+                    for source, first, held in zip(stored, firsts, counts, strict=True)
+                    if first < start + count and start < first + held
+                ]
 
     def read(self, name: str, index: Index, dtype: np.dtype | None = None) -> np.ndarray:
-        """A slice of a parameter as `dtype` (None: as stored); nothing else is read."""
-        array = self._arrays.read(name, index)
-        return array if dtype is None else array.astype(dtype, copy=False)
-
-    def chunk(self, name: str) -> tuple[int, ...]:
-        """Shape of the pieces that a parameter is stored in."""
-        return self._arrays.chunk(name)
-
-    def dtype_of(self, name: str) -> np.dtype:
-        """In which a parameter is stored."""
-        return self._arrays.dtypes[name]
+        """A slice of a parameter; nothing else is read."""
+        if not name.startswith('blocks.'):
+            return self._parameters.read(name, index, dtype)
+        begin, end, _ = index[0].indices(self.shapes[name][0])
+        read = []
+        for source, first in self.pieces[name]:
+            held = self._parameters.shapes[source][0]
+            layers = slice(max(begin - first, 0), min(end - first, held))
+            if layers.start < layers.stop:
+                read.append(self._parameters.read(source, (layers, *index[1:]), dtype))
+        return read[0] if len(read) == 1 else np.concatenate(read)
 
 
 def common_dtype(dtypes: Mapping[str, np.dtype]) -> str:
@@ -116,8 +138,8 @@ def place(
 
     Args:
         parameters: Open files.
-        shardings: `jax.sharding.Sharding` by parameter name; each process reads the slices of its
-            own devices. None: whole NumPy arrays, and JAX is not needed.
+        shardings: `jax.sharding.Sharding` by name of the parameters wanted; each process reads the
+            slices of its own devices. None: whole NumPy arrays of all, and JAX is not needed.
         dtype: 'float32', 'bfloat16' or 'float16'.
     Returns:
         Arrays by checkpoint name.
@@ -143,8 +165,8 @@ def place(
         return jax.make_array_from_callback(shape, shardings[name], shard)
 
     arrays = {}
-    for name, shape in parameters.shapes.items():
-        arrays[name] = array(name, shape)
+    for name in shardings:
+        arrays[name] = array(name, parameters.shapes[name])
         # Transfers are asynchronous: without waiting, the host copies of many parameters pile up.
         arrays[name].block_until_ready()
     return arrays

@@ -1,9 +1,7 @@
 """A tensor that lies in a file, and a tensor that is to be written to one."""
 
-import contextlib
 import dataclasses
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
@@ -177,17 +175,3 @@ def map_file(path: Path) -> np.ndarray:
     if path.stat().st_size == 0:
         return np.empty(0, np.uint8)
     return np.memmap(path, np.uint8, mode='r')
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Opens a file that appears under its name only when it is complete and on the disk."""
-    partial = path.with_name(f'.{path.name}.partial-{os.getpid()}')
-    try:
-        with partial.open('wb') as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -19,7 +19,8 @@ from typing import IO, Any
 import ml_dtypes
 import numpy as np
 
-from belle_jax.weights.tensors import Planned, Stored, map_file, replacing
+from belle_jax.files import whole_file
+from belle_jax.weights.tensors import Planned, Stored, map_file
 
 STORAGES = {
     'DoubleStorage': np.dtype('<f8'),
@@ -271,7 +272,7 @@ def write(path: Path, tensors: Sequence[Planned]) -> None:
             it.
     """
     stem = path.stem
-    with replacing(path) as file, zipfile.ZipFile(file, 'w') as archive:
+    with whole_file(path) as file, zipfile.ZipFile(file, 'w') as archive:
         for name, content in (
             ('data.pkl', _pickle(tensors)),
             ('byteorder', b'little'),

@@ -217,7 +217,7 @@ def test_each_shard_reads_its_slices_on_any_mesh(tmp_path, kind, shape):
         publish(path, LLAMA)
     expected = load_parameters(path)
     mesh = sharding.make_mesh(config.Mesh(*shape))
-    shardings = sharding.of_parameters(mesh, models.specs(LLAMA))
+    shardings = sharding.of_parameters(mesh, models.specs(models.Blueprint(LLAMA)))
     placed = load_parameters(path, LLAMA, shardings)
     for name, array in placed.items():
         assert array.sharding == shardings[name]

@@ -29,7 +29,7 @@ def model(family, **changes):
     # A wider spread than in training: what comes next is far from a tie.
     changes = {'init_std': 0.3, 'max_position': 512, 'layers': 2, **changes}
     architecture = dataclasses.replace(tiny.FAMILIES[family], **changes)
-    return models.build(architecture, tiny.params(architecture))
+    return models.build(models.Blueprint(architecture), tiny.params(architecture))
 
 
 def prompts(*lengths, seed=0):
@@ -183,9 +183,9 @@ def test_a_mesh_says_what_one_device_says(family, num_beams):
     settings = Sampling(max_new_tokens=40, num_beams=num_beams, repetition_penalty=1.1)
     want = Engine(decoder).generate(texts, settings)
     mesh = sharding.make_mesh(config.Mesh(2, 2, 2), jax.devices()[:8])
-    places = sharding.of_parameters(mesh, models.specs(decoder.architecture))
+    places = sharding.of_parameters(mesh, models.specs(decoder.blueprint))
     placed = {k: jax.device_put(v, places[k]) for k, v in models.parameters(decoder).items()}
-    spread = models.build(decoder.architecture, placed)
+    spread = models.build(decoder.blueprint, placed)
     before = compiled(loop.advance), compiled(beams._search)
     assert Engine(spread).generate(texts, settings) == want
     after = compiled(loop.advance), compiled(beams._search)

@@ -18,7 +18,6 @@ import pytest
 from belle_jax.diffs.xor import blocks, checksums
 from belle_jax.diffs.xor import directory as xor_directory
 from belle_jax.diffs.xor import stream as xor
-from belle_jax.diffs.xor import target as xor_target
 from belle_jax.diffs.xor import verification as xor_verify
 from belle_jax.weights import safetensors, torch_files
 from belle_jax.weights.tensors import planned
@@ -437,7 +436,7 @@ def test_a_disk_that_refuses_is_one_sentence_and_no_half_file(
     tmp_path, model, code, message, monkeypatch
 ):
     enc = encrypted_model(tmp_path)
-    real = xor.replacing
+    real = xor.whole_file
 
     class Full:
         """A file with room for fewer bytes than any has."""
@@ -464,7 +463,7 @@ def test_a_disk_that_refuses_is_one_sentence_and_no_half_file(
         def __exit__(self, *error):
             return self.within.__exit__(*error)
 
-    monkeypatch.setattr(xor, 'replacing', Replacing)
+    monkeypatch.setattr(xor, 'whole_file', Replacing)
     check_refused(tmp_path, message, OSError)
     assert not (tmp_path / 'out').exists()
     shutil.rmtree(enc)
@@ -477,7 +476,7 @@ def test_room_and_permission_are_looked_for_before_the_work(tmp_path, model, mon
     encrypted_model(tmp_path)
     with monkeypatch.context() as patch:
         usage = shutil._ntuple_diskusage(10, 5, 5)  # type: ignore[attr-defined]
-        patch.setattr(xor_target.shutil, 'disk_usage', lambda _: usage)
+        patch.setattr(shutil, 'disk_usage', lambda _: usage)
         check_refused(tmp_path, 'needs 0.00 GB and its disk has 0.00 GB free: make room', OSError)
 
     def refused(self, *_, **__):

@@ -49,13 +49,13 @@ def entry_of(architecture, name):
 @pytest.mark.parametrize('name', ['llama2_70b', 'llama3_8b', 'llama_7b', 'bloom_560m', 'bloom_7b1'])
 def test_the_table_has_exactly_the_parameters_of_the_model(name):
     ours = {e.ours: e.our_shape for e in names.table(PRESETS[name])}
-    assert ours == {n: s.shape for n, s in models.specs(PRESETS[name]).items()}
+    assert ours == {n: s.shape for n, s in models.specs(models.Blueprint(PRESETS[name])).items()}
 
 
 @BOTH
 def test_the_table_has_exactly_the_parameters_of_a_model_with_every_option(architecture):
     ours = {e.ours: e.our_shape for e in names.table(architecture)}
-    assert ours == {n: s.shape for n, s in models.specs(architecture).items()}
+    assert ours == {n: s.shape for n, s in models.specs(models.Blueprint(architecture)).items()}
 
 
 def test_llama_layouts_are_these_transposes():

@@ -10,7 +10,7 @@ import pytest
 
 import tiny
 from belle_jax import config, models, sharding
-from belle_jax.training.objectives import next_token
+from belle_jax.training.objectives import NextToken
 
 COUNTS = {
     'bloom_560m': 559_214_592,
@@ -29,12 +29,13 @@ COUNTS = {
     'llama3_8b': 8_030_261_248,
     'llama3_70b': 70_553_706_496,
 }
+next_token = NextToken()
 families = pytest.mark.parametrize('family', ['llama', 'bloom'])
 
 
 def loss_and_gradient(architecture, params, batch, **settings):
     def loss(params):
-        model = models.build(architecture, params, **settings)
+        model = models.build(models.Blueprint(architecture), params, **settings)
         total, weight, _ = next_token(model, batch, None)
         return total / weight
 
@@ -51,7 +52,7 @@ def assert_close(ours, theirs, tolerance=1e-5):
 
 @pytest.mark.parametrize('name', COUNTS)
 def test_a_published_size_has_its_published_number_of_parameters(name):
-    assert models.count_parameters(config.PRESETS[name]) == COUNTS[name]
+    assert models.count_parameters(models.Blueprint(config.PRESETS[name])) == COUNTS[name]
 
 
 @families
@@ -61,11 +62,11 @@ def test_no_logit_depends_on_a_later_token(family):
     batch = tiny.packed_batch([[12]], 12)
 
     def logits_at(embedded, position):
-        model = models.build(architecture, params)
-        x_btd = model.embedded(batch['tokens']) + embedded
-        context = model._context(jnp.arange(12)[None], None, None)
-        h_btd = model._run_group(model.blocks[0], x_btd, context, None)
-        return model.logits(model.final_norm(h_btd))[0, position, :300].sum()
+        model = models.build(models.Blueprint(architecture), params)
+        context = model.context(jnp.arange(12)[None])
+        x_btd = model.embedded(batch['tokens'], context) + embedded
+        h_btd = model.final_norm(model.run(x_btd, context))
+        return model.logits(h_btd)[0, position, :300].sum()
 
     for position in (0, 5, 10):
         gradient = jax.grad(logits_at)(jnp.zeros((1, 12, 64)), position)
@@ -121,7 +122,7 @@ def test_a_sharded_model_has_the_loss_and_gradient_of_an_unsharded_one(family, s
     batch = tiny.packed_batch([[20, 9], [30], [5, 6, 7], [32]] * 2, 32)
     alone = loss_and_gradient(architecture, params, batch)
     mesh = sharding.make_mesh(config.Mesh(*shape))
-    shardings = sharding.of_parameters(mesh, models.specs(architecture))
+    shardings = sharding.of_parameters(mesh, models.specs(models.Blueprint(architecture)))
     with jax.set_mesh(mesh):
         spread = {name: jax.device_put(p, shardings[name]) for name, p in params.items()}
         rows = sharding.named(mesh, ('batch', 'length'))
@@ -132,11 +133,11 @@ def test_a_sharded_model_has_the_loss_and_gradient_of_an_unsharded_one(family, s
 @families
 def test_initial_parameters_are_the_same_on_every_mesh(family):
     architecture = tiny.FAMILIES[family]
-    alone = models.initialise(architecture, jax.random.key(3))
+    alone = models.initialise(models.Blueprint(architecture), jax.random.key(3))
     for shape in ((1, 8, 1), (2, 2, 2)):
         mesh = sharding.make_mesh(config.Mesh(*shape))
-        shardings = sharding.of_parameters(mesh, models.specs(architecture))
-        spread = models.initialise(architecture, jax.random.key(3), shardings)
+        shardings = sharding.of_parameters(mesh, models.specs(models.Blueprint(architecture)))
+        spread = models.initialise(models.Blueprint(architecture), jax.random.key(3), shardings)
         for name, value in alone.items():
             assert spread[name].sharding == shardings[name]
             np.testing.assert_array_equal(spread[name], value)
@@ -145,7 +146,7 @@ def test_initial_parameters_are_the_same_on_every_mesh(family):
 @families
 def test_decoding_with_a_cache_says_what_the_whole_text_says(family):
     architecture = tiny.FAMILIES[family]
-    model = models.build(architecture, tiny.params(architecture))
+    model = models.build(models.Blueprint(architecture), tiny.params(architecture))
     tokens = jnp.asarray(tiny.packed_batch([[20], [20]], 20)['tokens'])
     whole = model(tokens)
     for decoder in (model, models.unstack(model)):
@@ -171,12 +172,16 @@ def test_dropout_depends_on_its_key_alone(family):
     losses = []
     for scan in (True, False):
         model = models.build(
-            architecture, params, hidden_dropout=0.2, attention_dropout=0.1, scan=scan
+            models.Blueprint(architecture),
+            params,
+            hidden_dropout=0.2,
+            attention_dropout=0.1,
+            scan=scan,
         )
         losses.append([float(next_token(model, batch, jax.random.key(i))[0]) for i in (0, 1)])
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     assert abs(losses[0][0] - losses[0][1]) > 1e-2
-    plain = models.build(architecture, params)
+    plain = models.build(models.Blueprint(architecture), params)
     assert float(next_token(plain, batch, None)[0]) == pytest.approx(
         float(next_token(model, batch, None)[0]), rel=1e-6
     )
@@ -196,10 +201,19 @@ def test_parameters_of_another_model_are_refused():
     params = tiny.params(tiny.LLAMA)
     with pytest.raises(ValueError, match=r'embed_norm\.bias is missing'):
         models.build(
-            tiny.BLOOM,
+            models.Blueprint(tiny.BLOOM),
             {k: v for k, v in tiny.params(tiny.BLOOM).items() if 'embed_norm.b' not in k},
         )
+    with pytest.raises(
+        ValueError, match=r'embed\.table holds int8 numbers where the model has float'
+    ):
+        models.build(
+            models.Blueprint(tiny.LLAMA),
+            params | {'embed.table': params['embed.table'].astype(jnp.int8)},
+        )
     with pytest.raises(ValueError, match='belongs to no layer'):
-        models.build(tiny.LLAMA, params | {'extra.kernel': params['final_norm.scale']})
+        models.build(
+            models.Blueprint(tiny.LLAMA), params | {'extra.kernel': params['final_norm.scale']}
+        )
     with pytest.raises(ValueError, match=r'final_norm\.scale has shape \(1,\)'):
-        models.build(tiny.LLAMA, params | {'final_norm.scale': jnp.ones(1)})
+        models.build(models.Blueprint(tiny.LLAMA), params | {'final_norm.scale': jnp.ones(1)})

@@ -9,7 +9,7 @@ import tiny
 from belle_jax import config, models
 from belle_jax.runs.load import load_parameters, read_architecture
 from belle_jax.training import optim
-from belle_jax.training.objectives import next_token
+from belle_jax.training.objectives import NextToken
 from belle_jax.training.step import make_step
 
 torch = pytest.importorskip('torch')
@@ -93,8 +93,9 @@ def test_fifty_losses_are_those_of_transformers_and_torch(family, tmp_path):
     model.save_pretrained(tmp_path)
     architecture = read_architecture(tmp_path)
     params = {n: jnp.asarray(p) for n, p in load_parameters(tmp_path, architecture).items()}
-    optimiser = optim.make(OPTIM, STEPS, models.specs(architecture))
-    step = jax.jit(make_step(architecture, models.Execution(), next_token, optimiser, seed=0))
+    blueprint = models.Blueprint(architecture)
+    optimiser = optim.make(OPTIM, STEPS, models.specs(blueprint))
+    step = jax.jit(make_step(blueprint, models.Execution(), NextToken(), optimiser, seed=0))
     state, losses = optimiser.init(params), []
     for number, batch in enumerate(batches()):
         batch = {k: v[None] for k, v in batch.items()}

@@ -144,7 +144,7 @@ def test_the_recipe_resolves_to_a_model_of_three_to_ten_million_parameters():
     from belle_jax import models
 
     architecture = replace(run.model.architecture, vocab_size=1100)
-    assert 3e6 <= models.count_parameters(architecture) <= 10e6
+    assert 3e6 <= models.count_parameters(models.Blueprint(architecture)) <= 10e6
     with pytest.raises(ValueError, match='no variants'):
         quickstart.get_config('7b')
 

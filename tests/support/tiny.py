@@ -50,7 +50,7 @@ FAMILIES = {'llama': LLAMA, 'bloom': BLOOM}
 
 def params(architecture: Architecture, seed: int = 0):
     """Random everywhere: norms are not one, biases not zero."""
-    start = models.initialise(architecture, jax.random.key(seed))
+    start = models.initialise(models.Blueprint(architecture), jax.random.key(seed))
     return {
         name: value
         + 0.05 * jax.random.normal(jax.random.key(i), value.shape) * (value != 0)

@@ -48,7 +48,10 @@ def test_the_rate_ends_at_the_final_ratio_and_a_constant_one_stays():
 
 
 def test_decay_leaves_biases_and_norms_alone():
-    names = {**models.specs(tiny.LLAMA), **models.specs(tiny.BLOOM)}
+    names = {
+        **models.specs(models.Blueprint(tiny.LLAMA)),
+        **models.specs(models.Blueprint(tiny.BLOOM)),
+    }
     kept = {name for name in names if not optim.decays(name)}
     assert kept == {n for n in names if n.endswith('.bias') or 'norm' in n}
     assert optim.decays('blocks.0.attention.query.kernel') and optim.decays('head.table')
@@ -58,19 +61,21 @@ def test_decay_leaves_biases_and_norms_alone():
 def test_a_rule_treats_each_layer_of_a_stack_alone(name):
     """Three layers stacked move as the same three layers in groups of their own."""
     architecture = tiny.LLAMA
-    params = models.initialise(architecture, jax.random.key(0))
+    params = models.initialise(models.Blueprint(architecture), jax.random.key(0))
     grads = jax.tree.map(
         lambda p: jnp.asarray(np.random.default_rng(0).normal(size=p.shape), jnp.float32), params
     )
-    single = models.parameters(models.unstack(models.build(architecture, params)))
-    single_grads = models.parameters(models.unstack(models.build(architecture, grads)))
+    single = models.parameters(models.unstack(models.build(models.Blueprint(architecture), params)))
+    single_grads = models.parameters(
+        models.unstack(models.build(models.Blueprint(architecture), grads))
+    )
     settings = config.Optim(name=name, learning_rate=0.1, weight_decay=0.1, schedule='constant')
 
     def moved(params, grads):
         specs = {
             n: models.ParamSpec(p.shape, s.axes, s.init)
             for n, p in params.items()
-            if (s := models.specs(architecture)[_stacked(n)])
+            if (s := models.specs(models.Blueprint(architecture))[_stacked(n)])
         }
         rule = optim.make(settings, STEPS, specs)
         state = rule.init(params)
@@ -79,7 +84,9 @@ def test_a_rule_treats_each_layer_of_a_stack_alone(name):
             params = optax.apply_updates(params, updates)
         return params
 
-    together = models.parameters(models.unstack(models.build(architecture, moved(params, grads))))
+    together = models.parameters(
+        models.unstack(models.build(models.Blueprint(architecture), moved(params, grads)))
+    )
     for n, p in moved(single, single_grads).items():
         np.testing.assert_allclose(together[n], p, rtol=1e-5, atol=1e-6, err_msg=n)
 
@@ -90,7 +97,7 @@ def _stacked(name):
 
 
 def test_adafactor_sees_heads_as_part_of_a_matrix():
-    specs = models.specs(tiny.LLAMA)
+    specs = models.specs(models.Blueprint(tiny.LLAMA))
     rule = optim.make(config.Optim(name='adafactor', clip_norm=0.0), STEPS, specs)
     big = {
         n: models.ParamSpec((s.shape[0], 256, 2, 128), s.axes, s.init)
@@ -105,7 +112,9 @@ def test_adafactor_sees_heads_as_part_of_a_matrix():
 
 
 def test_a_first_moment_may_be_bfloat16():
-    params = models.initialise(tiny.BLOOM, jax.random.key(0))
-    rule = optim.make(config.Optim(moment_dtype='bfloat16'), STEPS, models.specs(tiny.BLOOM))
+    params = models.initialise(models.Blueprint(tiny.BLOOM), jax.random.key(0))
+    rule = optim.make(
+        config.Optim(moment_dtype='bfloat16'), STEPS, models.specs(models.Blueprint(tiny.BLOOM))
+    )
     dtypes = {str(leaf.dtype) for leaf in jax.tree.leaves(rule.init(params)) if leaf.ndim}
     assert dtypes == {'bfloat16', 'float32'}

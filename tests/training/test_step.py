@@ -4,6 +4,7 @@
 # pyright: reportOptionalMemberAccess=false, reportOperatorIssue=false
 
 import dataclasses
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +13,10 @@ import pytest
 
 import tiny
 from belle_jax import config, models, sharding
-from belle_jax.training import optim
 from belle_jax.training.batches import Placement
-from belle_jax.training.objectives import next_token
-from belle_jax.training.step import State, compile_step, make_step
+from belle_jax.training.objectives import OBJECTIVES, NextToken
+from belle_jax.training.partition import partition
+from belle_jax.training.setup import Setup, lay_out
 
 families = pytest.mark.parametrize('family', ['llama', 'bloom'])
 OPTIM = config.Optim(
@@ -32,32 +33,29 @@ def batches(count, rows=8, seq_len=32):
     return made
 
 
-def train(architecture, made, shape=(1, 1, 1), accumulation=1, devices=1, **settings):
-    """Losses of steps over `made`, the last state, and the compiled step."""
-    mesh = sharding.make_mesh(config.Mesh(*shape), jax.devices()[:devices])
-    specs = models.specs(architecture)
-    optimiser = optim.make(OPTIM, len(made), specs)
-    shardings = sharding.of_parameters(mesh, specs)
-    params = models.initialise(architecture, jax.random.key(0), shardings)
-    where = State(
-        shardings,
-        optim.state_shardings(optimiser, params, shardings, sharding.named(mesh, ())),
-    )
-    execution = models.Execution(**settings)
-    step = compile_step(
-        make_step(architecture, execution, next_token, optimiser, seed=0), where, mesh
-    )
-    state = State(params, jax.jit(optimiser.init, out_shardings=where.optimiser)(params))
+def set_up(architecture, made, shape=(1, 1, 1), accumulation=1, devices=1, train=None, **settings):
     rows, seq_len = made[0]['tokens'].shape
-    placement = Placement(mesh, rows, accumulation, seq_len)
-    losses = []
-    with jax.set_mesh(mesh):
+    run = config.Run(
+        model=config.Model(architecture=architecture, remat='none', **settings),
+        data=config.Data(seq_len=seq_len),
+        batch=config.Batch(rows, accumulation),
+        optim=OPTIM,
+        mesh=config.Mesh(*shape),
+        train=train or config.Train(),
+    )
+    return Setup(run, lay_out(run, architecture, jax.devices()[:devices]), len(made))
+
+
+def train(architecture, made, *args, **settings):
+    """Losses of steps over `made`, the last state, and the setup."""
+    setup = set_up(architecture, made, *args, **settings)
+    params = models.initialise(setup.blueprint, jax.random.key(0), setup.shardings)
+    state, placement, losses = setup.state(params), setup.placement(), []
+    with jax.set_mesh(setup.mesh):
         for number, batch in enumerate(made):
-            state, metrics = step(
-                state.params, {}, state.optimiser, placement.put(batch), np.int32(number)
-            )
+            state, metrics = setup.step(state, placement.put(batch), number)
             losses.append(float(metrics['loss']))
-    return losses, state, step
+    return losses, state, setup
 
 
 @families
@@ -66,11 +64,11 @@ def test_twenty_steps_on_eight_devices_lose_what_one_device_loses(family, shape)
     architecture = tiny.FAMILIES[family]
     made = batches(20)
     alone, _, _ = train(architecture, made)
-    losses, state, step = train(architecture, made, shape, devices=8)
+    losses, state, setup = train(architecture, made, shape, devices=8)
     np.testing.assert_allclose(losses, alone, rtol=1e-5)
     assert losses[-1] != losses[0]
-    assert step._cache_size() == 1, 'the step compiles once'
-    for tree in (state.params, state.optimiser):
+    assert setup.compilations == 1, 'the step compiles once'
+    for tree in (state.trainable, state.optimiser):
         leaves = jax.tree.leaves(tree)
         total = sum(x.nbytes for x in leaves)
         for device in jax.devices():
@@ -106,21 +104,96 @@ def _first_moments(optimiser_state):
 
 
 @families
-def test_frozen_parameters_stay_bit_identical_and_may_be_bfloat16(family):
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_frozen_parameters_stay_as_they_came_to_the_byte(family, dtype):
     architecture = tiny.FAMILIES[family]
-    params = tiny.params(architecture)
-    trained = {n: p for n, p in params.items() if '.mlp.' in n}
-    frozen = {n: p.astype(jnp.bfloat16) for n, p in params.items() if n not in trained}
-    optimiser = optim.make(OPTIM, 3, {n: models.specs(architecture)[n] for n in trained})
-    step = jax.jit(make_step(architecture, models.Execution(), next_token, optimiser, seed=0))
-    state = optimiser.init(trained)
-    before = dict(trained)
-    for number, batch in enumerate(batches(3)):
-        batch = {k: v[None] for k, v in batch.items()}
-        (trained, state), metrics = step(trained, frozen, state, batch, np.int32(number))
-    assert all(bool((trained[n] != before[n]).any()) for n in trained)
-    assert trained.keys() == before.keys()
+    made = batches(3)
+    setup = set_up(architecture, made, train=config.Train(only='layers.-1', freeze='*.bias'))
+    last = f'blocks.{len(setup.blueprint.groups) - 1}.'
+    params = models.regroup(
+        tiny.params(architecture), models.Blueprint(architecture), setup.blueprint
+    )
+    trained = {n for n in params if n.startswith(last) and not n.endswith('.bias')}
+    assert setup.blueprint.groups == (2, 1) and setup.shapes.trainable.keys() == trained
+    params |= {n: p.astype(dtype) for n, p in params.items() if n not in trained}
+    before = {n: (p.dtype, np.asarray(p).tobytes()) for n, p in params.items()}
+    state, placement = setup.state(params), setup.placement()
+    moments = [x for x in jax.tree.leaves(state.optimiser) if x.ndim]
+    assert sum(x.size for x in moments) == 2 * sum(params[n].size for n in trained)
+    with jax.set_mesh(setup.mesh):
+        for number, batch in enumerate(made):
+            state, metrics = setup.step(state, placement.put(batch), number)
     assert np.isfinite(metrics['loss'])
+    assert state.frozen.keys() == params.keys() - trained
+    after = {n: (p.dtype, np.asarray(p).tobytes()) for n, p in state.frozen.items()}
+    assert after == {n: before[n] for n in state.frozen}
+    assert all(np.asarray(p).tobytes() != before[n][1] for n, p in state.trainable.items())
+
+
+@families
+def test_training_a_part_takes_the_gradient_that_training_all_has_there(family):
+    """In one group or three, scanned or not, the first moments of what is trained are the same."""
+    architecture = tiny.FAMILIES[family]
+    made = batches(1)
+    whole, every, _ = train(architecture, made)
+    part, some, setup = train(architecture, made, train=config.Train(freeze='embed, layers.1'))
+    assert setup.blueprint.groups == (1, 1, 1)
+    assert part == pytest.approx(whole, rel=1e-6)
+    moments, wanted = _first_moments(some.optimiser), _first_moments(every.optimiser)
+    # The norm that clips is that of the trained part alone.
+    one = next(n for n in moments if n.startswith('blocks.0.'))
+    scale = np.abs(moments[one]).max() / np.abs(wanted[one][:1]).max()
+    for name, moment in moments.items():
+        _, group, rest = name.split('.', 2) if name.startswith('blocks.') else ('', '', name)
+        expected = wanted[f'blocks.0.{rest}'][int(group) :][:1] if group else wanted[rest]
+        np.testing.assert_allclose(moment, scale * expected, atol=1e-5 * np.abs(moment).max())
+
+
+def test_patterns_choose_what_is_trained():
+    blueprint, trained = partition(tiny.LLAMA, only='layers.-1, layers.0.mlp, final_norm')
+    assert blueprint.groups == (1, 1, 1)
+    assert {n for n in trained if '.2.' not in n} == {'final_norm.scale'} | {
+        f'blocks.0.mlp.{layer}.{kind}'
+        for layer in ('gate', 'up', 'down')
+        for kind in ('kernel', 'bias')
+    }
+    assert not any(n.startswith('blocks.1.') for n in trained)
+    assert partition(tiny.LLAMA)[0] == models.Blueprint(tiny.LLAMA)
+    assert partition(tiny.BLOOM, freeze='embed')[1].isdisjoint({'embed.table'})
+    assert 'embed_norm.scale' in partition(tiny.BLOOM, freeze='embed')[1]
+
+
+@pytest.mark.parametrize(
+    ('patterns', 'sentence'),
+    [
+        ({'only': 'layers.3'}, r"train\.only: 'layers\.3' matches no parameter"),
+        ({'freeze': 'embed, hed'}, r"train\.freeze: 'hed' matches no parameter.* head\.table"),
+        ({'only': 'embed', 'freeze': '*'}, 'leave nothing to train'),
+    ],
+)
+def test_a_pattern_that_matches_nothing_is_refused(patterns, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        partition(tiny.LLAMA, **patterns)
+
+
+def test_an_objective_is_chosen_by_name_and_all_its_metrics_come_back(monkeypatch):
+    class Counting(NextToken):
+        name = 'counting'
+        reductions: Mapping[str, str] = {'length': 'sum', 'share': 'mean'}
+
+        def __call__(self, model, batch, dropout_key):
+            total, weight, _ = super().__call__(model, batch, dropout_key)
+            return total, weight, {'length': jnp.sum(batch['positions'] > 0), 'share': weight / 2}
+
+    monkeypatch.setitem(OBJECTIVES, 'counting', Counting())
+    made = batches(1)
+    setup = set_up(tiny.LLAMA, made, accumulation=4, train=config.Train(objective='counting'))
+    state = setup.state(models.initialise(setup.blueprint, jax.random.key(0), setup.shardings))
+    with jax.set_mesh(setup.mesh):
+        _, metrics = setup.step(state, setup.placement().put(made[0]), 0)
+    assert metrics['length'] == (made[0]['positions'] > 0).sum() and metrics['share'] == 0.5
+    with pytest.raises(ValueError, match=r"objective='dpo' is not known: choose one of next_token"):
+        set_up(tiny.LLAMA, made, train=config.Train(objective='dpo'))
 
 
 @families
@@ -142,7 +215,7 @@ def test_a_batch_without_trained_tokens_moves_nothing_by_its_gradient():
     made[0]['weights'][:] = 0
     losses, state, _ = train(tiny.LLAMA, made)
     assert losses == [0.0]
-    assert all(np.isfinite(p).all() for p in state.params.values())
+    assert all(np.isfinite(p).all() for p in state.trainable.values())
 
 
 def test_placement_gives_every_row_to_the_micro_batch_that_it_belongs_to():

@@ -10,7 +10,7 @@ from typing import IO
 
 from belle_jax.diffs.delta import format as delta_format
 from belle_jax.diffs.delta.format import Data, Entry
-from belle_jax.weights.tensors import replacing
+from belle_jax.files import write_text
 
 
 class Writer:
@@ -57,8 +57,7 @@ class Writer:
             ],
         }
         text = json.dumps({'sha256': delta_format.digest(values)} | values) + '\n'
-        with replacing(self._directory / delta_format.NAME) as file:
-            file.write(text.encode())
+        write_text(self._directory / delta_format.NAME, text)
         return sum(d.size for d in self._data) + len(text.encode())
 
     def _end(self) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from belle_jax.diffs.xor import blocks
-from belle_jax.weights.tensors import replacing
+from belle_jax.files import write_text
 
 MANIFEST = 'xor_manifest.json'
 
@@ -65,8 +65,7 @@ def read_manifest(directory: Path) -> dict[str, Entry]:
 def write_manifest(directory: Path, entries: Mapping[str, Entry]) -> None:
     """Writes the manifest, atomically."""
     values = {name: dataclasses.asdict(entry) for name, entry in sorted(entries.items())}
-    with replacing(directory / MANIFEST) as file:
-        file.write((json.dumps({'files': values}, indent=1) + '\n').encode())
+    write_text(directory / MANIFEST, json.dumps({'files': values}, indent=1) + '\n')
 
 
 def read_list(path: str | Path) -> dict[str, str]:

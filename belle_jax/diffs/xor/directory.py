@@ -16,6 +16,7 @@ from belle_jax.diffs.xor import target as xor_target
 from belle_jax.diffs.xor.blocks import Tell
 from belle_jax.diffs.xor.checksums import MANIFEST, Entry, shown
 from belle_jax.diffs.xor.stream import Encrypted, Key
+from belle_jax.files import require_room
 
 STAYS = re.compile(
     r'\..*|(readme|licen[cs]e|notice|use_policy).*|.*\.(md|enc)|' + re.escape(MANIFEST),
@@ -64,7 +65,7 @@ def decrypt(
 
     left = [file for file in tasks.values() if not is_complete(file)]
     new = [file for file in left if not os.path.lexists(target / file.name)]
-    xor_target.require_room(target, sum(file.size for file in new))
+    require_room(target, sum(file.size for file in new))
     with Key(key) as stream:
         if check_kind:
             xor_sources.require_right_key(left, stream)
@@ -128,7 +129,7 @@ def encrypt(
             xor_sources.require_plain(file)
         begun = {parts[0] for name in known if (parts := xor.split_name(name))}
         size = sum(f.stat().st_size for name, f in tasks.items() if name not in begun)
-        xor_target.require_room(target, size)
+        require_room(target, size)
         listed = xor_sources.compare_sources(md5, source, files, is_ours, threads)
 
         def make(file: Path, tell: Tell) -> tuple[str, Entry]:

@@ -22,7 +22,7 @@ from belle_jax.diffs.xor import blocks, file_kind
 from belle_jax.diffs.xor.blocks import Sink, Tell
 from belle_jax.diffs.xor.checksums import Entry, is_plain, shown
 from belle_jax.diffs.xor.file_kind import Verdict
-from belle_jax.weights.tensors import replacing
+from belle_jax.files import whole_file
 
 CHUNK = 10 * 2**20  # bytes of payload and key, in lock-step
 DIGEST = 32  # bytes of a SHA-256
@@ -227,7 +227,7 @@ def encrypt(source: Path, sha256: str, key: Key, target: Path, tell: Tell) -> En
 
 @contextlib.contextmanager
 def _writing(target: Path) -> Iterator[Sink]:
-    with replacing(target) as file, blocks.writing(file) as write:
+    with whole_file(target) as file, blocks.writing(file) as write:
         yield write
 
 

@@ -19,8 +19,9 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from belle_jax.files import whole_file
 from belle_jax.formats.paddle.machine import Array, Machine, Refused
-from belle_jax.weights.tensors import Planned, Stored, map_file, replacing
+from belle_jax.weights.tensors import Planned, Stored, map_file
 
 NAME_TABLE = 'StructuredToParameterName@@'  # from names in the model to names in Paddle's graph
 PIECES = 'UnpackBigParamInfor@@'  # arrays over 1 GB in protocols 2 and 3, cut into pieces
@@ -179,7 +180,7 @@ def write(path: Path, tensors: Sequence[Planned]) -> None:
         path: The file; it appears under its name when it is complete.
         tensors: What goes in; bfloat16 as uint16. `paddle.load` reads it, and NumPy alone too.
     """
-    with replacing(path) as file:
+    with whole_file(path) as file:
         file.write(pickle.PROTO + b'\x04' + pickle.EMPTY_DICT + pickle.MARK)
         for t in tensors:
             before, after = _array(t)

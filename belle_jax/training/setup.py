@@ -1,0 +1,193 @@
+"""What prepares a training step: made once, for training, planning, benchmarks and tests."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from belle_jax import models, sharding
+from belle_jax.config import Architecture, Model, Run
+from belle_jax.training import objectives, optim
+from belle_jax.training.batches import Placement, batch_sharding
+from belle_jax.training.partition import partition
+from belle_jax.training.step import State, make_evaluation, make_step
+
+
+class Layout(NamedTuple):
+    """Where a model lives and what of it is trained.
+
+    Attributes:
+        mesh: The devices.
+        blueprint: Of the model, its layers grouped by what is trained.
+        trained: Names of the parameters that the optimiser moves.
+    """
+
+    mesh: jax.sharding.Mesh
+    blueprint: models.Blueprint
+    trained: frozenset[str]
+
+
+def lay_out(run: Run, architecture: Architecture, devices: Sequence[Any] | None = None) -> Layout:
+    """Decides and checks the layout of a run, before data are read or a device is touched.
+
+    Args:
+        run: Its mesh, batch and patterns of what is trained.
+        architecture: What run.model resolves to.
+        devices: All of jax.devices() by default; their descriptions will do for planning.
+    Raises:
+        ValueError: the mesh fits neither devices nor model nor batch, or a pattern matches nothing.
+    """
+    mesh = sharding.make_mesh(run.mesh, devices)
+    sharding.check_divides(architecture, mesh)
+    sharding.check_batch(run.batch.size // run.batch.accumulation, mesh)
+    return Layout(mesh, *partition(architecture, run.train.only, run.train.freeze))
+
+
+class Setup:
+    """A run's optimiser and objective on its layout, and the functions that train and evaluate.
+
+    Attributes:
+        mesh: The devices.
+        blueprint: Of the model.
+        specs: Declarations of all parameters.
+        objective: What is minimised.
+        schedule: The learning rate by step.
+        shapes: A State of jax.ShapeDtypeStruct, each with its sharding.
+    """
+
+    def __init__(self, run: Run, layout: Layout, steps: int):
+        """Decides everything, compiles nothing.
+
+        Args:
+            run: Its model's execution, optimiser, batch, objective and seed.
+            layout: From `lay_out`.
+            steps: Of the whole run, for the schedule.
+        Raises:
+            ValueError: there is no such objective.
+        """
+        self._run, self.objective = run, objectives.named(run.train.objective)
+        self.mesh, self.blueprint, trained = layout
+        self.specs = models.specs(self.blueprint)
+        specs = {name: spec for name, spec in self.specs.items() if name in trained}
+        self.schedule = optim.schedule(run.optim, steps)
+        self.optimiser = optim.make(run.optim, steps, specs)
+        self.shapes = self._shapes(specs)
+        self._step, self._evaluate = self._compiled(execution(run.model))
+
+    def state(self, params: Mapping[str, jax.Array]) -> State:
+        """The state of step 0.
+
+        Args:
+            params: All parameters by name, placed as `shardings` says.
+        """
+        trainable = {name: params[name] for name in self.shapes.trainable}
+        frozen = {name: params[name] for name in self.shapes.frozen}
+        where = jax.tree.map(lambda s: s.sharding, self.shapes.optimiser)
+        init = jax.jit(self.optimiser.init, out_shardings=where)
+        return State(trainable, frozen, init(trainable))
+
+    def step(
+        self, state: State, batch: Mapping[str, jax.Array], number: int
+    ) -> tuple[State, dict[str, jax.Array]]:
+        """One optimiser step, under `jax.set_mesh(self.mesh)`; the state that goes in is given up.
+
+        Args:
+            state: Trainable parameters and optimiser state are written in place.
+            batch: Arrays [A, B, T], as `Placement.put` gives them.
+            number: Of the step, from 0.
+        Returns:
+            The new state, and metrics as `make_step` says.
+        """
+        (trainable, optimiser), metrics = self._step(
+            state.trainable, state.frozen, state.optimiser, batch, np.int32(number)
+        )
+        return State(trainable, state.frozen, optimiser), metrics
+
+    def evaluate(self, state: State, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """Sums over one batch [1, B, T], for `step.reduced`."""
+        return self._evaluate(state.trainable, state.frozen, batch)
+
+    def trace(self) -> Any:
+        """The step traced over shapes alone, to be lowered and compiled for whatever device."""
+        micro_batches = self._run.batch.accumulation
+        shape = (micro_batches, self._run.batch.size // micro_batches, self._run.data.seq_len)
+        where = batch_sharding(self.mesh)
+        batch = {
+            name: jax.ShapeDtypeStruct(shape, dtype, sharding=where)
+            for name, dtype in self.objective.fields.items()
+        }
+        with jax.set_mesh(self.mesh):
+            return self._step.trace(*self.shapes, batch, jax.ShapeDtypeStruct((), np.int32))
+
+    def placement(self) -> Placement:
+        """Which rows of a step's batch this process reads."""
+        batch = self._run.batch
+        return Placement(self.mesh, batch.size, batch.accumulation, self._run.data.seq_len)
+
+    def evaluation_placement(self) -> Placement:
+        """The same for evaluation, which takes a micro-batch at a time."""
+        batch = self._run.batch
+        rows = batch.size // batch.accumulation
+        return Placement(self.mesh, rows, 1, self._run.data.seq_len)
+
+    @property
+    def shardings(self) -> dict[str, Any]:
+        """Where each parameter lives, by name."""
+        shapes = self.shapes.trainable | self.shapes.frozen
+        return {name: shape.sharding for name, shape in shapes.items()}
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Entries of each parameter."""
+        return {name: math.prod(spec.shape) for name, spec in self.specs.items()}
+
+    @property
+    def compilations(self) -> int:
+        """How often the step was compiled: once, or something is amiss."""
+        return self._step._cache_size()
+
+    def _shapes(self, trained: Mapping[str, models.ParamSpec]) -> State:
+        where = sharding.of_parameters(self.mesh, self.specs)
+        params = {
+            name: jax.ShapeDtypeStruct(spec.shape, spec.dtype, sharding=where[name])
+            for name, spec in self.specs.items()
+        }
+        trainable = {name: params[name] for name in trained}
+        frozen = {name: params[name] for name in params if name not in trained}
+        moments = optim.state_shardings(
+            self.optimiser, trainable, where, sharding.named(self.mesh, ())
+        )
+        optimiser = jax.tree.map(
+            lambda s, w: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=w),
+            jax.eval_shape(self.optimiser.init, trainable),
+            moments,
+        )
+        return State(trainable, frozen, optimiser)
+
+    def _compiled(self, execution: models.Execution) -> tuple[Any, Any]:
+        """`jax.jit` with every layout given, so that the step compiles once, and buffers reused."""
+        replicated = sharding.named(self.mesh, ())
+        trainable, frozen, moments = jax.tree.map(lambda s: s.sharding, self.shapes)
+        step = make_step(self.blueprint, execution, self.objective, self.optimiser, self._run.seed)
+        compiled = jax.jit(
+            step,
+            in_shardings=(trainable, frozen, moments, batch_sharding(self.mesh), replicated),
+            out_shardings=((trainable, moments), replicated),
+            donate_argnums=(0, 2),
+        )
+        evaluation = make_evaluation(self.blueprint, execution, self.objective)
+        return compiled, jax.jit(evaluation, out_shardings=replicated)
+
+
+def execution(settings: Model) -> models.Execution:
+    """How a run's model is run."""
+    return models.Execution(
+        dtype=settings.dtype,
+        attention=settings.attention,
+        remat=settings.remat,
+        scan=settings.scan,
+        hidden_dropout=settings.hidden_dropout,
+        attention_dropout=settings.attention_dropout,
+    )

@@ -1,0 +1,187 @@
+"""What is written appears whole or not at all, and a person is told why in one sentence."""
+
+import contextlib
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from belle_jax import files
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@contextlib.contextmanager
+def text_in(path: Path):
+    with files.WholeText(path) as out:
+        yield lambda content: out.write(content.decode())
+
+
+@contextlib.contextmanager
+def file_in(path: Path):
+    with files.whole_file(path) as out:
+        yield out.write
+
+
+@pytest.mark.parametrize('opened', [file_in, text_in])
+@pytest.mark.parametrize('error', [KeyboardInterrupt, ConnectionError])
+def test_a_file_is_replaced_when_the_block_ends_and_untouched_when_it_fails(
+    tmp_path, opened, error: type[BaseException]
+):
+    path = tmp_path / 'a'
+    with opened(path) as write:
+        write('贝壳'.encode())
+        assert names(tmp_path) == [f'.a.partial-{os.getpid()}']
+    assert path.read_text('utf-8') == '贝壳'
+    with pytest.raises(error), opened(path) as write:
+        write(b'other')
+        raise error('elsewhere')
+    assert path.read_text('utf-8') == '贝壳' and names(tmp_path) == ['a']
+
+
+@pytest.mark.parametrize('length', [1, 10**6])  # refused at the end, and while writing
+def test_a_full_disk_leaves_no_file(tmp_path, monkeypatch, length):
+    real = Path.open
+
+    def full(path, mode):
+        real(path, mode).close()
+        return open('/dev/full', mode)
+
+    monkeypatch.setattr(Path, 'open', full)
+    with pytest.raises(OSError, match='No space'), files.whole_file(tmp_path / 'a') as out:
+        out.write(b'x' * length)
+    with (
+        pytest.raises(ValueError, match=r'b cannot be written \(no space left'),
+        files.WholeText(tmp_path / 'b') as out,
+    ):
+        out.write('x' * length)
+    assert names(tmp_path) == []
+
+
+def test_text_makes_its_directories_and_names_a_file_that_cannot_be(tmp_path):
+    with files.WholeText(tmp_path / 'new' / 'a') as out:
+        out.write('一')
+    assert (tmp_path / 'new' / 'a').read_bytes() == '一'.encode()
+    for path in (tmp_path / 'new' / 'a' / 'b', tmp_path / 'new'):
+        with pytest.raises(ValueError, match=f'{path} cannot be written'), files.WholeText(path):
+            pass
+    assert names(tmp_path) == ['new'] and names(tmp_path / 'new') == ['a']
+
+
+def test_json_comes_back_and_what_is_none_is_named(tmp_path):
+    path = tmp_path / 'a.json'
+    files.write_json(path, {'名': [1, None]})
+    assert path.read_text('utf-8') == '{\n  "名": [\n    1,\n    null\n  ]\n}\n'
+    assert files.read_json(path) == {'名': [1, None]}
+    path.write_text('{"a": 1}', 'utf-8-sig')
+    assert files.read_json(path) == {'a': 1}
+    for content in (b'{', b'{"a": "\xff"}', b'{"a":' * 10**5):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r'a\.json is not readable JSON \(.*: mend it\.'):
+            files.read_json(path, 'mend it')
+    path.write_text('[]')
+    with pytest.raises(ValueError, match='holds no JSON object'):
+        files.read_json(path)
+    with pytest.raises(ValueError, match=r'b\.json is missing: copy it again\.'):
+        files.read_json(tmp_path / 'b.json')
+
+
+def test_a_new_directory_is_whole_or_not_there(tmp_path):
+    target = tmp_path / 'a' / 'out'
+    with files.new_directory(target, 10) as partial:
+        (partial / 'x').write_text('1')
+        assert not target.exists()
+    assert names(target) == ['x'] and names(target.parent) == ['out']
+    with (
+        pytest.raises(ValueError, match='--to=.* not empty: nothing is overwritten'),
+        files.new_directory(target, 0, '--to'),
+    ):
+        pass
+    with pytest.raises(KeyboardInterrupt), files.new_directory(tmp_path / 'b', 0) as partial:
+        (partial / 'x').write_text('1')
+        raise KeyboardInterrupt
+    assert names(tmp_path) == ['a']
+
+
+@pytest.mark.parametrize(
+    ('code', 'message'),
+    [
+        (errno.ENOSPC, 'the disk of --to=.*out is full: 0.00 GB were .* on another disk'),
+        (errno.EROFS, r'--to=.*out cannot be written \(Read-only.*may write\.'),
+        (errno.EIO, 'Input/output'),
+    ],
+)
+def test_what_a_disk_refuses_is_one_sentence(tmp_path, code, message, monkeypatch):
+    with (
+        pytest.raises(OSError, match=message),
+        files.new_directory(tmp_path / 'out', 10, '--to') as partial,
+    ):
+        (partial / 'x').write_text('1')
+        raise OSError(code, os.strerror(code))
+    with (
+        pytest.raises(PermissionError, match='elsewhere'),
+        files.new_directory(tmp_path / 'out', 0),
+    ):
+        raise PermissionError(errno.EACCES, 'Permission denied', '/elsewhere')
+    usage = shutil._ntuple_diskusage(10, 5, 5)  # type: ignore[attr-defined]
+    monkeypatch.setattr(shutil, 'disk_usage', lambda _: usage)
+    with (
+        pytest.raises(OSError, match='out needs 0.00 GB and its disk has 0.00 GB free: make room'),
+        files.new_directory(tmp_path / 'out', 10),
+    ):
+        pass
+    assert names(tmp_path) == []
+
+
+def test_a_directory_of_files_joins_one_that_is_there_and_stays_away_when_empty(tmp_path):
+    left = tmp_path / '.a.partial-1'
+    left.mkdir()
+    (left / 'half').write_text('of a killed process')
+    with files.whole_directory(tmp_path / 'a'):
+        pass
+    assert names(tmp_path) == []
+    for content in ('old', 'new'):
+        with files.whole_directory(tmp_path / 'a') as partial:
+            (partial / content).touch()
+            (partial / 'both').write_text(content)
+    assert names(tmp_path) == ['a'] and names(tmp_path / 'a') == ['both', 'new', 'old']
+    assert (tmp_path / 'a' / 'both').read_text() == 'new'
+
+
+def test_leftovers_are_removed_by_the_name_that_they_would_have_had(tmp_path):
+    for name in ('.a.partial-12', '.a.partial', '.b.partial-12', '.a.partial-x', 'a.partial-1'):
+        (tmp_path / name).touch()
+    (tmp_path / '.a.partial-13').mkdir()
+    files.remove_leftovers(tmp_path, 'a'.__eq__)
+    files.remove_leftovers(tmp_path / 'absent', 'a'.__eq__)
+    assert names(tmp_path) == ['.a.partial-x', '.b.partial-12', 'a.partial-1']
+
+
+@pytest.mark.parametrize('name', ['lock', '.'])
+def test_a_lock_keeps_others_out_until_its_holder_is_gone(tmp_path, name):
+    path, busy = tmp_path / name, ValueError('somebody is at it')
+    code = (
+        'import pathlib, sys, time\n'
+        'from belle_jax import files\n'
+        'with files.locked(pathlib.Path(sys.argv[1])):\n'
+        '    print("held", flush=True)\n'
+        '    time.sleep(60)\n'
+    )
+    command = [sys.executable, '-c', code, str(path)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout and holder.stdout.readline() == b'held\n'
+        with pytest.raises(ValueError, match='somebody is at it'), files.locked(path, busy):
+            pass
+        holder.send_signal(signal.SIGKILL)
+    for waiting in (busy, None):
+        with files.locked(path, waiting):
+            pass
