@@ -7,7 +7,6 @@ ConfigDict; flags override single fields; `resolve` checks everything and return
 
 import dataclasses
 import difflib
-import json
 import pathlib
 import types
 import typing
@@ -16,6 +15,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from belle_jax.architecture import PRESETS, Architecture, Rope
+from belle_jax.files import read_json, write_json
 
 __all__ = ['PRESETS', 'Architecture', 'Rope', 'Run', 'default', 'load', 'resolve', 'save']
 
@@ -225,22 +225,16 @@ def from_dict(values: dict[str, Any]) -> Run:
 
 def save(run: Run, path: pathlib.Path) -> None:
     """Writes a run's values as JSON; a kill leaves the old file or the new one."""
-    partial = path.with_name(f'.{path.name}.partial')
-    partial.write_text(json.dumps(run.to_dict(), indent=2, ensure_ascii=False) + '\n', 'utf-8')
-    partial.replace(path)
+    write_json(path, run.to_dict())
 
 
 def load(path: pathlib.Path) -> Run:
     """Reads what `save` wrote.
 
     Raises:
-        ValueError: the file is no such JSON; it is named.
+        ValueError: the file is missing or is not such JSON; it is named.
     """
-    try:
-        values = json.loads(path.read_text('utf-8'))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f'{path} is not readable JSON ({error}): restore it.') from error
-    return from_dict(values)
+    return from_dict(read_json(path, 'restore it'))
 
 
 def parse_sources(text: str, field: str) -> tuple[Source, ...]:

@@ -19,11 +19,8 @@ import numpy as np
 import zstandard
 from absl import app, flags
 
-from belle_jax.diffs.delta import applying as delta_apply
-from belle_jax.diffs.delta import compare as delta_compare
-from belle_jax.diffs.delta import format as delta_format
-from belle_jax.diffs.delta import making as delta_make
-from belle_jax.diffs.xor import stream as xor
+from belle_jax.diffs.delta import apply, blocks, make, matching
+from belle_jax.diffs.xor import cipher
 from belle_jax.weights import shards
 
 BASE = flags.DEFINE_list('base', None, 'Directory of the base; one, or one for each of --tuned.')
@@ -61,21 +58,17 @@ def measure(base: Path, tuned: Path) -> dict[str, Any]:
         for level in LEVELS:
             rounds = ROUNDS.value if level < 10 else 1
             targets = [here / f'{level}-{n}' for n in range(rounds)]
-            took = min(
-                seconds(lambda t=t, n=level: delta_make.make(base, tuned, t, level=n))
-                for t in targets
-            )
+            took = min(seconds(lambda t=t, n=level: make(base, tuned, t, level=n)) for t in targets)
             count = sum(p.stat().st_size for p in targets[0].iterdir())
             report[f'delta_{level}'] = result(count, took)
         report['unordered_bytes'] = without(base, tuned, planes=True)
         report['xor_alone_bytes'] = without(base, tuned, planes=False)
         made = here / f'{LEVELS[0]}-0'
         took = min(
-            seconds(lambda n=n: delta_apply.apply(base, made, here / f'out{n}'))
-            for n in range(ROUNDS.value)
+            seconds(lambda n=n: apply(base, made, here / f'out{n}')) for n in range(ROUNDS.value)
         )
         report['apply'] = {'seconds': round(took, 2), 'exact': equal(tuned, here / 'out0')}
-        count = sum(f.stat().st_size + xor.DIGEST for f in files)
+        count = sum(f.stat().st_size + cipher.DIGEST for f in files)
         took = min(seconds(lambda: encrypt(base, files, here / 'enc')) for _ in range(ROUNDS.value))
         report['enc'] = result(count, took)
         for level in (3, 19):
@@ -89,7 +82,7 @@ def movement(base: Path, tuned: Path) -> dict[str, Any]:
     """What share of the numbers differs, and by how much of their size they moved."""
     theirs, numbers, changed, moved, norm = shards.read(base), 0, 0, 0.0, 0.0
     for tensor in shards.read(tuned).values():
-        if other := delta_compare.reference(tensor, theirs):
+        if other := matching.reference(tensor, theirs):
             ours = tensor.array
             before = other.array[: len(ours)].astype(ours.dtype)
             after = ours[: len(before)]
@@ -108,15 +101,13 @@ def movement(base: Path, tuned: Path) -> dict[str, Any]:
 def without(base: Path, tuned: Path, planes: bool) -> int:
     """Bytes of the same blocks at the first level, unordered, with or without planes."""
     theirs, count = shards.read(base), 0
-    compressor = delta_format.compressor(LEVELS[0])
+    compressor = blocks.compressor(LEVELS[0])
     for tensor in shards.read(tuned).values():
-        other, array = delta_compare.reference(tensor, theirs), tensor.array
-        step = delta_format.BLOCK // array.itemsize
+        other, array = matching.reference(tensor, theirs), tensor.array
+        step = blocks.BLOCK // array.itemsize
         for start in range(0, array.size, step):
-            numbers = delta_compare.flat(array, start, start + step)
-            facing = delta_compare.facing(
-                other.array if other else None, array.dtype, start, len(numbers)
-            )
+            numbers = blocks.flat(array, start, start + step)
+            facing = blocks.facing(other.array if other else None, array.dtype, start, len(numbers))
             bits = numbers.view(np.uint8)
             if facing is not None:
                 bits = bits ^ facing.view(np.uint8)
@@ -130,10 +121,10 @@ def encrypt(base: Path, files: list[Path], target: Path) -> None:
     """BELLE's form of the weight files."""
     _, keys = shards.find(base)
     target.mkdir(exist_ok=True)
-    with xor.Key(keys[0]) as key:
+    with cipher.Key(keys[0]) as key:
         for file in files:
-            digest = xor.digest(file, lambda _: None)
-            xor.encrypt(file, digest, key, target / file.name, lambda _: None)
+            digest = cipher.digest(file, lambda _: None)
+            cipher.encrypt(file, digest, key, target / file.name, lambda _: None)
 
 
 def plain(file: Path, level: int) -> int:

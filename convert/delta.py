@@ -10,8 +10,7 @@ Applying checks the delta and the base first, and gives back every bit.
 
 from absl import flags
 
-from belle_jax.diffs.delta import applying as delta_apply
-from belle_jax.diffs.delta import making as delta_make
+from belle_jax.diffs import delta
 from belle_jax.weights import shards
 from convert import command
 
@@ -21,7 +20,7 @@ DELTA = flags.DEFINE_string('delta', None, 'apply: directory of the difference.'
 TARGET = flags.DEFINE_string('target', None, 'Directory to write: new, or empty.')
 MAX_SHARD_SIZE = flags.DEFINE_string('max_shard_size', '5GB', 'Of a file: 500MB, 2GiB, ...')
 FORMAT = flags.DEFINE_enum('format', 'safetensors', list(shards.STEMS), 'apply: of the weights.')
-LEVEL = flags.DEFINE_integer('level', delta_make.LEVEL, 'make: of zstandard, 1 to 22.')
+LEVEL = flags.DEFINE_integer('level', delta.LEVEL, 'make: of zstandard, 1 to 22.')
 THREADS = flags.DEFINE_integer('threads', 0, '0: one a processor.', lower_bound=0)
 
 
@@ -34,8 +33,8 @@ def main(action: str) -> object:
     size = shards.parse_size(str(MAX_SHARD_SIZE.value))
     if action == 'make':
         level = int(LEVEL.value or 0)
-        return delta_make.make(base, needed.value, target, size, level, threads)
-    return delta_apply.apply(base, needed.value, target, size, str(FORMAT.value), threads)
+        return delta.make(base, needed.value, target, size, level, threads)
+    return delta.apply(base, needed.value, target, size, str(FORMAT.value), threads)
 
 
 if __name__ == '__main__':

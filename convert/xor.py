@@ -13,8 +13,7 @@ decrypting, with the SHA-256 in the files' names.
 
 from absl import flags
 
-from belle_jax.diffs.xor import directory as xor_directory
-from belle_jax.diffs.xor import verification as xor_verify
+from belle_jax.diffs import xor
 from convert import command
 
 SOURCE = flags.DEFINE_string('source', None, 'File, or directory of files.')
@@ -35,13 +34,13 @@ def main(action: str) -> object:
     if action == 'verify':
         if target:
             raise ValueError(f'--target={target}: verify writes nothing; give only --source.')
-        return xor_verify.verify(source, key, md5, THREADS.value, CHECK_KIND.value)
+        return xor.verify(source, key, md5, THREADS.value, CHECK_KIND.value)
     for name, value in (('key', key), ('target', target)):
         if not value:
             raise ValueError(f'--{name} is missing: {action} needs --source, --key and --target.')
     if action == 'encrypt':
-        return xor_directory.encrypt(source, key, target, md5, THREADS.value)
-    return xor_directory.decrypt(source, key, target, md5, THREADS.value, CHECK_KIND.value)
+        return xor.encrypt(source, key, target, md5, THREADS.value)
+    return xor.decrypt(source, key, target, md5, THREADS.value, CHECK_KIND.value)
 
 
 if __name__ == '__main__':

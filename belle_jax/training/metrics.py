@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from belle_jax.config import Architecture
+from belle_jax.files import write_text
+from belle_jax.progress import Line, duration
 
 PEAK_FLOPS = {
     # dense bfloat16 of one chip, from the vendors' data sheets
@@ -79,6 +79,7 @@ class Recorder:
             settings: Shown by W&B.
         """
         self.active = jax.process_index() == 0
+        self._line = Line(self.active)
         self.path = directory / 'metrics.jsonl'
         if not self.active:
             return
@@ -98,21 +99,6 @@ class Recorder:
                 ) from error
 
             self._wandb = client.init(project=wandb, config=settings, dir=str(directory))
-        console = Console(stderr=True)
-        self._progress = None
-        if console.is_terminal:
-            self._progress = Progress(
-                TextColumn('{task.description}'),
-                BarColumn(bar_width=20),
-                TextColumn('{task.completed:.0f}/{task.total:.0f}'),
-                TimeElapsedColumn(),
-                TextColumn('left'),
-                TimeRemainingColumn(),
-                console=console,
-            )
-            self._task = self._progress.add_task('training', total=steps, completed=first_step)
-            self._progress.start()
-        self._console = self._progress.console if self._progress else console
         self._steps, self._first, self._started = steps, first_step, time.monotonic()
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -130,15 +116,13 @@ class Recorder:
 
     def say(self, text: str) -> None:
         """Prints a line above the live one."""
-        if self.active:
-            self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self._line.say(text)
 
     def close(self) -> None:
         """Ends the live line and closes the files."""
         if not self.active:
             return
-        if self._progress:
-            self._progress.stop()
+        self._line.end()
         self._file.close()
         self._board.close()
         if self._wandb is not None:
@@ -151,16 +135,14 @@ class Recorder:
                 f'{metrics["evaluation_perplexity"]:.2f}'
             )
             return
-        text = f'loss {metrics["loss"]:.4f} · {metrics["tokens_per_second"]:,.0f} tokens/s'
-        if self._progress:
-            self._progress.update(self._task, completed=step, description=text)
-            return
         done = max(step - self._first, 1)
         left = (time.monotonic() - self._started) / done * (self._steps - step)
-        self.say(
-            f'step {step}/{self._steps} · {text} · lr {metrics["learning_rate"]:.2e} · grad norm '
-            f'{metrics["grad_norm"]:.3f} · left {_duration(left)}'
+        text = (
+            f'step {step}/{self._steps} · loss {metrics["loss"]:.4f} · '
+            f'{metrics["tokens_per_second"]:,.0f} tokens/s · lr {metrics["learning_rate"]:.2e} · '
+            f'grad norm {metrics["grad_norm"]:.3f} · left {duration(left)}'
         )
+        (self._line.show if self._line.live else self.say)(text)
 
 
 def read(path: Path) -> list[dict[str, float]]:
@@ -207,17 +189,9 @@ def perplexity(loss: float) -> float:
 def _forget(path: Path, after_step: int) -> None:
     kept = [r for r in read(path) if r['step'] <= after_step]
     if path.exists():
-        temporary = path.with_suffix('.tmp')
-        temporary.write_text(''.join(json.dumps(r) + '\n' for r in kept), 'utf-8')
-        temporary.replace(path)
+        write_text(path, ''.join(json.dumps(r) + '\n' for r in kept))
 
 
 def _number(value: float) -> float | int | None:
     value = float(value)
     return value if math.isfinite(value) else None
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f'{hours}:{minutes:02}:{seconds:02}'

@@ -1,9 +1,7 @@
 """Where a run begins: its directory, its architecture, its tokenizer, its first parameters."""
 
+import contextlib
 import dataclasses
-import fcntl
-import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +9,8 @@ import jax
 
 from belle_jax import config, models
 from belle_jax.config import Architecture, Run
-from belle_jax.data import tokenizer
+from belle_jax.data import Tokenizer, tokenizer
+from belle_jax.files import locked, write_json
 from belle_jax.runs import origin, run_directory
 from belle_jax.training.setup import Setup
 from belle_jax.weights.parameters import Regrouped, place
@@ -42,7 +41,7 @@ class Start:
         Raises:
             ValueError: the directory holds another run, or the tokenizer does not fit.
         """
-        self.workdir = workdir
+        self.workdir, self._lock = workdir, contextlib.ExitStack()
         self._source = run.model.source
         saved = workdir / 'config.json'
         continued = saved.exists()
@@ -88,7 +87,7 @@ class Start:
         return placed
 
     def lock(self) -> None:
-        """Keeps the directory for this run until the process ends.
+        """Keeps the directory for this run, as long as this object lives.
 
         Raises:
             ValueError: another process trains in it.
@@ -96,14 +95,11 @@ class Start:
         if jax.process_index():
             return
         self.workdir.mkdir(parents=True, exist_ok=True)
-        handle = os.open(self.workdir / '.lock', os.O_CREAT | os.O_RDWR)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(
-                f'{self.workdir} is being trained in by another process: wait for it, or give '
-                'another --workdir.'
-            ) from error
+        busy = ValueError(
+            f'{self.workdir} is being trained in by another process: wait for it, or give '
+            'another --workdir.'
+        )
+        self._lock.enter_context(locked(self.workdir / '.lock', busy))
 
     def save(self, account: Any) -> None:
         """Writes what a run directory says of itself."""
@@ -114,8 +110,7 @@ class Start:
             self.tokenizer.save(self.workdir / 'tokenizer')
         if self._source and not (self.workdir / 'source').exists():
             origin.keep(self._source, self.workdir)
-        text = json.dumps(account.to_dict(), indent=2, ensure_ascii=False)
-        (self.workdir / 'data.json').write_text(text + '\n', 'utf-8')
+        write_json(self.workdir / run_directory.ACCOUNT, account.to_dict())
         config.save(self.run, self.workdir / 'config.json')
 
 
@@ -129,7 +124,7 @@ def _tokenizer_path(run: Run) -> str:
     return path
 
 
-def _architecture(run: Run, words: tokenizer.Tokenizer) -> Architecture:
+def _architecture(run: Run, words: Tokenizer) -> Architecture:
     if run.model.source:
         from belle_jax.runs.load import read_architecture
 

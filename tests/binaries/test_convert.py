@@ -24,7 +24,6 @@ from belle_jax.runs import export, initial, manifest, origin
 from belle_jax.runs.checkpoints import Checkpoints
 from belle_jax.runs.load import load_parameters
 from belle_jax.runs.run_directory import open_checkpoint
-from belle_jax.training.step import State
 from belle_jax.weights import shards
 from belle_jax.weights.tensors import DTYPES, planned
 
@@ -114,7 +113,7 @@ def saved_run(path, architecture, steps=(1, 2), **config_fields) -> dict[int, di
         for name in {'embed.table', 'head.table'} & saved[step].keys():
             saved[step][name] = saved[step][name].at[architecture.vocab_size :].set(0)
         moments = jax.tree.map(jnp.zeros_like, saved[step])
-        checkpoints.save(step, State(saved[step], {'mu': moments, 'count': jnp.int32(step)}), {})
+        checkpoints.save(step, saved[step], {'mu': moments, 'count': jnp.int32(step)}, {})
     checkpoints.close()
     return saved
 

@@ -128,10 +128,10 @@ def test_restored_on_another_mesh_a_run_is_exact(undisturbed, tmp_path):
     trainer = Trainer(run, workdir)
     assert trainer.number == 30
     for name, value in training_runs.parameters(undisturbed).items():
-        assert trainer.state.params[name].sharding == trainer.shardings.params[name]
-        np.testing.assert_array_equal(trainer.state.params[name], value, err_msg=name)
+        assert trainer.state.trainable[name].sharding == trainer.setup.shardings[name]
+        np.testing.assert_array_equal(trainer.state.trainable[name], value, err_msg=name)
     moments = [x for x in jax.tree.leaves(trainer.state.optimiser) if x.ndim]
-    trainer.checkpoints.close()
+    trainer.saving.checkpoints.close()
     assert len(moments) > 20 and any(np.abs(m).max() > 0 for m in moments)
 
 

@@ -18,7 +18,6 @@ from belle_jax.decoding import Sampling, assistant, prompt_file, terminal
 from belle_jax.runs import origin
 from belle_jax.runs.checkpoints import Checkpoints
 from belle_jax.runs.load import load_parameters, read_architecture
-from belle_jax.training.step import State
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -42,7 +41,7 @@ def test_the_step_is_that_of_the_checkpoint_which_answers(directory, tmp_path, c
     origin.keep(directory, run)
     params = {name: jnp.asarray(array) for name, array in load_parameters(directory).items()}
     checkpoints = Checkpoints(run / 'checkpoints')
-    checkpoints.save(3, State(params, {}), {'optimiser': False})
+    checkpoints.save(3, params, {}, {'optimiser': False})
     checkpoints.close()
     model = config.Model(architecture=read_architecture(directory))
     config.save(config.Run(model=model, data=config.Data(template='none')), run / 'config.json')

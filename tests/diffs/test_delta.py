@@ -10,11 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from belle_jax.diffs.delta import applying as delta_apply
-from belle_jax.diffs.delta import format as delta_format
-from belle_jax.diffs.delta import making as delta_make
-from belle_jax.diffs.delta import writer as delta_writer
-from belle_jax.diffs.delta.ahead import ahead
+from belle_jax.diffs.delta import apply, applying, blocks, make, making
 from delta_pairs import (
     LLAMA,
     VOCABULARY,
@@ -36,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.mark.parametrize('kind', ['safetensors', 'bin'])
 @pytest.mark.parametrize('base_dtype', [torch.float16, torch.bfloat16, torch.float32])
 def test_every_bit_comes_back_whatever_files_hold_it(tmp_path, kind, base_dtype, monkeypatch):
-    monkeypatch.setattr(delta_format, 'BLOCK', 512)
+    monkeypatch.setattr(blocks, 'BLOCK', 512)
     base = {name: t.to(base_dtype) for name, t in LLAMA.items()}
     base['model.layers.0.mlp.up_proj.weight'][0, :3] = torch.tensor([np.nan, np.inf, -np.inf])
     base['model.layers.0.mlp.up_proj.weight'][1, 0] = 6e4
@@ -58,35 +54,33 @@ def test_every_bit_comes_back_whatever_files_hold_it(tmp_path, kind, base_dtype,
     save(tmp_path / 'base', base, kind={'bin': 'safetensors', 'safetensors': 'bin'}[kind])
     save(tmp_path / 'tuned', tuned, kind, parts=3)
     for threads in (1, 3):
-        delta_make.make(
-            tmp_path / 'base', tmp_path / 'tuned', tmp_path / f'delta{threads}', 1500, 5, threads
-        )
+        make(tmp_path / 'base', tmp_path / 'tuned', tmp_path / f'delta{threads}', 1500, 5, threads)
     files = sorted(p.name for p in (tmp_path / 'delta1').iterdir())
     assert len(files) > 3
     for name in files:  # neither threads nor time change a delta
         one, three = (tmp_path / f'delta{n}' / name for n in (1, 3))
         assert one.read_bytes() == three.read_bytes()
     for out, wanted in (('one', 'safetensors'), ('two', 'bin')):
-        delta_apply.apply(tmp_path / 'base', tmp_path / 'delta1', tmp_path / out, 4000, wanted)
+        apply(tmp_path / 'base', tmp_path / 'delta1', tmp_path / out, 4000, wanted)
         assert len(list((tmp_path / out).glob(f'*.{wanted}'))) > 1
         check_equal(tmp_path / out, tuned)
     monkeypatch.undo()  # the size of blocks is the delta's, not the program's
-    delta_apply.apply(tmp_path / 'base', tmp_path / 'delta1', tmp_path / 'three')
+    apply(tmp_path / 'base', tmp_path / 'delta1', tmp_path / 'three')
     check_equal(tmp_path / 'three', tuned)
 
 
 def test_a_base_too_large_for_the_tuned_dtype_is_cast_all_the_same(tmp_path):
     base = save(tmp_path / 'base', {'x': torch.tensor([[1e6, -1e6, np.nan, 1e-9]]), 'y': normal(9)})
     tuned = {'x': torch.tensor([[np.inf, 3.0, np.nan, 1e-7]]).half(), 'y': normal(9, seed=1)}
-    delta_make.make(base, save(tmp_path / 'tuned', tuned), tmp_path / 'delta')
-    delta_apply.apply(base, tmp_path / 'delta', tmp_path / 'out')
+    make(base, save(tmp_path / 'tuned', tuned), tmp_path / 'delta')
+    apply(base, tmp_path / 'delta', tmp_path / 'out')
     check_equal(tmp_path / 'out', tuned)
 
 
 def test_tensors_come_in_the_order_of_the_tuned_models_files(tmp_path):
     base, tuned, _ = pair(tmp_path, kind='bin')
-    delta_make.make(base, tuned, tmp_path / 'delta')
-    delta_apply.apply(base, tmp_path / 'delta', tmp_path / 'out', kind='bin')
+    make(base, tuned, tmp_path / 'delta')
+    apply(base, tmp_path / 'delta', tmp_path / 'out', kind='bin')
     assert list(load(tmp_path / 'out')) == list(load(tuned)) == [*LLAMA, 'positions']
 
 
@@ -99,14 +93,14 @@ def test_a_prefix_in_one_of_the_two_makes_no_difference(tmp_path):
     tuned = {f'transformer.{name}': t for name, t in tuned_of(bare).items()}
     save(tmp_path / 'base', bare)
     save(tmp_path / 'tuned', tuned)
-    delta_make.make(tmp_path / 'base', tmp_path / 'tuned', tmp_path / 'delta')
+    make(tmp_path / 'base', tmp_path / 'tuned', tmp_path / 'delta')
     entries = json.loads((tmp_path / 'delta' / 'delta.json').read_text())['tensors']
     assert {e['name']: e['base']['name'] for e in entries} == dict(
         zip(sorted(tuned), sorted(bare), strict=True)
     )
     # And whoever applies it may have the base with the prefix.
     save(tmp_path / 'other', {f'transformer.{name}': t for name, t in bare.items()})
-    delta_apply.apply(tmp_path / 'other', tmp_path / 'delta', tmp_path / 'out')
+    apply(tmp_path / 'other', tmp_path / 'delta', tmp_path / 'out')
     check_equal(tmp_path / 'out', tuned)
 
 
@@ -116,11 +110,11 @@ def test_a_head_that_the_base_ties_is_no_reason_to_publish_its_embedding(tmp_pat
     tuned['lm_head.weight'] = tuned['model.embed_tokens.weight'].clone()
     save(tmp_path / 'base', base)
     save(tmp_path / 'tuned', tuned)
-    delta_make.make(tmp_path / 'base', tmp_path / 'tuned', tmp_path / 'delta')
+    make(tmp_path / 'base', tmp_path / 'tuned', tmp_path / 'delta')
     entries = json.loads((tmp_path / 'delta' / 'delta.json').read_text())['tensors']
     of = {e['name']: e for e in entries}
     assert of['lm_head.weight']['base']['name'] == 'model.embed_tokens.weight'
-    delta_apply.apply(tmp_path / 'base', tmp_path / 'delta', tmp_path / 'out')
+    apply(tmp_path / 'base', tmp_path / 'delta', tmp_path / 'out')
     check_equal(tmp_path / 'out', tuned)
 
 
@@ -130,7 +124,7 @@ def test_what_did_not_change_takes_no_room(tmp_path):
     changed['model.embed_tokens.weight'][1234, 567] += 1
     save(tmp_path / 'base', tensors)
     save(tmp_path / 'tuned', changed)
-    delta_make.make(tmp_path / 'base', tmp_path / 'tuned', tmp_path / 'delta')
+    make(tmp_path / 'base', tmp_path / 'tuned', tmp_path / 'delta')
     assert sum(p.stat().st_size for p in (tmp_path / 'delta').iterdir()) < 4000
 
 
@@ -145,11 +139,11 @@ def test_vocabularies_are_the_bases_and_neither_code_nor_pickles_are_carried(tmp
     for name in ('modeling_llama.py', 'training_args.bin', 'optimizer.pt', '.gitattributes'):
         (tuned / name).write_text('import os')
     (tuned / 'checkpoint-1').mkdir()
-    delta_make.make(base, tuned, tmp_path / 'delta')
+    make(base, tuned, tmp_path / 'delta')
     said = capsys.readouterr().out
     left_out = {'modeling_llama.py', 'training_args.bin', 'optimizer.pt', '.gitattributes'}
     assert all(f'Passed over: {name}, ' in said for name in {*left_out, 'checkpoint-1'})
-    delta_apply.apply(base, tmp_path / 'delta', tmp_path / 'out')
+    apply(base, tmp_path / 'delta', tmp_path / 'out')
     assert {p.name for p in (tmp_path / 'out').iterdir()} == {
         'model.safetensors',
         'config.json',
@@ -180,19 +174,19 @@ def flip(path: Path, bit: int) -> None:
 
 def test_a_flipped_bit_anywhere_is_noticed_before_anything_is_written(tmp_path):
     base, tuned, _ = pair(tmp_path)
-    delta_make.make(base, tuned, tmp_path / 'delta')
+    make(base, tuned, tmp_path / 'delta')
     for path in sorted((tmp_path / 'delta').iterdir()):
         good, bits = path.read_bytes(), 8 * path.stat().st_size
         for bit in {0, 13, bits // 3, bits // 2, bits - 12}:
             flip(path, bit)
             refuses(tmp_path, base, 'delta.* (damaged|read here|JSON)')
             path.write_bytes(good)
-    delta_apply.apply(base, tmp_path / 'delta', tmp_path / 'out')
+    apply(base, tmp_path / 'delta', tmp_path / 'out')
 
 
 def test_a_truncated_or_incomplete_delta_is_named(tmp_path):
     base, tuned, _ = pair(tmp_path)
-    delta_make.make(base, tuned, tmp_path / 'delta', max_shard_size=1500)
+    make(base, tuned, tmp_path / 'delta', max_shard_size=1500)
     path = tmp_path / 'delta' / 'delta-00002.zst'
     good = path.read_bytes()
     path.write_bytes(good[:-1])
@@ -205,12 +199,12 @@ def test_a_truncated_or_incomplete_delta_is_named(tmp_path):
     refuses(tmp_path, base, 'delta.json is not readable JSON')
     (tmp_path / 'delta' / 'delta.json').unlink()
     refuses(tmp_path, base, 'delta.json is missing.* Complete the download')
-    refuses(tmp_path, base, 'nowhere is no delta', delta='nowhere')
+    refuses(tmp_path, base, 'nowhere is not a delta', delta='nowhere')
 
 
 def test_another_base_is_named(tmp_path):
     base, tuned, _ = pair(tmp_path)
-    delta_make.make(base, tuned, tmp_path / 'delta')
+    make(base, tuned, tmp_path / 'delta')
     tensors = load(base)
     for name, change, wrong in (
         ('lm_head.weight', lambda t: t.bfloat16(), 'lm_head.weight .* is BF16 .* F16'),
@@ -240,29 +234,29 @@ def test_a_model_of_another_shape_is_no_base(tmp_path):
     for number, (changed, message) in enumerate(wrong):
         tuned = save(tmp_path / f'tuned{number}', changed)
         with pytest.raises(ValueError, match=message):
-            delta_make.make(tmp_path / 'base', tuned, tmp_path / 'delta')
+            make(tmp_path / 'base', tuned, tmp_path / 'delta')
     buffer = 'model.layers.0.self_attn.rotary_emb.inv_freq'  # computed, so of any size
     save(tmp_path / 'old', tensors | {buffer: torch.ones(3)})
     new = save(tmp_path / 'new', tensors | {buffer: torch.ones(3, 2)})
-    delta_make.make(tmp_path / 'old', new, tmp_path / 'delta')
+    make(tmp_path / 'old', new, tmp_path / 'delta')
 
 
 def test_a_full_disk_leaves_nothing_and_a_target_in_use_is_untouched(tmp_path, monkeypatch):
     base, tuned, _ = pair(tmp_path)
-    delta_make.make(base, tuned, tmp_path / 'delta')
-    for work in (delta_make.make, delta_apply.apply):
+    make(base, tuned, tmp_path / 'delta')
+    for work in (make, apply):
         with pytest.raises(ValueError, match='already and not empty'):
-            work(base, tuned if work is delta_make.make else tmp_path / 'delta', tuned)
+            work(base, tuned if work is make else tmp_path / 'delta', tuned)
 
     def full(*_):
         raise OSError(errno.ENOSPC, 'No space left on device')
 
-    monkeypatch.setattr(delta_writer.Writer, 'add', full)
+    monkeypatch.setattr(making.DeltaWriter, 'add', full)
     with pytest.raises(OSError, match='out is full: .* Make room'):
-        delta_make.make(base, tuned, tmp_path / 'out')
-    monkeypatch.setattr(delta_apply.shards, 'write', full)
+        make(base, tuned, tmp_path / 'out')
+    monkeypatch.setattr(applying.shards, 'write', full)
     with pytest.raises(OSError, match='out is full: .* Make room'):
-        delta_apply.apply(base, tmp_path / 'delta', tmp_path / 'out')
+        apply(base, tmp_path / 'delta', tmp_path / 'out')
     assert {p.name for p in tmp_path.iterdir()} == {'base', 'tuned', 'delta'}
 
 
@@ -275,11 +269,14 @@ def test_results_come_in_order_and_few_are_held(tmp_path):
             begun += 1
             yield lambda n=number: n * n
 
-    with ahead(tasks(), threads=3) as results:
+    with blocks.ahead(tasks(), threads=3) as results:
         for number, result in enumerate(results):
             assert result == number * number
             assert begun <= number + 5
-    with pytest.raises(ZeroDivisionError), ahead((lambda: 1 // 0 for _ in range(9)), 2) as results:
+    with (
+        pytest.raises(ZeroDivisionError),
+        blocks.ahead((lambda: 1 // 0 for _ in range(9)), 2) as results,
+    ):
         next(results)
 
 

@@ -8,9 +8,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from belle_jax.diffs.delta import applying as delta_apply
-from belle_jax.diffs.delta import format as delta_format
-from belle_jax.diffs.delta import making as delta_make
+from belle_jax.diffs.delta import apply, blocks, make
 from delta_pairs import DTYPES, check_equal, load, pair, raw, refuses, torch
 
 
@@ -134,9 +132,9 @@ def seal(delta: Path, manifest: dict) -> None:
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16, torch.float32])
 def test_a_delta_is_what_its_description_says(tmp_path, monkeypatch, dtype):
-    monkeypatch.setattr(delta_format, 'BLOCK', 1024)
+    monkeypatch.setattr(blocks, 'BLOCK', 1024)
     base, directory, tuned = pair(tmp_path, dtype)
-    delta_make.make(base, directory, tmp_path / 'delta', max_shard_size=2000)
+    make(base, directory, tmp_path / 'delta', max_shard_size=2000)
     tensors, files = read_by_description(tmp_path / 'delta', load(base))
     assert tensors == {name: raw(t) for name, t in tuned.items()}
     assert files == {'config.json': b'{"model_type": "llama"}'}
@@ -146,13 +144,13 @@ def test_a_delta_is_what_its_description_says(tmp_path, monkeypatch, dtype):
 def test_a_delta_written_by_description_is_applied(tmp_path, dtype):
     base, _, tuned = pair(tmp_path, dtype)
     write_by_description(tmp_path / 'delta', load(base), tuned)
-    delta_apply.apply(base, tmp_path / 'delta', tmp_path / 'out')
+    apply(base, tmp_path / 'delta', tmp_path / 'out')
     check_equal(tmp_path / 'out', tuned)
 
 
 def test_a_delta_made_to_harm_is_refused(tmp_path):
     base, tuned, _ = pair(tmp_path)
-    delta_make.make(base, tuned, tmp_path / 'delta')
+    make(base, tuned, tmp_path / 'delta')
     path = tmp_path / 'delta' / 'delta.json'
     good = path.read_text()
 
@@ -167,7 +165,7 @@ def test_a_delta_made_to_harm_is_refused(tmp_path):
     for name in ('../delta-00001.zst', '/etc/passwd', None):
         harm(lambda m, name=name: m['data'][0].update(name=name), 'is damaged')
     harm(lambda m: m['tensors'][0]['blocks'].append(3), 'has 2 blocks')
-    harm(lambda m: m['tensors'][0]['blocks'].__setitem__(0, -1), '-1 is no natural number')
+    harm(lambda m: m['tensors'][0]['blocks'].__setitem__(0, -1), '-1 is not a natural number')
     harm(lambda m: m['tensors'][0]['blocks'].__setitem__(0, 10**9), 'is in none of its files')
     harm(lambda m: m['tensors'].pop(), 'hold more than it lists')
     harm(lambda m: m['tensors'][1].update(name=m['tensors'][0]['name']), 'a name occurs twice')
@@ -194,5 +192,5 @@ def test_a_block_that_unpacks_to_something_else_ends_the_work(tmp_path):
         seal(delta, manifest)
         message = ('another size than it should', 'q_proj.weight came out with another SHA-256')
         with pytest.raises(ValueError, match=message[number]):
-            delta_apply.apply(base, delta, tmp_path / 'out')
+            apply(base, delta, tmp_path / 'out')
         assert {p.name for p in tmp_path.iterdir()} == {'base', 'tuned', 'delta'}

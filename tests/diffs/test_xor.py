@@ -15,10 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from belle_jax.diffs.xor import blocks, checksums
-from belle_jax.diffs.xor import directory as xor_directory
-from belle_jax.diffs.xor import stream as xor
-from belle_jax.diffs.xor import verification as xor_verify
+from belle_jax.diffs import xor
+from belle_jax.diffs.xor import blocks, checksums, cipher
 from belle_jax.weights import safetensors, torch_files
 from belle_jax.weights.tensors import planned
 
@@ -76,19 +74,19 @@ def test_files_are_those_of_the_description_in_both_directions(tmp_path, payload
     plain, secret = RNG.bytes(payload), RNG.bytes(key)
     (tmp_path / 'w.dat').write_bytes(plain)
     (tmp_path / 'key').write_bytes(secret)
-    xor_directory.encrypt(tmp_path / 'w.dat', tmp_path / 'key', tmp_path / 'ours')
+    xor.encrypt(tmp_path / 'w.dat', tmp_path / 'key', tmp_path / 'ours')
     published = write_encrypted(tmp_path / 'theirs', 'w.dat', plain, secret)
     assert files(tmp_path / 'ours') == files(tmp_path / 'theirs')
-    xor_directory.decrypt(published, tmp_path / 'key', tmp_path / 'back')
+    xor.decrypt(published, tmp_path / 'key', tmp_path / 'back')
     assert files(tmp_path / 'back') == {'w.dat': plain}
 
 
 @pytest.mark.parametrize('key', [1, 7, 63, 64, 65, 128, 200])
 def test_small_chunks_agree_with_the_description_at_every_length(tmp_path, key, monkeypatch):
-    monkeypatch.setattr(xor, 'CHUNK', 64)
+    monkeypatch.setattr(cipher, 'CHUNK', 64)
     secret = RNG.bytes(key)
     (tmp_path / 'key').write_bytes(secret)
-    with xor.Key(tmp_path / 'key') as stream:
+    with cipher.Key(tmp_path / 'key') as stream:
         for size in [*range(140), 300, 1000]:
             plain = RNG.bytes(size)
             whole = np.empty(size, np.uint8)
@@ -127,7 +125,7 @@ def model(tmp_path) -> dict[str, bytes]:
 
 
 def encrypted_model(tmp_path) -> Path:
-    xor_directory.encrypt(tmp_path / 'model', tmp_path / 'key', tmp_path / 'enc')
+    xor.encrypt(tmp_path / 'model', tmp_path / 'key', tmp_path / 'enc')
     return tmp_path / 'enc'
 
 
@@ -156,7 +154,7 @@ def test_a_directory_goes_there_and_back_and_what_is_no_weight_is_named(tmp_path
         }
         assert name.split('.')[-2] == hashlib.sha256(plain).hexdigest()
     (enc / 'README.md').write_text('card')
-    made = xor_directory.decrypt(enc, tmp_path / 'key', tmp_path / 'out')
+    made = xor.decrypt(enc, tmp_path / 'key', tmp_path / 'out')
     assert made == tmp_path / 'out' / 'xor_manifest.json'
     assert 'Passed over: README.md\n' in capsys.readouterr().out
     assert files(tmp_path / 'out') == model
@@ -172,10 +170,10 @@ def test_odd_names_come_back_and_dangerous_ones_are_refused(tmp_path, model):
     names.append(os.fsdecode(b'latin\xe9'))
     for name in names:
         (source / name).write_bytes(RNG.bytes(50))
-    xor_directory.encrypt(source, tmp_path / 'key', tmp_path / 'enc')
-    xor_directory.decrypt(tmp_path / 'enc', tmp_path / 'key', tmp_path / 'out')
+    xor.encrypt(source, tmp_path / 'key', tmp_path / 'enc')
+    xor.decrypt(tmp_path / 'enc', tmp_path / 'key', tmp_path / 'out')
     assert files(tmp_path / 'out') == files(source)
-    assert xor_verify.verify(tmp_path / 'out') == 'Files checked: 9; all are right.'
+    assert xor.verify(tmp_path / 'out') == 'Files checked: 9; all are right.'
     key = (tmp_path / 'key').read_bytes()
     for name in ('..', '.', 'a\\b', 'xor_manifest.json', 'n' * 240):
         shutil.rmtree(tmp_path / 'bad', ignore_errors=True)
@@ -183,11 +181,11 @@ def test_odd_names_come_back_and_dangerous_ones_are_refused(tmp_path, model):
         if len(name) > 200:
             (source / name).write_bytes(plain)
             with pytest.raises(ValueError, match='rename it'):
-                xor_directory.encrypt(source / name, tmp_path / 'key', tmp_path / 'bad')
+                xor.encrypt(source / name, tmp_path / 'key', tmp_path / 'bad')
         else:
             write_encrypted(tmp_path / 'bad', name, plain, key)
             with pytest.raises(ValueError, match='refused|rename it'):
-                xor_directory.decrypt(tmp_path / 'bad', tmp_path / 'key', tmp_path / 'out2')
+                xor.decrypt(tmp_path / 'bad', tmp_path / 'key', tmp_path / 'out2')
         assert not (tmp_path / 'out2').exists()
 
 
@@ -195,7 +193,7 @@ def check_refused(
     tmp_path, message, error: type[Exception] = ValueError, source: str | Path = 'enc', **flags
 ) -> str:
     with pytest.raises(error, match=message) as caught:
-        xor_directory.decrypt(tmp_path / source, tmp_path / 'key', tmp_path / 'out', **flags)
+        xor.decrypt(tmp_path / source, tmp_path / 'key', tmp_path / 'out', **flags)
     assert '\n' not in str(caught.value)
     return str(caught.value)
 
@@ -209,7 +207,7 @@ def test_a_wrong_key_is_noticed_before_anything_is_written(tmp_path, model, name
     (tmp_path / 'key').write_bytes(RNG.bytes(len(right)))
     path = named(enc, name)
     with monkeypatch.context() as patch:
-        patch.setattr(xor, 'decrypt', None)
+        patch.setattr(cipher, 'decrypt', None)
         message = check_refused(tmp_path, 'does not begin as its name says.', source=path)
     assert str(tmp_path / 'key') in message
     assert path.name in message
@@ -240,10 +238,10 @@ def test_a_file_made_with_another_key_than_the_others_is_named(tmp_path, model):
 
 def test_files_of_other_kinds_than_their_names_say_are_restored_when_told(tmp_path, model, capsys):
     (tmp_path / 'tok512.bin').write_bytes(RNG.bytes(500))
-    xor_directory.encrypt(tmp_path / 'tok512.bin', tmp_path / 'key', tmp_path / 'enc')
-    assert 'tok512.bin is no .bin file as others are' in capsys.readouterr().out
+    xor.encrypt(tmp_path / 'tok512.bin', tmp_path / 'key', tmp_path / 'enc')
+    assert 'tok512.bin is not a .bin file as others are' in capsys.readouterr().out
     check_refused(tmp_path, 'add --nocheck_kind')
-    xor_directory.decrypt(tmp_path / 'enc', tmp_path / 'key', tmp_path / 'out', check_kind=False)
+    xor.decrypt(tmp_path / 'enc', tmp_path / 'key', tmp_path / 'out', check_kind=False)
     assert (tmp_path / 'out' / 'tok512.bin').read_bytes() == (tmp_path / 'tok512.bin').read_bytes()
 
 
@@ -255,7 +253,7 @@ def test_torchs_own_files_are_known(tmp_path, model):
         torch.save(state, path, _use_new_zipfile_serialization=zipped)
         write_encrypted(tmp_path / 'enc', path.name, path.read_bytes(), b'some key')
         (tmp_path / 'key').write_bytes(b'some key')
-        xor_directory.decrypt(tmp_path / 'enc', tmp_path / 'key', tmp_path / 'out')
+        xor.decrypt(tmp_path / 'enc', tmp_path / 'key', tmp_path / 'out')
         assert files(tmp_path / 'out') == {'torch.pth': path.read_bytes()}
         shutil.rmtree(tmp_path / 'enc')
         shutil.rmtree(tmp_path / 'out')
@@ -264,10 +262,8 @@ def test_torchs_own_files_are_known(tmp_path, model):
 def test_real_tokenizers_are_known(tmp_path, shared):
     (tmp_path / 'key').write_bytes(RNG.bytes(1000))
     for name in ('llama_tokenizer.model', 'llama_tokenizer.json', 'chinese_sp.model'):
-        xor_directory.encrypt(
-            shared / 'data' / 'tokenizers' / name, tmp_path / 'key', tmp_path / 'enc'
-        )
-    xor_directory.decrypt(tmp_path / 'enc', tmp_path / 'key', tmp_path / 'out')
+        xor.encrypt(shared / 'data' / 'tokenizers' / name, tmp_path / 'key', tmp_path / 'enc')
+    xor.decrypt(tmp_path / 'enc', tmp_path / 'key', tmp_path / 'out')
     assert len(files(tmp_path / 'out')) == 3
 
 
@@ -319,7 +315,7 @@ def test_hex_in_capitals_is_read_and_two_files_for_one_name_are_refused(tmp_path
     key = (tmp_path / 'key').read_bytes()
     path = write_encrypted(tmp_path / 'enc', 'a.txt', b'one', key)
     path.rename(path.with_name(f'a.txt.{path.name[6:70].upper()}.enc'))
-    xor_directory.decrypt(tmp_path / 'enc', tmp_path / 'key', tmp_path / 'out')
+    xor.decrypt(tmp_path / 'enc', tmp_path / 'key', tmp_path / 'out')
     assert files(tmp_path / 'out') == {'a.txt': b'one'}
     write_encrypted(tmp_path / 'enc', 'a.txt', b'two', key)
     check_refused(tmp_path, 'a.txt twice')
@@ -332,13 +328,13 @@ def test_what_is_there_and_something_else_is_never_overwritten(tmp_path, model):
     check_refused(tmp_path, 'config.json is there already and is something else')
     assert files(tmp_path / 'out') == model | {'config.json': b'mine'}
     (tmp_path / 'out' / 'config.json').unlink()
-    xor_directory.decrypt(enc, tmp_path / 'key', tmp_path / 'out')
+    xor.decrypt(enc, tmp_path / 'key', tmp_path / 'out')
     assert files(tmp_path / 'out') == model
 
 
 def test_complete_files_are_not_done_again(tmp_path, model, monkeypatch, capsys):
     enc = encrypted_model(tmp_path)
-    real, seen = xor.decrypt, []
+    real, seen = cipher.decrypt, []
 
     def decrypt(encrypted, *others):
         if len(seen) == 2:
@@ -346,7 +342,7 @@ def test_complete_files_are_not_done_again(tmp_path, model, monkeypatch, capsys)
         seen.append(encrypted.name)
         return real(encrypted, *others)
 
-    monkeypatch.setattr(xor, 'decrypt', decrypt)
+    monkeypatch.setattr(cipher, 'decrypt', decrypt)
     check_refused(tmp_path, 'is full: the files that were complete are kept', OSError, threads=1)
     assert files(tmp_path / 'out').keys() == set(seen)
     assert checksums.read_manifest(tmp_path / 'out').keys() == set(seen)
@@ -354,16 +350,16 @@ def test_complete_files_are_not_done_again(tmp_path, model, monkeypatch, capsys)
     seen[:] = [None]  # makes room for one more
     check_refused(tmp_path, 'is full', OSError, threads=1)
     assert not set(first) & set(seen)
-    monkeypatch.setattr(xor, 'decrypt', lambda e, *o: (seen.append(e.name), real(e, *o))[1])
+    monkeypatch.setattr(cipher, 'decrypt', lambda e, *o: (seen.append(e.name), real(e, *o))[1])
     capsys.readouterr()
-    xor_directory.decrypt(enc, tmp_path / 'key', tmp_path / 'out')
+    xor.decrypt(enc, tmp_path / 'key', tmp_path / 'out')
     assert 'Files restored: 2, there already: 3.' in capsys.readouterr().out
     assert sorted([*first, *seen[1:]]) == sorted(model)
     assert files(tmp_path / 'out') == model
     # Without a manifest, as after BELLE's program, what is complete is found by reading it.
     (tmp_path / 'out' / 'xor_manifest.json').unlink()
-    monkeypatch.setattr(xor, 'decrypt', None)
-    xor_directory.decrypt(enc, tmp_path / 'key', tmp_path / 'out')
+    monkeypatch.setattr(cipher, 'decrypt', None)
+    xor.decrypt(enc, tmp_path / 'key', tmp_path / 'out')
     assert checksums.read_manifest(tmp_path / 'out').keys() == model.keys()
 
 
@@ -371,9 +367,9 @@ def test_encryption_goes_on_and_notices_another_key(tmp_path, model, monkeypatch
     enc = encrypted_model(tmp_path)
     named(enc, 'merges.txt').unlink()
     with monkeypatch.context() as patch:
-        real = xor.encrypt
+        real = cipher.encrypt
         seen = []
-        patch.setattr(xor, 'encrypt', lambda f, *o: (seen.append(f.name), real(f, *o))[1])
+        patch.setattr(cipher, 'encrypt', lambda f, *o: (seen.append(f.name), real(f, *o))[1])
         encrypted_model(tmp_path)
         assert seen == ['merges.txt']
         assert 'Files encrypted: 1, there already: 4.' in capsys.readouterr().out
@@ -392,14 +388,14 @@ def test_a_kill_in_the_middle_leaves_no_half_file_and_the_next_run_ends_the_work
     enc = encrypted_model(tmp_path)
     code = (
         'import os, signal, sys\n'
+        'from belle_jax.diffs import xor\n'
         'from belle_jax.diffs.xor import blocks\n'
-        'from belle_jax.diffs.xor import directory as xor_directory\n'
         'real = blocks.read\n'
         'def read(descriptor, out, start):\n'
         f'    if start > {5 * MIB}: os.kill(os.getpid(), signal.SIGKILL)\n'
         '    return real(descriptor, out, start)\n'
         'blocks.read = read\n'
-        'xor_directory.decrypt(*sys.argv[1:], threads=1, check_kind=False)\n'
+        'xor.decrypt(*sys.argv[1:], threads=1, check_kind=False)\n'
     )
     arguments = [str(enc), str(tmp_path / 'key'), str(tmp_path / 'out')]
     killed = subprocess.run([sys.executable, '-c', code, *arguments], cwd=ROOT, check=False)
@@ -408,7 +404,7 @@ def test_a_kill_in_the_middle_leaves_no_half_file_and_the_next_run_ends_the_work
     assert [n for n in left if n.startswith('.big.dat.partial-')]
     assert 'big.dat' not in left
     (tmp_path / 'out' / '.somebodys.partial-1').write_text('x')
-    xor_directory.decrypt(enc, tmp_path / 'key', tmp_path / 'out')
+    xor.decrypt(enc, tmp_path / 'key', tmp_path / 'out')
     expected = files(tmp_path / 'model') | {'.somebodys.partial-1': b'x'}
     assert files(tmp_path / 'out') == expected
 
@@ -420,7 +416,7 @@ def test_two_writers_do_not_meet(tmp_path, model):
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     check_refused(tmp_path, 'another process is writing to --target', OSError)
     os.close(descriptor)
-    xor_directory.decrypt(tmp_path / 'enc', tmp_path / 'key', tmp_path / 'out')
+    xor.decrypt(tmp_path / 'enc', tmp_path / 'key', tmp_path / 'out')
     assert files(tmp_path / 'out') == model
 
 
@@ -436,7 +432,7 @@ def test_a_disk_that_refuses_is_one_sentence_and_no_half_file(
     tmp_path, model, code, message, monkeypatch
 ):
     enc = encrypted_model(tmp_path)
-    real = xor.whole_file
+    real = cipher.whole_file
 
     class Full:
         """A file with room for fewer bytes than any has."""
@@ -463,7 +459,7 @@ def test_a_disk_that_refuses_is_one_sentence_and_no_half_file(
         def __exit__(self, *error):
             return self.within.__exit__(*error)
 
-    monkeypatch.setattr(xor, 'whole_file', Replacing)
+    monkeypatch.setattr(cipher, 'whole_file', Replacing)
     check_refused(tmp_path, message, OSError)
     assert not (tmp_path / 'out').exists()
     shutil.rmtree(enc)
@@ -493,30 +489,30 @@ def test_paths_that_cannot_be_meant_are_refused(tmp_path, model):
     check_refused(tmp_path, 'is not there', source='absent')
     check_refused(tmp_path, 'holds no file <name>', source='nothing')
     check_refused(tmp_path, 'holds no file <name>', source='model')
-    for action in (xor_directory.decrypt, xor_directory.encrypt):
-        source = enc if action is xor_directory.decrypt else tmp_path / 'model'
+    for action in (xor.decrypt, xor.encrypt):
+        source = enc if action is xor.decrypt else tmp_path / 'model'
         with pytest.raises(ValueError, match='is --source too'):
             action(source, tmp_path / 'key', source)
         with pytest.raises(ValueError, match='is a file: give a directory'):
             action(source, tmp_path / 'key', tmp_path / 'key')
         with pytest.raises(ValueError, match='is --key too: leave it out'):
             action(source, named(source, 'config.json'), tmp_path / 'out')
-        with pytest.raises(ValueError, match='is no file: give the original'):
+        with pytest.raises(ValueError, match='is not a file: give the original'):
             action(source, tmp_path / 'absent', tmp_path / 'out')
         (tmp_path / 'empty').touch()
         with pytest.raises(ValueError, match='is empty: download it again'):
             action(source, tmp_path / 'empty', tmp_path / 'out')
     with pytest.raises(ValueError, match='is encrypted already'):
-        xor_directory.encrypt(named(enc, 'config'), tmp_path / 'key', tmp_path / 'out')
+        xor.encrypt(named(enc, 'config'), tmp_path / 'key', tmp_path / 'out')
     with pytest.raises(ValueError, match='holds no file to encrypt'):
-        xor_directory.encrypt(enc, tmp_path / 'key', tmp_path / 'out')
+        xor.encrypt(enc, tmp_path / 'key', tmp_path / 'out')
     assert not (tmp_path / 'out').exists()
 
 
 def test_a_plaintext_that_changes_while_it_is_read_gets_no_name(tmp_path, model, monkeypatch):
-    monkeypatch.setattr(xor, 'digest', lambda *_: 'ab' * 32)
+    monkeypatch.setattr(cipher, 'digest', lambda *_: 'ab' * 32)
     with pytest.raises(ValueError, match='config.json changed while it was read'):
-        xor_directory.encrypt(tmp_path / 'model/config.json', tmp_path / 'key', tmp_path / 'enc')
+        xor.encrypt(tmp_path / 'model/config.json', tmp_path / 'key', tmp_path / 'enc')
     assert not (tmp_path / 'enc').exists()
 
 
@@ -532,11 +528,11 @@ def test_published_lists_of_either_kind_are_checked(tmp_path, model):
     lists = [md5_list(tmp_path / 'e.txt', encrypted), md5_list(tmp_path / 'p.txt', plain)]
     for number, path in enumerate(lists):
         target = tmp_path / f'out{number}'
-        xor_directory.decrypt(enc, tmp_path / 'key', target, md5=path)
+        xor.decrypt(enc, tmp_path / 'key', target, md5=path)
         assert files(target) == model
-        xor_directory.encrypt(tmp_path / 'model', tmp_path / 'key', enc, md5=path)
-        xor_directory.decrypt(named(enc, 'config'), tmp_path / 'key', target, md5=path)
-        assert xor_verify.verify(enc, tmp_path / 'key', md5=path).endswith('all are right.')
+        xor.encrypt(tmp_path / 'model', tmp_path / 'key', enc, md5=path)
+        xor.decrypt(named(enc, 'config'), tmp_path / 'key', target, md5=path)
+        assert xor.verify(enc, tmp_path / 'key', md5=path).endswith('all are right.')
     wrong = named(enc, 'config.json').name
     path = md5_list(tmp_path / 'w.txt', encrypted | {wrong: b'x', 'absent.bin': b''})
     message = check_refused(tmp_path, f'{wrong} has the md5 .*, and --md5=.*w.txt has', md5=path)
@@ -554,7 +550,7 @@ def test_published_lists_of_either_kind_are_checked(tmp_path, model):
     ('text', 'message'),
     [
         ('', 'lists nothing'),
-        ('d41d8cd98f00b204e9800998ecf8427e  ./a\n\nmd5sum ./*\n', r'line 3, is no line HASH'),
+        ('d41d8cd98f00b204e9800998ecf8427e  ./a\n\nmd5sum ./*\n', r'line 3, is not a line HASH'),
         ('d41d8cd98f00b204e9800998ecf8427  ./a\n', 'line 1'),
         (f'{"0" * 32}  a\n{"1" * 32}  b/a\n', 'line 2, has another hash for a'),
     ],
@@ -574,15 +570,15 @@ def test_lists_are_read_as_md5sum_writes_them(tmp_path):
 
 def test_verify_names_every_file_that_is_not_as_it_was(tmp_path, model):
     enc, out = encrypted_model(tmp_path), tmp_path / 'out'
-    xor_directory.decrypt(enc, tmp_path / 'key', out)
-    assert xor_verify.verify(out) == 'Files checked: 5; all are right.'
-    assert xor_verify.verify(out / 'config.json') == 'Files checked: 1; all are right.'
-    assert '5, 5 by decrypting;' in xor_verify.verify(enc, tmp_path / 'key')
+    xor.decrypt(enc, tmp_path / 'key', out)
+    assert xor.verify(out) == 'Files checked: 5; all are right.'
+    assert xor.verify(out / 'config.json') == 'Files checked: 1; all are right.'
+    assert '5, 5 by decrypting;' in xor.verify(enc, tmp_path / 'key')
     flip(out / 'model.safetensors', 700)
     os.truncate(out / 'merges.txt', 9)
     (out / 'config.json').unlink()
     with pytest.raises(ValueError, match='config.json is missing') as caught:
-        xor_verify.verify(out)
+        xor.verify(out)
     message = str(caught.value)
     assert 'model.safetensors is damaged: its SHA-256 is not that' in message
     assert 'merges.txt has 9 bytes, and' in message
@@ -591,11 +587,11 @@ def test_verify_names_every_file_that_is_not_as_it_was(tmp_path, model):
     before = files(enc)
     (enc / 'xor_manifest.json').unlink()
     with pytest.raises(ValueError, match=r'merges.txt.*does not decrypt'):
-        xor_verify.verify(enc, tmp_path / 'key')
+        xor.verify(enc, tmp_path / 'key')
     with pytest.raises(ValueError, match='no xor_manifest.json to compare with'):
-        xor_verify.verify(enc)
+        xor.verify(enc)
     with pytest.raises(ValueError, match='With --key, what the encrypted files become'):
-        xor_verify.verify(enc, md5=md5_list(tmp_path / 'p.txt', model))
+        xor.verify(enc, md5=md5_list(tmp_path / 'p.txt', model))
     assert files(enc) == before
 
 
@@ -614,8 +610,8 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
         file.truncate(64 * MIB)
     tracemalloc.start()
     try:
-        xor_directory.encrypt(tmp_path / 'a.dat', tmp_path / 'key', tmp_path / 'enc')
-        xor_directory.decrypt(tmp_path / 'enc', tmp_path / 'key', tmp_path / 'out')
+        xor.encrypt(tmp_path / 'a.dat', tmp_path / 'key', tmp_path / 'enc')
+        xor.decrypt(tmp_path / 'enc', tmp_path / 'key', tmp_path / 'out')
         assert tracemalloc.get_traced_memory()[1] < 40 * MIB
     finally:
         tracemalloc.stop()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from belle_jax.diffs.delta import applying as delta_apply
+from belle_jax.diffs.delta import apply, applying
 
 torch = pytest.importorskip('torch')
 safetensors_torch = pytest.importorskip('safetensors.torch')
@@ -99,7 +99,7 @@ def refuses(folder: Path, base: Path, message: str, delta: str = 'delta') -> Non
         pytest.MonkeyPatch.context() as patch,
         pytest.raises(ValueError, match=message) as error,
     ):
-        patch.setattr(delta_apply, 'new_directory', None)
-        delta_apply.apply(base, folder / delta, folder / 'never')
+        patch.setattr(applying, 'new_directory', None)
+        apply(base, folder / delta, folder / 'never')
     assert '\n' not in str(error.value)
     assert sorted(folder.rglob('*')) == before

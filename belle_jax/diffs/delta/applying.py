@@ -7,12 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from belle_jax.diffs.delta import compare as delta_compare
-from belle_jax.diffs.delta import format as delta_format
-from belle_jax.diffs.delta import reader as delta_reader
-from belle_jax.diffs.delta.ahead import ahead
-from belle_jax.diffs.delta.compare import sha256
-from belle_jax.diffs.delta.format import Block, Delta, Entry
+from belle_jax.diffs.delta import manifest, matching
+from belle_jax.diffs.delta.blocks import ahead, decode, facing, sha256
+from belle_jax.diffs.delta.manifest import Carried, CodedBlock, Delta
 from belle_jax.files import new_directory, require_new
 from belle_jax.formats import huggingface
 from belle_jax.progress import Progress
@@ -47,7 +44,7 @@ def apply(
         OSError: the disk is full; nothing is left behind.
     """
     require_new(target)
-    opened = delta_reader.read(Path(delta))
+    opened = manifest.read(Path(delta))
     base = huggingface.resolve(base)
     bases = _find(opened, base)
     _verify(opened, base, bases, threads)
@@ -62,16 +59,16 @@ def _find(delta: Delta, directory: Path) -> dict[str, Stored]:
     for entry in delta.tensors:
         if not (base := entry.base) or base.name in found:
             continue
-        if not (tensor := delta_compare.named(base.name, stored)):
+        if not (tensor := matching.named(base.name, stored)):
             raise ValueError(
                 f'--base={directory} has no {base.name}: {delta.directory} was made from '
-                f'{base_name(delta)}, which has it.'
+                f'{delta.called}, which has it.'
             )
         array = tensor.array
         if (NAMES[array.dtype], array.shape) != (base.dtype, base.shape):
             raise ValueError(
                 f'{tensor.place} is {NAMES[array.dtype]} of shape {list(array.shape)}, but '
-                f'{delta.directory} was made from {base_name(delta)}, where it is {base.dtype} of '
+                f'{delta.directory} was made from {delta.called}, where it is {base.dtype} of '
                 f'shape {list(base.shape)}.'
             )
         found[base.name] = tensor
@@ -79,14 +76,9 @@ def _find(delta: Delta, directory: Path) -> dict[str, Stored]:
         if file.blocks is None and not (directory / file.name).is_file():
             raise ValueError(
                 f'--base={directory} has no {file.name}: {delta.directory} takes it from its base, '
-                f'{base_name(delta)}.'
+                f'{delta.called}.'
             )
     return found
-
-
-def base_name(delta: Delta) -> str:
-    """How messages call the base."""
-    return f'the base {delta.base!r}'
 
 
 def _verify(delta: Delta, base: Path, bases: dict[str, Stored], threads: int) -> None:
@@ -94,7 +86,7 @@ def _verify(delta: Delta, base: Path, bases: dict[str, Stored], threads: int) ->
     wanted = [
         (map_file(d.path), d.sha256, f'{d.path} is damaged: get it again') for d in delta.data
     ]
-    other = f'is not what {delta.directory} was made from: give {base_name(delta)}, undamaged'
+    other = f'is not what {delta.directory} was made from: give {delta.called}, undamaged'
     digests = {e.base.name: e.base.sha256 for e in delta.tensors if e.base}
     wanted += [(t.array, digests[name], f'{t.place} {other}') for name, t in bases.items()]
     wanted += [
@@ -126,16 +118,16 @@ def _restore(
     progress = Progress('Applying the delta', 'MB')
     done, total = 0, sum(e.size for e in (*delta.tensors, *delta.files))
 
-    def work(block: Block) -> np.ndarray:
-        entry, dtype = block.entry, DTYPES[block.entry.dtype]
-        theirs = bases[entry.base.name].array if entry.base else None
+    def work(block: CodedBlock) -> np.ndarray:
+        dtype = DTYPES[block.of.dtype]
+        theirs = bases[block.of.base.name].array if block.of.base else None
         count = block.size // dtype.itemsize
-        facing = delta_compare.facing(theirs, dtype, block.start // dtype.itemsize, count)
-        return delta_format.decode(block.data, facing, dtype, count)
+        against = facing(theirs, dtype, block.start // dtype.itemsize, count)
+        return decode(block.data, against, dtype, count)
 
     with ahead((lambda b=block: work(b) for block in delta.blocks()), threads) as results:
 
-        def blocks(entry: Entry) -> Iterator[np.ndarray]:
+        def blocks(entry: Carried) -> Iterator[np.ndarray]:
             nonlocal done
             digest = hashlib.sha256()
             for _ in entry.blocks or ():
@@ -150,7 +142,7 @@ def _restore(
                     'delta is damaged. Get it again.'
                 )
 
-        def planned(entry: Entry) -> Planned:
+        def planned(entry: Carried) -> Planned:
             return Planned(entry.name, entry.shape, DTYPES[entry.dtype], lambda: blocks(entry))
 
         shards.write(target, [planned(e) for e in delta.tensors], kind, max_shard_size)

@@ -4,20 +4,21 @@ Tensors are compared by name, so that neither shards nor the files' formats matt
 in several threads; memory holds a few blocks for each thread.
 """
 
+import dataclasses
+import hashlib
+import json
+import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Self
 
 import numpy as np
 
-from belle_jax.diffs.delta import compare as delta_compare
-from belle_jax.diffs.delta import format as delta_format
-from belle_jax.diffs.delta.ahead import ahead
-from belle_jax.diffs.delta.compare import sha256
-from belle_jax.diffs.delta.format import Base, Entry
-from belle_jax.diffs.delta.writer import Writer
-from belle_jax.files import new_directory, require_new
+from belle_jax.diffs.delta import blocks, manifest, matching
+from belle_jax.diffs.delta.blocks import ahead, sha256
+from belle_jax.diffs.delta.manifest import BlockFile, Carried, Compared
+from belle_jax.files import new_directory, require_new, write_text
 from belle_jax.formats import huggingface
 from belle_jax.progress import Progress
 from belle_jax.weights import shards
@@ -27,7 +28,7 @@ from belle_jax.weights.tensors import Stored, map_file
 # Level 3 finds repetitions that mean nothing and gives more bytes; 19 saves 2 to 9 % of them in 30
 # times the time (benchmarks/results/delta_cpu.json).
 LEVEL = 1
-# Up to so many bytes a file is carried even if the base has the same: of settings, unlike of
+# Up to that many bytes a file is carried even if the base has the same: of settings, unlike of
 # vocabularies, another copy of the base may have others.
 SETTINGS = 2**16
 Triple = tuple[str, np.ndarray, Stored | None]  # name, values, the base's
@@ -53,17 +54,17 @@ def make(
     Returns:
         The target.
     Raises:
-        ValueError: a directory is no model, or the tuned model is not made from this base.
+        ValueError: a directory is not a model, or the tuned model is not made from this base.
         OSError: the disk is full; nothing is left behind.
     """
     require_new(target)
-    if level not in delta_format.LEVELS:
-        raise ValueError(f'--level={level} is no level of zstandard: give 1 to 22.')
+    if level not in blocks.LEVELS:
+        raise ValueError(f'--level={level} is not a level of zstandard: give 1 to 22.')
     called = Path(base).resolve().name if Path(base).exists() else str(base)
     base, tuned = huggingface.resolve(base), huggingface.resolve(tuned)
     bases = shards.read(base)
     tensors = [
-        (name, t.array, delta_compare.reference(t, bases)) for name, t in shards.read(tuned).items()
+        (name, t.array, matching.reference(t, bases)) for name, t in shards.read(tuned).items()
     ]
     total = sum(array.nbytes for _, array, _ in tensors)
     whole = sum(array.nbytes for _, array, theirs in tensors if not theirs)
@@ -73,21 +74,17 @@ def make(
             'and would have to be carried whole: give the base from which it was made, with the '
             'same names.'
         )
-    files, left_out = delta_compare.small_files(tuned)
+    files, left_out = matching.small_files(tuned)
     for name in left_out:
         print(f'Passed over: {name}, which is neither settings nor vocabulary nor weights.')
-    with new_directory(target, 0) as partial:
-        writer = Writer(partial, max_shard_size)
-        try:
-            size = _write(writer, called, base, tensors, files, level, threads)
-        finally:
-            writer.close()
+    with new_directory(target, 0) as partial, DeltaWriter(partial, max_shard_size) as writer:
+        size = _write(writer, called, base, tensors, files, level, threads)
     _account(tensors, size)
     return Path(target)
 
 
 def _write(
-    writer: Writer,
+    writer: 'DeltaWriter',
     called: str,
     base: Path,
     tensors: list[Triple],
@@ -96,51 +93,53 @@ def _write(
     threads: int,
 ) -> int:
     """Compresses everything; returns the bytes of the delta."""
-    local = threading.local()
-
-    def compress(array: np.ndarray, theirs: Stored | None, start: int) -> bytes:
-        if not hasattr(local, 'compressor'):
-            local.compressor = delta_format.compressor(level)
-        first = start // array.itemsize
-        numbers = delta_compare.flat(array, first, first + delta_format.BLOCK // array.itemsize)
-        against = theirs.array if theirs else None
-        facing = delta_compare.facing(against, numbers.dtype, first, len(numbers))
-        return delta_format.encode(numbers, facing, local.compressor)
-
-    def tasks() -> Iterator[Callable[[], Any]]:
-        for _, array, theirs in everything:
-            yield lambda a=array: sha256(a)
-            if theirs:
-                yield lambda a=theirs.array: sha256(a)
-            for start in range(0, array.nbytes, delta_format.BLOCK):
-                yield lambda a=array, b=theirs, s=start: compress(a, b, s)
-
     same = [path for path in files if _is_same(path, base / path.name)]
     carried: list[Triple] = [(p.name, map_file(p), None) for p in files if p not in same]
     everything = tensors + carried
     progress = Progress('Making the delta', 'MB')
     done, total = 0, sum(array.nbytes for _, array, _ in everything)
     entries = []
-    with ahead(tasks(), threads) as results:
+    with ahead(_tasks(everything, level), threads) as results:
         for name, array, theirs in everything:
             digest = next(results)
             compared = None
             if theirs:
                 b = theirs.array
-                compared = Base(theirs.name, NAMES[b.dtype], b.shape, next(results))
+                compared = Compared(theirs.name, NAMES[b.dtype], b.shape, next(results))
             sizes = []
-            for start in range(0, array.nbytes, delta_format.BLOCK):
+            for start in range(0, array.nbytes, blocks.BLOCK):
                 sizes.append(writer.add(next(results)))
-                done += min(delta_format.BLOCK, array.nbytes - start)
+                done += min(blocks.BLOCK, array.nbytes - start)
                 progress.show(done // 10**6, done / total)
             dtype = NAMES[array.dtype]
-            entries.append(Entry(name, dtype, array.shape, digest, compared, tuple(sizes)))
+            entries.append(Carried(name, dtype, array.shape, digest, compared, tuple(sizes)))
     progress.end(done // 10**6)
     others = [
-        Entry(p.name, 'U8', (p.stat().st_size,), sha256(map_file(p)), None, None) for p in same
+        Carried(p.name, 'U8', (p.stat().st_size,), sha256(map_file(p)), None, None) for p in same
     ]
     count = len(tensors)
     return writer.finish(called, entries[:count], entries[count:] + others)
+
+
+def _tasks(everything: list[Triple], level: int) -> Iterator[Callable[[], Any]]:
+    """What threads do: for each tensor its digest, that of the base's, and its blocks."""
+    local = threading.local()
+
+    def compress(array: np.ndarray, theirs: Stored | None, start: int) -> bytes:
+        if not hasattr(local, 'compressor'):
+            local.compressor = blocks.compressor(level)
+        first = start // array.itemsize
+        numbers = blocks.flat(array, first, first + blocks.BLOCK // array.itemsize)
+        against = theirs.array if theirs else None
+        facing = blocks.facing(against, numbers.dtype, first, len(numbers))
+        return blocks.encode(numbers, facing, local.compressor)
+
+    for _, array, theirs in everything:
+        yield lambda a=array: sha256(a)
+        if theirs:
+            yield lambda a=theirs.array: sha256(a)
+        for start in range(0, array.nbytes, blocks.BLOCK):
+            yield lambda a=array, b=theirs, s=start: compress(a, b, s)
 
 
 def _is_same(path: Path, theirs: Path) -> bool:
@@ -159,3 +158,61 @@ def _account(tensors: list[Triple], size: int) -> None:
     if rest := whole[10:]:
         print(f'Carried whole: {len(rest)} more, {sum(count for _, count in rest):,} bytes.')
     print(f'{size / 1e6:,.1f} MB for weights of {total / 1e6:,.1f} MB: {size / total:.1%}.')
+
+
+class DeltaWriter:
+    """Writes the files of blocks, and at last the manifest; for a directory that appears whole."""
+
+    def __init__(self, directory: Path, max_size: int) -> None:
+        """Takes an existing directory, and the bytes that a file of blocks may have."""
+        self._directory, self._max_size = directory, max_size
+        self._data: list[BlockFile] = []
+        self._file: IO[bytes] | None = None
+        self._hash = hashlib.sha256()
+        self._size = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file:  # after an error
+            self._file.close()
+
+    def add(self, block: bytes) -> int:
+        """Appends a compressed block; returns its size."""
+        if self._file and self._size + len(block) > self._max_size:
+            self._end()
+        if not self._file:
+            path = self._directory / f'delta-{len(self._data) + 1:05d}.zst'
+            self._file, self._hash, self._size = path.open('wb'), hashlib.sha256(), 0
+        self._file.write(block)
+        self._hash.update(block)
+        self._size += len(block)
+        return len(block)
+
+    def finish(self, base: str, tensors: Sequence[Carried], files: Sequence[Carried]) -> int:
+        """Writes the manifest; returns the bytes of the whole delta."""
+        self._end()
+        values = {
+            'format': manifest.FORMAT,
+            'version': manifest.VERSION,
+            'base': base,
+            'block': blocks.BLOCK,
+            'data': [{'name': d.path.name, 'size': d.size, 'sha256': d.sha256} for d in self._data],
+            'tensors': [dataclasses.asdict(t) for t in tensors],
+            'files': [
+                {'name': f.name, 'size': f.size, 'sha256': f.sha256, 'blocks': f.blocks}
+                for f in files
+            ],
+        }
+        text = json.dumps({'sha256': manifest.digest(values)} | values) + '\n'
+        write_text(self._directory / manifest.NAME, text)
+        return sum(d.size for d in self._data) + len(text.encode())
+
+    def _end(self) -> None:
+        if self._file:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            self._data.append(BlockFile(Path(self._file.name), self._size, self._hash.hexdigest()))
+            self._file = None

@@ -77,7 +77,7 @@ def writing(file: IO[bytes]) -> Iterator[Sink]:
 
     A file much larger than memory only passes through the cache: its pages push out those that are
     read next, in a virtual machine each costs several times the copying, and in the end everybody
-    waits for the disk. Where the file system knows no direct writing, the cache serves.
+    waits for the disk. Where the file system does not know direct writing, the cache serves.
     """
     pieces = [np.frombuffer(mmap.mmap(-1, PIECE), np.uint8) for _ in range(2)]  # whole pages
     descriptor, filled = file.fileno(), 0

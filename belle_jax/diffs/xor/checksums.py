@@ -14,7 +14,7 @@ MANIFEST = 'xor_manifest.json'
 
 
 @dataclasses.dataclass(frozen=True)
-class Entry:
+class Checksums:
     """What is known of a file.
 
     Attributes:
@@ -30,14 +30,14 @@ class Entry:
     source: str = ''
 
 
-def measure(path: Path, tell: blocks.Tell, source: str = '') -> Entry:
+def measure(path: Path, tell: blocks.Tell, source: str = '') -> Checksums:
     """Reads a file, and computes both checksums at the same time."""
     sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
     size = blocks.stream(path, (md5.update, sha256.update), tell)
-    return Entry(size, sha256.hexdigest(), md5.hexdigest(), source)
+    return Checksums(size, sha256.hexdigest(), md5.hexdigest(), source)
 
 
-def read_manifest(directory: Path) -> dict[str, Entry]:
+def read_manifest(directory: Path) -> dict[str, Checksums]:
     """The files that a directory's manifest lists; none where there is no manifest.
 
     Raises:
@@ -47,22 +47,22 @@ def read_manifest(directory: Path) -> dict[str, Entry]:
     try:
         values = json.loads(path.read_text('utf-8'))['files']
         entries = {
-            str(name): Entry(int(v['size']), str(v['sha256']), str(v['md5']), str(v['source']))
+            str(name): Checksums(int(v['size']), str(v['sha256']), str(v['md5']), str(v['source']))
             for name, v in values.items()
         }
     except FileNotFoundError:
         return {}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(
             f'{path} is damaged ({error!r}): remove it; what is complete is found again.'
         ) from error
     for name in entries:
         if not is_plain(name):
-            raise ValueError(f'{path} names {name!r}, which is no plain file name: refused.')
+            raise ValueError(f'{path} names {name!r}, which is not a plain file name: refused.')
     return entries
 
 
-def write_manifest(directory: Path, entries: Mapping[str, Entry]) -> None:
+def write_manifest(directory: Path, entries: Mapping[str, Checksums]) -> None:
     """Writes the manifest, atomically."""
     values = {name: dataclasses.asdict(entry) for name, entry in sorted(entries.items())}
     write_text(directory / MANIFEST, json.dumps({'files': values}, indent=1) + '\n')
@@ -80,15 +80,15 @@ def read_list(path: str | Path) -> dict[str, str]:
     try:
         lines = Path(path).read_text('utf-8-sig').splitlines()
     except UnicodeDecodeError as error:
-        raise ValueError(f'--md5={path} is no text in UTF-8: give lines HASH  ./name.') from error
+        raise ValueError(f'--md5={path} is not UTF-8 text: give lines HASH  ./name.') from error
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         found = re.fullmatch(r'\s*([0-9a-fA-F]{32})\s[\s*]?\s*(\S.*?)\s*', line)
         if not found:
             raise ValueError(
-                f'--md5={path}, line {number}, is no line HASH  ./name: {line[:80]!r}. Keep only '
-                'those lines.'
+                f'--md5={path}, line {number}, is not a line HASH  ./name: {line[:80]!r}. Keep '
+                'only those lines.'
             )
         name, md5 = found[2].rsplit('/', 1)[-1], found[1].lower()
         if listed.setdefault(name, md5) != md5:

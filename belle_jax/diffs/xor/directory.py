@@ -3,20 +3,17 @@
 Every file that is complete stands in the target's manifest, and is not done again.
 """
 
+import contextlib
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
 
-from belle_jax.diffs.xor import checksums, file_pool
-from belle_jax.diffs.xor import sources as xor_sources
-from belle_jax.diffs.xor import stream as xor
-from belle_jax.diffs.xor import target as xor_target
+from belle_jax.diffs.xor import checksums, cipher, file_pool, sources
 from belle_jax.diffs.xor.blocks import Tell
-from belle_jax.diffs.xor.checksums import MANIFEST, Entry, shown
-from belle_jax.diffs.xor.stream import Encrypted, Key
-from belle_jax.files import require_room
+from belle_jax.diffs.xor.checksums import MANIFEST, Checksums, shown
+from belle_jax.diffs.xor.cipher import Encrypted, Key
+from belle_jax.files import explaining, locked, remove_leftovers, require_room
 
 STAYS = re.compile(
     r'\..*|(readme|licen[cs]e|notice|use_policy).*|.*\.(md|enc)|' + re.escape(MANIFEST),
@@ -24,7 +21,12 @@ STAYS = re.compile(
 )
 """What is passed over when a directory is encrypted: hidden files, terms, descriptions."""
 
-T = TypeVar('T', Path, Encrypted)
+FULL = (
+    'the files that were complete are kept, and the same command goes on from there. Make room '
+    'first.'
+)
+
+Made = tuple[str, Checksums]  # of a file: its name, and what is known of it
 
 
 def decrypt(
@@ -51,43 +53,27 @@ def decrypt(
         ValueError: a file, the key or the list is wrong; no wrong file gets its name.
         OSError: the disk is full, or the target cannot be written.
     """
-    source, target = xor_sources.apart(source, target)
-    files = xor_sources.files_of(source)
-    tasks = xor_sources.encrypted_of(source, files)
-    xor_sources.pass_over(source, [e.path for e in tasks.values()])
-    xor_sources.require_other([e.path for e in tasks.values()], key)
+    source, target = sources.apart(source, target)
+    files = sources.files_of(source)
+    tasks = sources.encrypted_of(source, files)
+    sources.pass_over(source, [e.path for e in tasks.values()])
+    sources.require_other([e.path for e in tasks.values()], key)
     known = checksums.read_manifest(target)
-
-    def is_complete(file: Encrypted) -> bool:
-        path, entry = target / file.name, known.get(file.name)
-        right = entry and (entry.sha256, entry.size) == (file.sha256, file.size)
-        return bool(right) and path.is_file() and path.stat().st_size == file.size
-
-    left = [file for file in tasks.values() if not is_complete(file)]
-    new = [file for file in left if not os.path.lexists(target / file.name)]
-    require_room(target, sum(file.size for file in new))
+    left = [e for e in tasks.values() if not _is_complete(e, target / e.name, known.get(e.name))]
+    new = [e for e in left if not os.path.lexists(target / e.name)]
+    require_room(target, sum(e.size for e in new))
     with Key(key) as stream:
         if check_kind:
-            xor_sources.require_right_key(left, stream)
-        listed = xor_sources.compare_sources(md5, source, files, tasks.__contains__, threads)
+            sources.require_right_key(left, stream)
+        listed = sources.compare_sources(md5, source, files, tasks.__contains__, threads)
 
-        def restore(file: Encrypted, tell: Tell) -> tuple[str, Entry]:
-            path = target / file.name
-            if not os.path.lexists(path):
-                return file.name, xor.decrypt(file, stream, path, tell)
-            entry = checksums.measure(path, tell, file.path.name)
-            if entry.sha256 != file.sha256:
-                raise ValueError(
-                    f'{shown(path)} is there already and is something else: remove it, or give '
-                    'another --target.'
-                )
-            return file.name, entry
+        def restore(encrypted: Encrypted, tell: Tell) -> Made:
+            return encrypted.name, _restored(encrypted, stream, target / encrypted.name, tell)
 
-        _work(left, restore, target, known, tasks.__contains__, 'Decrypting', threads)
+        with _manifest(target, known, tasks.__contains__) as enter:
+            file_pool.each(left, lambda e: e.size, restore, 'Decrypting', threads, enter)
     print(f'Files restored: {len(new)}, there already: {len(tasks) - len(new)}.')
-    made = {name: e.md5 for name, e in known.items() if (target / name).is_file()}
-    xor_sources.fail(checksums.compare(listed, made, md5))
-    return target / MANIFEST
+    return _compared(target, known, listed, md5)
 
 
 def encrypt(
@@ -111,71 +97,118 @@ def encrypt(
         ValueError: a file, the key or the list is wrong.
         OSError: the disk is full, or the target cannot be written.
     """
-    source, target = xor_sources.apart(source, target)
-    files = xor_sources.files_of(source)
+    source, target = sources.apart(source, target)
+    files = sources.files_of(source)
     tasks = {f.name: f for f in files if f == source or not STAYS.fullmatch(f.name)}
-    xor_sources.pass_over(source, tasks.values())
+    sources.pass_over(source, tasks.values())
     if not tasks:
         raise ValueError(f'--source={source} holds no file to encrypt.')
-    xor_sources.require_other(tasks.values(), key)
+    sources.require_other(tasks.values(), key)
     known = checksums.read_manifest(target)
     there: list[str] = []
 
     def is_ours(name: str) -> bool:
-        return bool(parts := xor.split_name(name)) and parts[0] in tasks
+        return bool(parts := cipher.split_name(name)) and parts[0] in tasks
 
     with Key(key) as stream:
         for file in tasks.values():
-            xor_sources.require_plain(file)
-        begun = {parts[0] for name in known if (parts := xor.split_name(name))}
+            sources.require_plain(file)
+        begun = {parts[0] for name in known if (parts := cipher.split_name(name))}
         size = sum(f.stat().st_size for name, f in tasks.items() if name not in begun)
         require_room(target, size)
-        listed = xor_sources.compare_sources(md5, source, files, is_ours, threads)
+        listed = sources.compare_sources(md5, source, files, is_ours, threads)
 
-        def make(file: Path, tell: Tell) -> tuple[str, Entry]:
-            sha256 = xor.digest(file, tell)
-            path = target / f'{file.name}.{sha256}.enc'
-            if not os.path.lexists(path):
-                return path.name, xor.encrypt(file, sha256, stream, path, tell)
-            # Its name says nothing of its key: an earlier run may have had another.
-            if not xor.is_made_from(path, file, stream):
-                raise ValueError(
-                    f'{shown(path)} is there already, made with another key or damaged: remove it.'
-                )
-            there.append(path.name)
-            entry = known.get(path.name)
-            if entry and entry.size == path.stat().st_size:
-                return path.name, entry
-            xor.decrypt(xor.examine(path), stream, None, tell)
-            return path.name, checksums.measure(path, tell, file.name)
+        def make(file: Path, tell: Tell) -> Made:
+            return _made(file, stream, target, known, there, tell)
 
-        _work(list(tasks.values()), make, target, known, is_ours, 'Encrypting', threads)
+        with _manifest(target, known, is_ours) as enter:
+            # A file is read twice.
+            file_pool.each(
+                tasks.values(), lambda f: 2 * f.stat().st_size, make, 'Encrypting', threads, enter
+            )
     print(f'Files encrypted: {len(tasks) - len(there)}, there already: {len(there)}.')
-    made = {name: e.md5 for name, e in known.items() if (target / name).is_file()}
-    xor_sources.fail(checksums.compare(listed, made, md5))
-    return target / MANIFEST
+    return _compared(target, known, listed, md5)
 
 
-def _work(
-    tasks: Sequence[T],
-    work: Callable[[T, Tell], tuple[str, Entry]],
-    target: Path,
-    known: dict[str, Entry],
-    is_ours: Callable[[str], bool],
-    what: str,
-    threads: int,
-) -> None:
-    """Makes files, largest first, and enters each into the manifest when it is complete."""
+def _is_complete(encrypted: Encrypted, path: Path, known: Checksums | None) -> bool:
+    right = known and (known.sha256, known.size) == (encrypted.sha256, encrypted.size)
+    return bool(right) and path.is_file() and path.stat().st_size == encrypted.size
 
-    def size(task: Path | Encrypted) -> int:
-        # An encrypted file is read once, a plain one twice.
-        return task.size if isinstance(task, Encrypted) else 2 * task.stat().st_size
 
-    def finish(_: object, made: tuple[str, Entry]) -> None:
+def _restored(encrypted: Encrypted, key: Key, path: Path, tell: Tell) -> Checksums:
+    """Restores a file, or finds that it is there already."""
+    if not os.path.lexists(path):
+        return cipher.decrypt(encrypted, key, path, tell)
+    found = checksums.measure(path, tell, encrypted.path.name)
+    if found.sha256 != encrypted.sha256:
+        raise ValueError(
+            f'{shown(path)} is there already and is something else: remove it, or give another '
+            '--target.'
+        )
+    return found
+
+
+def _made(
+    file: Path, key: Key, target: Path, known: dict[str, Checksums], there: list[str], tell: Tell
+) -> Made:
+    """Encrypts a file, or finds that it is there already, and notes that."""
+    sha256 = cipher.digest(file, tell)
+    path = target / f'{file.name}.{sha256}.enc'
+    if not os.path.lexists(path):
+        return path.name, cipher.encrypt(file, sha256, key, path, tell)
+    # Its name says nothing of its key: an earlier run may have had another.
+    if not cipher.is_made_from(path, file, key):
+        raise ValueError(
+            f'{shown(path)} is there already, made with another key or damaged: remove it.'
+        )
+    there.append(path.name)
+    found = known.get(path.name)
+    if not found or found.size != path.stat().st_size:
+        cipher.decrypt(cipher.examine(path), key, None, tell)
+        found = checksums.measure(path, tell, file.name)
+    return path.name, found
+
+
+@contextlib.contextmanager
+def _manifest(
+    target: Path, known: dict[str, Checksums], is_ours: Callable[[str], bool]
+) -> Iterator[Callable[[Made], None]]:
+    """Makes the target, or goes on with it, and keeps other writers out.
+
+    Args:
+        target: Removed again if it was made here and is still empty in the end.
+        known: The files of its manifest so far.
+        is_ours: Whether this work makes a file of that name: what a run that was killed has left
+            unfinished of it is removed.
+    Yields:
+        What enters a complete file into the manifest.
+    Raises:
+        OSError: it cannot be written, another process is at work in it, or the disk is full.
+    """
+
+    def enter(made: Made) -> None:
         known[made[0]] = made[1]
         checksums.write_manifest(target, known)
 
-    with xor_target.opened(target, is_ours):
-        tasks = sorted(tasks, key=lambda t: -size(t))
-        total = sum(map(size, tasks))
-        xor_sources.fail(file_pool.each(tasks, work, finish, what, total, threads))
+    new = not target.exists()
+    name = f'--target={target}'
+    busy = OSError(f'another process is writing to {name}: wait until it is done.')
+    try:
+        with explaining(target, name, FULL):
+            target.mkdir(parents=True, exist_ok=True)
+            with locked(target, busy):
+                remove_leftovers(target, lambda n: is_ours(n) or n == MANIFEST)
+                yield enter
+    finally:
+        if new:
+            with contextlib.suppress(OSError):
+                target.rmdir()
+
+
+def _compared(
+    target: Path, known: dict[str, Checksums], listed: dict[str, str], md5: str | Path
+) -> Path:
+    """Compares what is there now with the rest of a list; returns the manifest."""
+    made = {name: found.md5 for name, found in known.items() if (target / name).is_file()}
+    file_pool.fail(checksums.compare(listed, made, md5))
+    return target / MANIFEST

@@ -10,6 +10,7 @@ from belle_jax.diffs.xor.blocks import Tell
 from belle_jax.progress import Progress
 
 MOST = 8  # files at a time: each has some 12 MB in memory
+SHOWN = 20  # sentences of one message
 
 T = TypeVar('T')
 R = TypeVar('R')
@@ -17,30 +18,33 @@ R = TypeVar('R')
 
 def each(
     tasks: Iterable[T],
+    size: Callable[[T], int],
     work: Callable[[T, Tell], R],
-    finish: Callable[[T, R], object],
     what: str,
-    total: int,
     threads: int = 0,
-) -> list[str]:
-    """Works on every task, also when another one has failed.
+    finish: Callable[[R], object] = lambda _: None,
+) -> dict[T, R]:
+    """Works on every task, the largest first, also when another one has failed.
 
     Args:
-        tasks: The largest first keeps all cores busy to the end.
+        tasks: Files, in any form.
+        size: Bytes that one of them takes to read.
         work: Called in threads, with a task and a function that is to be told of bytes done; that
             function raises when the work is to stop.
-        finish: Called in this thread with each task and what came of it.
         what: Is being done, for the progress line.
-        total: Bytes of all tasks.
         threads: Files at a time; 0: one for each core, which keeps all busy also while a file
             waits for the disk.
+        finish: Called in this thread with what came of a task, as soon as it is there.
     Returns:
-        What the ValueErrors of tasks say.
+        What came of each task.
     Raises:
+        ValueError: in the end, with what the tasks' own ones say.
         OSError: of a task, such as a full disk, which would stop the others too.
     """
-    meter, faults = _Meter(), []
-    progress = Progress(what, 'MB')
+    tasks = sorted(tasks, key=size, reverse=True)  # keeps all cores busy to the end
+    total = max(1, sum(map(size, tasks)))
+    made: dict[T, R] = {}
+    meter, faults, progress = _Meter(), [], Progress(what, 'MB')
     at_once = min(MOST, threads or os.cpu_count() or 1)
     with concurrent.futures.ThreadPoolExecutor(at_once) as pool:
         futures = {pool.submit(work, task, meter): task for task in tasks}
@@ -50,20 +54,32 @@ def each(
                 done, left = concurrent.futures.wait(
                     left, 0.5, return_when=concurrent.futures.FIRST_COMPLETED
                 )
-                progress.show(meter.bytes // 10**6, min(1.0, meter.bytes / max(1, total)))
+                progress.show(meter.bytes // 10**6, min(1.0, meter.bytes / total))
                 for future in sorted(done, key=lambda f: f.exception() is not None):
                     try:
-                        result = future.result()
+                        made[futures[future]] = future.result()
                     except ValueError as error:
                         faults.append(str(error))
                     else:
-                        finish(futures[future], result)
+                        finish(made[futures[future]])
         finally:
             meter.stopped = True
             for future in futures:
                 future.cancel()
     progress.end(meter.bytes // 10**6)
-    return faults
+    fail(faults)
+    return made
+
+
+def fail(faults: list[str]) -> None:
+    """Raises the sentences that there are.
+
+    Raises:
+        ValueError: there are any.
+    """
+    if faults:
+        more = f' And {len(faults) - SHOWN} more.' if len(faults) > SHOWN else ''
+        raise ValueError(' '.join(faults[:SHOWN]) + more)
 
 
 class _Meter:

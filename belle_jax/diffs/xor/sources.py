@@ -4,12 +4,10 @@ import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from belle_jax.diffs.xor import checksums, file_kind, file_pool
-from belle_jax.diffs.xor import stream as xor
-from belle_jax.diffs.xor.blocks import Tell
-from belle_jax.diffs.xor.checksums import Entry, listing, shown
+from belle_jax.diffs.xor import checksums, cipher, file_kind, file_pool
+from belle_jax.diffs.xor.checksums import Checksums, listing, shown
+from belle_jax.diffs.xor.cipher import Encrypted, Key
 from belle_jax.diffs.xor.file_kind import Verdict
-from belle_jax.diffs.xor.stream import Encrypted, Key
 
 LONGEST = 255 - 20  # bytes of a file name, with room for what it is called while it is written
 
@@ -32,7 +30,7 @@ def files_of(source: Path) -> list[Path]:
     """The file itself, or the regular files of a directory, by name.
 
     Raises:
-        ValueError: there is no such thing.
+        ValueError: it is not there.
     """
     if source.is_file():
         return [source]
@@ -51,7 +49,7 @@ def encrypted_of(source: Path, files: Iterable[Path]) -> dict[str, Encrypted]:
     for file in files:
         if file.suffix != '.enc' and file != source:
             continue
-        encrypted = xor.examine(file)
+        encrypted = cipher.examine(file)
         if encrypted.name in found:
             raise ValueError(f'{source} holds {shown(encrypted.name)} twice: keep one of them.')
         require_short(encrypted.name, file)
@@ -98,7 +96,7 @@ def require_right_key(tasks: Iterable[Encrypted], key: Key) -> None:
     """
     wrong: dict[Verdict, list[Path]] = {}
     for encrypted in tasks:
-        wrong.setdefault(xor.judge(encrypted, key), []).append(encrypted.path)
+        wrong.setdefault(cipher.judge(encrypted, key), []).append(encrypted.path)
     otherwise = 'If the files are of other kinds than their names say, add --nocheck_kind.'
     files = wrong.get(Verdict.WRONG_START)
     if files and Verdict.RIGHT in wrong:
@@ -125,7 +123,7 @@ def require_plain(file: Path) -> None:
     Raises:
         ValueError: it is encrypted already, or its name is too long.
     """
-    if xor.split_name(file.name):
+    if cipher.split_name(file.name):
         raise ValueError(f'{shown(file)} is encrypted already.')
     require_short(f'{file.name}.{"0" * 64}.enc', file)
     size = file.stat().st_size
@@ -135,15 +133,18 @@ def require_plain(file: Path) -> None:
         verdict = file_kind.judge(file.name, head, opened.read(), size)
     if verdict in (Verdict.WRONG_START, Verdict.WRONG_END):
         print(
-            f'{shown(file.name)} is no {file.suffix} file as others are: to restore it takes '
+            f'{shown(file.name)} is not a {file.suffix} file as others are: to restore it takes '
             '--nocheck_kind.'
         )
 
 
 def compare_sources(
-    md5: str | Path, source: Path, files: Iterable[Path], is_made: Callable[[str], bool],
+    md5: str | Path,
+    source: Path,
+    files: Iterable[Path],
+    is_made: Callable[[str], bool],
     threads: int,
-) -> dict[str, str]:  # fmt: skip
+) -> dict[str, str]:
     """Compares what is there already with a published list.
 
     Args:
@@ -164,37 +165,14 @@ def compare_sources(
     made = {n for n in listed if is_made(n)}
     if not here and not made:
         raise ValueError(f'--md5={md5} names nothing in {source}, nor what is made from it.')
-    fail(checksums.compare({n: listed[n] for n in here}, md5_of(here.values(), threads), md5))
+    found = {n: entry.md5 for n, entry in measured(here.values(), threads).items()}
+    file_pool.fail(checksums.compare({n: listed[n] for n in here}, found, md5))
     return {n: listed[n] for n in listed if n in made or (source.is_dir() and n not in here)}
 
 
-def measured(files: Iterable[Path], threads: int) -> dict[str, Entry]:
+def measured(files: Iterable[Path], threads: int) -> dict[str, Checksums]:
     """Checksums of files, by name."""
-    found: dict[str, Entry] = {}
-
-    def measure(file: Path, tell: Tell) -> Entry:
-        return checksums.measure(file, tell)
-
-    def finish(file: Path, entry: Entry) -> None:
-        found[file.name] = entry
-
-    files = sorted(files, key=lambda f: -f.stat().st_size)
-    total = sum(f.stat().st_size for f in files)
-    fail(file_pool.each(files, measure, finish, 'Checking', total, threads))
-    return found
-
-
-def md5_of(files: Iterable[Path], threads: int) -> dict[str, str]:
-    """MD5 of files, by name."""
-    return {name: entry.md5 for name, entry in measured(files, threads).items()}
-
-
-def fail(faults: list[str]) -> None:
-    """Raises the sentences that there are.
-
-    Raises:
-        ValueError: there are any.
-    """
-    if faults:
-        more = f' And {len(faults) - 20} more.' if len(faults) > 20 else ''
-        raise ValueError(' '.join(faults[:20]) + more)
+    found = file_pool.each(
+        files, lambda f: f.stat().st_size, checksums.measure, 'Checking', threads
+    )
+    return {file.name: entry for file, entry in found.items()}

@@ -2,12 +2,9 @@
 
 from pathlib import Path
 
-from belle_jax.diffs.xor import checksums, file_pool
-from belle_jax.diffs.xor import sources as xor_sources
-from belle_jax.diffs.xor import stream as xor
-from belle_jax.diffs.xor.blocks import Tell
-from belle_jax.diffs.xor.checksums import MANIFEST, Entry, shown
-from belle_jax.diffs.xor.stream import Encrypted, Key
+from belle_jax.diffs.xor import checksums, cipher, file_pool, sources
+from belle_jax.diffs.xor.checksums import MANIFEST, Checksums, shown
+from belle_jax.diffs.xor.cipher import Key
 
 
 def verify(
@@ -24,14 +21,14 @@ def verify(
         key: Where given, every encrypted file is decrypted and compared with its SHA-256.
         md5: A published list; of encrypted files, of others, or with a key of what they become.
         threads: Files at a time; 0: one for each core.
-        check_kind: See `xor_directory.decrypt`.
+        check_kind: See `decrypt`.
     Returns:
         A sentence that says what was checked.
     Raises:
         ValueError: files are missing or differ, each named, or there is nothing to compare with.
     """
     source = Path(source)
-    files = {f.name: f for f in xor_sources.files_of(source)}
+    files = {f.name: f for f in sources.files_of(source)}
     known = checksums.read_manifest(source if source.is_dir() else source.parent)
     listed = checksums.read_list(md5) if md5 else {}
     whole = source.is_dir()
@@ -48,14 +45,14 @@ def verify(
         if md5 and not listed:
             raise ValueError(f'--md5={md5} does not name {shown(source.name)}.')
     checked = {n: f for n, f in files.items() if n in known or (n in listed and n not in made)}
-    xor_sources.pass_over(source, [*checked.values(), *(source / e.source for e in made.values())])
-    found = xor_sources.measured(checked.values(), threads)
+    sources.pass_over(source, [*checked.values(), *(source / e.source for e in made.values())])
+    found = sources.measured(checked.values(), threads)
     faults = [sentence for n, e in known.items() if (sentence := _compare(n, e, found.get(n)))]
     actual = {n: e.md5 for n, e in (made | found).items()}
     faults += checksums.compare(listed, actual, md5)
-    if not key and any((parts := xor.split_name(n)) and parts[0] in listed for n in files):
+    if not key and any((parts := cipher.split_name(n)) and parts[0] in listed for n in files):
         faults.append(f'With --key, what the encrypted files become is compared with {md5}.')
-    xor_sources.fail(faults)
+    file_pool.fail(faults)
     count = len({*checked, *(e.source for e in made.values())})
     decrypted = f', {len(made)} by decrypting' if made else ''
     return f'Files checked: {count}{decrypted}; all are right.'
@@ -63,27 +60,23 @@ def verify(
 
 def _decrypted(
     source: Path, files: list[Path], key: str | Path, threads: int, check_kind: bool
-) -> dict[str, Entry]:
+) -> dict[str, Checksums]:
     """What the encrypted files become, by name."""
-    tasks = xor_sources.encrypted_of(source, files)
-    made: dict[str, Entry] = {}
+    tasks = sources.encrypted_of(source, files).values()
     with Key(key) as stream:
         if check_kind:
-            xor_sources.require_right_key(tasks.values(), stream)
-
-        def work(file: Encrypted, tell: Tell) -> Entry:
-            return xor.decrypt(file, stream, None, tell)
-
-        def finish(file: Encrypted, entry: Entry) -> None:
-            made[file.name] = entry
-
-        largest_first = sorted(tasks.values(), key=lambda e: -e.size)
-        total = sum(e.size for e in largest_first)
-        xor_sources.fail(file_pool.each(largest_first, work, finish, 'Decrypting', total, threads))
-    return made
+            sources.require_right_key(tasks, stream)
+        made = file_pool.each(
+            tasks,
+            lambda e: e.size,
+            lambda e, tell: cipher.decrypt(e, stream, None, tell),
+            'Decrypting',
+            threads,
+        )
+    return {encrypted.name: entry for encrypted, entry in made.items()}
 
 
-def _compare(name: str, entry: Entry, found: Entry | None) -> str:
+def _compare(name: str, entry: Checksums, found: Checksums | None) -> str:
     """A sentence where a file is not what the manifest says."""
     if not found:
         return f'{shown(name)} is missing: {MANIFEST} names it.'

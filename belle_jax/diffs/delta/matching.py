@@ -1,12 +1,9 @@
-"""Which tensor of the base a tuned one is compared with, and their numbers at the same places."""
+"""Which tensor of the base a tuned one is compared with, and which small files a delta has."""
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-
-from belle_jax.diffs.delta import format as delta_format
+from belle_jax.diffs.delta import manifest
 from belle_jax.formats import names
 from belle_jax.weights import shards
 from belle_jax.weights.tensors import Stored
@@ -34,9 +31,7 @@ def reference(tensor: Stored, bases: Mapping[str, Stored]) -> Stored | None:
         return None
     ours, theirs = tensor.array, found.array
     both_float = ours.dtype.kind in 'fV' and theirs.dtype.kind in 'fV'  # V: bfloat16
-    if delta_format.comparable(ours.shape, theirs.shape) and (
-        both_float or ours.dtype == theirs.dtype
-    ):
+    if manifest.comparable(ours.shape, theirs.shape) and (both_float or ours.dtype == theirs.dtype):
         return found
     if _is_buffer(tensor.name):
         return None
@@ -70,52 +65,8 @@ def small_files(directory: Path) -> tuple[list[Path], list[str]]:
     _, weights = shards.find(directory)
     files, left_out = [], []
     for path in sorted(directory.iterdir()):
-        if path.is_file() and delta_format.is_carried(path.name):
+        if path.is_file() and manifest.is_carried(path.name):
             files.append(path)
         elif path not in weights and not path.name.endswith('.index.json'):
             left_out.append(path.name)
     return files, left_out
-
-
-# --- numbers --------------------------------------------------------------------------------------
-
-
-def facing(base: np.ndarray | None, dtype: np.dtype, start: int, count: int) -> np.ndarray | None:
-    """The base's numbers at some places of a tuned tensor.
-
-    Args:
-        base: Its tensor, whose shape differs in the number of rows at most; or None.
-        dtype: Of the tuned tensor, to which they are cast.
-        start: First place, in C order.
-        count: How many.
-    Returns:
-        [count], zeros where the base has no such row; None if it has nothing there.
-    """
-    if base is None or start >= base.size:
-        return None
-    theirs = flat(base, start, start + count)
-    if theirs.dtype != dtype:
-        # What is too large becomes infinite, and the tuned bits come back all the same.
-        with np.errstate(over='ignore', invalid='ignore'):
-            theirs = theirs.astype(dtype)
-    if len(theirs) < count:
-        theirs = np.concatenate([theirs, np.zeros(count - len(theirs), dtype)])
-    return theirs
-
-
-def flat(array: np.ndarray, start: int, stop: int) -> np.ndarray:
-    """Numbers start to stop of an array in C order; a copy only where it lies otherwise."""
-    if array.flags.c_contiguous:
-        return array.reshape(-1)[start:stop]
-    row = array.size // len(array)
-    first = start // row
-    rows = np.ascontiguousarray(array[first : -(-stop // row)]).reshape(-1)
-    return rows[start - first * row : stop - first * row]
-
-
-def sha256(array: np.ndarray) -> str:
-    """Of an array's bytes in C order; not more than a block is copied at a time."""
-    digest, step = hashlib.sha256(), delta_format.BLOCK // array.itemsize
-    for start in range(0, array.size, step):
-        digest.update(flat(array, start, start + step).view(np.uint8).data)
-    return digest.hexdigest()

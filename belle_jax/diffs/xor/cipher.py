@@ -20,7 +20,7 @@ import numpy as np
 
 from belle_jax.diffs.xor import blocks, file_kind
 from belle_jax.diffs.xor.blocks import Sink, Tell
-from belle_jax.diffs.xor.checksums import Entry, is_plain, shown
+from belle_jax.diffs.xor.checksums import Checksums, is_plain, shown
 from belle_jax.diffs.xor.file_kind import Verdict
 from belle_jax.files import whole_file
 
@@ -38,7 +38,7 @@ class Key:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         if not self.path.is_file():
-            raise ValueError(f'--key={path} is no file: give the original that the model names.')
+            raise ValueError(f'--key={path} is not a file: give the original that the model names.')
         if not (size := self.path.stat().st_size):
             raise ValueError(f'--key={path} is empty: download it again.')
         self._file = self.path.open('rb', buffering=0)
@@ -95,7 +95,7 @@ class Encrypted:
 
 
 def split_name(name: str) -> tuple[str, str] | None:
-    """`<name>.<64 hex>.enc` -> name and hex in lower case; None where it is no such name."""
+    """`<name>.<64 hex>.enc` -> name and hex in lower case; None where it is not such a name."""
     found = re.fullmatch(r'(.+)\.([0-9a-fA-F]{64})\.enc', name, re.DOTALL)
     return (found[1], found[2].lower()) if found else None
 
@@ -113,7 +113,7 @@ def examine(path: Path) -> Encrypted:
         )
     name, digest = parts
     if not is_plain(name):
-        raise ValueError(f'{shown(path)} holds {name!r}, which is no plain file name: refused.')
+        raise ValueError(f'{shown(path)} holds {name!r}, which is not a plain file name: refused.')
     with path.open('rb') as file:
         header = file.read(DIGEST)
         size = path.stat().st_size - DIGEST
@@ -145,7 +145,7 @@ def judge(encrypted: Encrypted, key: Key) -> Verdict:
         return file_kind.judge(encrypted.name, piece(0, head), piece(size - tail, tail), size)
 
 
-def decrypt(encrypted: Encrypted, key: Key, target: Path | None, tell: Tell) -> Entry:
+def decrypt(encrypted: Encrypted, key: Key, target: Path | None, tell: Tell) -> Checksums:
     """Writes the plaintext, which appears under its name only when it is right.
 
     Args:
@@ -169,7 +169,7 @@ def decrypt(encrypted: Encrypted, key: Key, target: Path | None, tell: Tell) -> 
         size = blocks.stream(encrypted.path, (), tell, DIGEST, key.xor, (md5.update, keep))
         if sha256.hexdigest() != encrypted.sha256:
             raise ValueError(_why(encrypted, key))
-    return Entry(size, sha256.hexdigest(), md5.hexdigest(), encrypted.path.name)
+    return Checksums(size, sha256.hexdigest(), md5.hexdigest(), encrypted.path.name)
 
 
 def _why(encrypted: Encrypted, key: Key) -> str:
@@ -201,7 +201,7 @@ def digest(source: Path, tell: Tell) -> str:
     return sha256.hexdigest()
 
 
-def encrypt(source: Path, sha256: str, key: Key, target: Path, tell: Tell) -> Entry:
+def encrypt(source: Path, sha256: str, key: Key, target: Path, tell: Tell) -> Checksums:
     """Writes the encrypted file of a plaintext, which is read a second time after `digest`.
 
     One reading would do for the file, but not for its md5, which begins with the checksum.
@@ -222,7 +222,7 @@ def encrypt(source: Path, sha256: str, key: Key, target: Path, tell: Tell) -> En
         size = blocks.stream(source, [plain.update], tell, 0, key.xor, sinks)
         if plain.hexdigest() != sha256:
             raise ValueError(f'{shown(source)} changed while it was read: give it again.')
-    return Entry(DIGEST + size, encrypted.hexdigest(), md5.hexdigest(), source.name)
+    return Checksums(DIGEST + size, encrypted.hexdigest(), md5.hexdigest(), source.name)
 
 
 @contextlib.contextmanager
