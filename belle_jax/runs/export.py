@@ -6,17 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from belle_jax.architecture import Architecture
 from belle_jax.data import templates, tokenizer
-from belle_jax.weights import shards
-from belle_jax.formats import huggingface
-from belle_jax.runs import model_card
-from belle_jax.formats import names
-from belle_jax.runs import origin
-from belle_jax.runs import run_directory
+from belle_jax.files import require_new
+from belle_jax.formats import huggingface, names
+from belle_jax.formats.protocol import PublishedModel
+from belle_jax.runs import model_card, origin, run_directory
 from belle_jax.weights.parameters import Saved
-from belle_jax.files import new_directory, require_new
-from belle_jax.weights.tensors import DTYPES, Planned, in_dtype
+from belle_jax.weights.tensors import Planned
 
 BLOCK = 128 * 2**20  # bytes of a row block, as stored
 MAX_BLOCK = 512 * 2**20  # where whole chunks of the checkpoint ask for more
@@ -49,40 +45,37 @@ def to_huggingface(
     """
     require_new(target)
     checkpoint = run_directory.open_checkpoint(source)
-    for reason in checkpoint.rejected:
-        print(f'A newer checkpoint is passed over: {reason}')
     dtype = dtype or origin.read(checkpoint.run).get('dtype', 'float32')
-    if dtype not in DTYPES or kind not in shards.STEMS:
-        raise ValueError(
-            f'--dtype={dtype!r} --format={kind!r}: the dtypes are {", ".join(DTYPES)}, the formats '
-            f'{", ".join(shards.STEMS)}.'
-        )
-    tensors = plan(Saved(checkpoint), DTYPES[dtype])
-    with new_directory(target, sum(t.size for t in tensors)) as partial:
-        shards.write(partial, tensors, kind, max_shard_size)
-        note = _write_settings(checkpoint, partial, dtype)
-        card = model_card.write(checkpoint, dtype, note)
-        (partial / 'README.md').write_text(card, 'utf-8')
-    return Path(target)
+    return huggingface.write(as_published(checkpoint, dtype), target, dtype, max_shard_size, kind)
 
 
-def plan(saved: Saved, dtype: np.dtype) -> list[Planned]:
-    """The published tensors of a checkpoint, in the order of the layers.
+def as_published(checkpoint: run_directory.Checkpoint, dtype: str) -> PublishedModel:
+    """A checkpoint as any layout can write it.
 
     Args:
-        saved: The open checkpoint.
-        dtype: Of what is written.
+        checkpoint: Of a run.
+        dtype: In which it will be written, as its model card says.
     """
+    saved = Saved(checkpoint)
     entries = names.table(saved.architecture)
     stacked = [i for i, e in enumerate(entries) if e.layers]
     first, last = stacked[0], stacked[-1] + 1
     order = [(e, 0) for e in entries[:first]]
     order += [(e, i) for i in range(saved.architecture.layers) for e in entries[first:last]]
     order += [(e, 0) for e in entries[last:]]
-    return [_planned(saved, entry, layer, dtype) for entry, layer in order]
+    tensors = [_planned(saved, entry, layer) for entry, layer in order]
+    return PublishedModel(
+        directory=checkpoint.run,
+        architecture=saved.architecture,
+        tensors={tensor.name: tensor for tensor in tensors},
+        dtype=saved.dtype,
+        carry=lambda target: _carry(checkpoint, target, dtype),
+        config=_config(checkpoint),
+        notes=[f'A newer checkpoint is passed over: {reason}' for reason in checkpoint.rejected],
+    )
 
 
-def _planned(saved: Saved, entry: names.Entry, layer: int, dtype: np.dtype) -> Planned:
+def _planned(saved: Saved, entry: names.Entry, layer: int) -> Planned:
     name = entry.their_names[layer]
 
     def blocks() -> Iterator[np.ndarray]:
@@ -91,8 +84,7 @@ def _planned(saved: Saved, entry: names.Entry, layer: int, dtype: np.dtype) -> P
             stop = min(start + rows, entry.fold[0])
             yield entry.give(lambda index: saved.read(entry.ours, index), layer, start, stop)
 
-    stored = Planned(name, entry.their_shape, saved.dtype_of(entry.ours), blocks)
-    return in_dtype(stored, dtype)
+    return Planned(name, entry.their_shape, saved.dtype_of(entry.ours), blocks)
 
 
 def _rows(saved: Saved, entry: names.Entry) -> int:
@@ -107,31 +99,24 @@ def _rows(saved: Saved, entry: names.Entry) -> int:
 # --- the small files ---
 
 
-def _write_settings(checkpoint: run_directory.Checkpoint, target: Path, dtype: str) -> str:
-    """Configuration, tokenizer and licence as they were; a sentence about the chat template."""
-    run, source = checkpoint.run, checkpoint.run / run_directory.SOURCE
-    huggingface.write_json(target / 'config.json', _config(checkpoint.architecture, source, dtype))
-    huggingface.copy(source, target, ('generation_config.json', *huggingface.LICENCE_FILES))
-    if not (target / 'generation_config.json').is_file():
-        values = huggingface.generation_config(checkpoint.architecture)
-        huggingface.write_json(target / 'generation_config.json', values)
-    if not (run / run_directory.TOKENIZER).is_dir():
-        return 'The run has no tokenizer, so there is none here.'
-    huggingface.copy(run / run_directory.TOKENIZER, target, tokenizer.FILES)
-    return _write_chat_template(checkpoint, target)
+def _carry(checkpoint: run_directory.Checkpoint, target: Path, dtype: str) -> list[str]:
+    """Tokenizer, licence and settings for generating as they were, and a model card."""
+    run, note = checkpoint.run, 'The run has no tokenizer, so there is none here.'
+    kept = ('generation_config.json', *huggingface.LICENCE_FILES)
+    huggingface.copy(run / run_directory.SOURCE, target, kept)
+    if (run / run_directory.TOKENIZER).is_dir():
+        huggingface.copy(run / run_directory.TOKENIZER, target, tokenizer.FILES)
+        note = _write_chat_template(checkpoint, target)
+    (target / 'README.md').write_text(model_card.write(checkpoint, dtype, note), 'utf-8')
+    return []
 
 
-def _config(architecture: Architecture, source: Path, dtype: str) -> dict[str, Any]:
-    """The published configuration where it still describes the model, with the new dtype."""
-    ours = huggingface.architecture_to_hf_config(architecture, dtype)
-    path = source / 'config.json'
-    if not path.is_file():
-        return ours
-    published = huggingface.read_json(path)
-    if huggingface.read_architecture(source) != architecture:
-        return ours
-    keys = [k for k in ('dtype', 'torch_dtype') if k in published] or ['dtype', 'torch_dtype']
-    return published | dict.fromkeys(keys, dtype)
+def _config(checkpoint: run_directory.Checkpoint) -> dict[str, Any] | None:
+    """The published configuration, where it still describes the model."""
+    path = checkpoint.run / run_directory.SOURCE / 'config.json'
+    if not path.is_file() or huggingface.read_architecture(path.parent) != checkpoint.architecture:
+        return None
+    return huggingface.read_json(path)
 
 
 def _write_chat_template(checkpoint: run_directory.Checkpoint, target: Path) -> str:

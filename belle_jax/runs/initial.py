@@ -8,13 +8,12 @@ import jax
 
 from belle_jax import config
 from belle_jax.data import templates, tokenizer
+from belle_jax.files import new_directory, require_new
+from belle_jax.formats import huggingface
+from belle_jax.runs import origin
 from belle_jax.runs.checkpoints import Checkpoints
 from belle_jax.training.step import State
 from belle_jax.weights import parameters
-from belle_jax.formats import huggingface
-from belle_jax.runs import origin
-from belle_jax.weights.parameters import Published
-from belle_jax.files import new_directory, require_new
 from belle_jax.weights.tensors import DTYPES
 
 
@@ -33,17 +32,16 @@ def from_published(source: str, target: Path, dtype: str = 'float32', template: 
         OSError: the disk is full; nothing is left behind.
     """
     require_new(target)
-    path = huggingface.resolve(source)
-    published = Published(path, huggingface.read_architecture(path))
+    published = huggingface.open(source)
     dtype = published.dtype if dtype == 'source' else dtype
     numbers = sum(math.prod(shape) for shape in published.shapes.values())
     with new_directory(target, numbers * DTYPES[dtype].itemsize) as partial:
-        _write(published, path, source, partial, dtype, template)
+        _write(published, source, partial, dtype, template)
     return target
 
 
-def _write(published, path: Path, source: str, target: Path, dtype: str, template: str) -> None:
-    origin.keep(path, target, name=source)
+def _write(published, source: str, target: Path, dtype: str, template: str) -> None:
+    origin.keep(published.directory, target, name=source)
     if not template and (target / 'tokenizer').is_dir():
         template = 'tokenizer' if tokenizer.load(target / 'tokenizer').chat_template else 'none'
     if template and template not in templates.NAMES:

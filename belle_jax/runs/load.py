@@ -9,7 +9,7 @@ from absl import logging
 from belle_jax.architecture import Architecture
 from belle_jax.formats import huggingface
 from belle_jax.runs import run_directory
-from belle_jax.weights.parameters import Parameters, Published, Saved, place
+from belle_jax.weights.parameters import Parameters, Saved, place
 from belle_jax.weights.tensors import DTYPES
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def open_parameters(
         source: As in `read_architecture`, or what `open_checkpoint` gave.
         architecture: The model; by default what the source says.
     Raises:
-        ValueError: as `Published`, `Saved` and `open_checkpoint` do.
+        ValueError: as `huggingface.open`, `Saved` and `open_checkpoint` do.
     """
     is_open = isinstance(source, run_directory.Checkpoint)
     path = source.directory if is_open else huggingface.resolve(source)
@@ -50,7 +50,7 @@ def open_parameters(
         for reason in checkpoint.rejected:
             logging.warning('A newer checkpoint is passed over: %s', reason)
         return Saved(checkpoint)
-    return Published(path, architecture or huggingface.read_architecture(path))
+    return huggingface.open(path, architecture)
 
 
 def load_parameters(

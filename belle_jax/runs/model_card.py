@@ -10,8 +10,7 @@ from belle_jax import __version__
 from belle_jax.architecture import Architecture
 from belle_jax.config import parse_sources
 from belle_jax.formats import names
-from belle_jax.runs import origin
-from belle_jax.runs import run_directory
+from belle_jax.runs import origin, run_directory
 
 LICENCES = {'bloom': 'bigscience-bloom-rail-1.0', 'llama': 'other'}
 CITATIONS = {

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from belle_jax.data import tokenizer as tokenizers
-from belle_jax.weights import shards
 from belle_jax.formats import huggingface
 from belle_jax.runs import run_directory
+from belle_jax.weights import shards
 from belle_jax.weights.parameters import common_dtype
 
 ORIGIN = 'origin.json'

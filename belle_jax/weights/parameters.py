@@ -5,7 +5,6 @@ shards.
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,7 +12,6 @@ import numpy as np
 from belle_jax.architecture import Architecture
 from belle_jax.formats import names
 from belle_jax.runs import run_directory
-from belle_jax.weights import shards
 from belle_jax.weights.tensors import DTYPES, Index
 
 
@@ -26,34 +24,18 @@ class Parameters(Protocol):
         dtype: In which most numbers are stored: 'float32', 'bfloat16' or 'float16'.
     """
 
-    architecture: Architecture
-    shapes: dict[str, tuple[int, ...]]
-    dtype: str
+    @property
+    def architecture(self) -> Architecture: ...
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]: ...
+
+    @property
+    def dtype(self) -> str: ...
 
     def read(self, name: str, index: Index, dtype: np.dtype) -> np.ndarray:
         """A slice of a parameter as `dtype`; nothing else is read."""
         ...
-
-
-class Published:
-    """The parameters in a Hugging Face directory, in our layout."""
-
-    def __init__(self, directory: Path, architecture: Architecture):
-        """Opens the files and checks every tensor's name and shape before a number is read.
-
-        Raises:
-            ValueError: a file or tensor is missing, damaged, of another shape, or left over.
-        """
-        self.architecture = architecture
-        self._entries = {e.ours: e for e in names.table(architecture)}
-        self._stored = names.match(architecture, shards.read(directory))
-        self.shapes = {name: e.our_shape for name, e in self._entries.items()}
-        self.dtype = common_dtype({t.place: t.array.dtype for t in self._stored.values()})
-
-    def read(self, name: str, index: Index, dtype: np.dtype) -> np.ndarray:
-        """A slice of a parameter as `dtype`; nothing else is read."""
-        entry = self._entries[name]
-        return entry.take([self._stored[n].array for n in entry.their_names], index, dtype)
 
 
 class Saved:
