@@ -22,7 +22,7 @@ STEPS_MAX = 2_000_000  # instructions; a tensor takes 40, and large models have 
 KEYS = (str, int, float, type(None))  # hashed at once, while nested tuples can take for ever
 
 
-class Refused(ValueError):
+class Unreadable(ValueError):
     """The pickle is damaged, or does what no dict of tensors needs."""
 
 
@@ -54,10 +54,10 @@ class Inert:
 
     def build(self, state: Any) -> None:
         """Takes the state that the pickle gives it."""
-        raise Refused(f'it sets the state of a {type(self).__name__}')
+        raise Unreadable(f'it sets the state of a {type(self).__name__}')
 
 
-class OrderedDict(dict, Inert):
+class InertDict(dict, Inert):
     """A dict of which PyTorch also stores attributes (`_metadata`): they are dropped."""
 
     __slots__ = ()
@@ -80,14 +80,14 @@ def load(
     Args:
         data: The mapped file, uint8.
         allowed: By name with its module, what a global means: a function, which makes an inert
-            object or raises `Refused`, or anything that cannot be called.
+            object or raises `Unreadable`, or anything that cannot be called.
         persistent: Makes an object of a persistent id; None: there are none.
         start: The byte at which the pickle begins.
     Returns:
         What the pickle makes of dicts, lists, tuples, texts, numbers, `Span`s for byte strings and
         long texts, `Global`s, and what the functions made; and the byte at which it ends.
     Raises:
-        Refused: it is damaged, or asks for what is not allowed; the reason has the byte.
+        Unreadable: it is damaged, or asks for what is not allowed; the reason has the byte.
     """
     machine = _Machine(data, allowed, persistent, start)
     return machine.run(), machine.position
@@ -119,16 +119,18 @@ class _Machine:
                 name = OPCODES[code].name if code in OPCODES else f'0x{code.hex()}'
                 if name == 'STOP':
                     if len(self.stack) != 1 or self.marks:
-                        raise Refused('it ends in the middle of a value')
+                        raise Unreadable('it ends in the middle of a value')
                     return self.stack[0]
                 if name not in STEPS:
-                    raise Refused(f'it has the instruction {name}, which no dict of tensors needs')
+                    raise Unreadable(
+                        f'it has the instruction {name}, which no dict of tensors needs'
+                    )
                 STEPS[name](self, self._argument(OPCODES[code]))
-            raise Refused(f'it has more than {STEPS_MAX:,} instructions, which no model needs')
+            raise Unreadable(f'it has more than {STEPS_MAX:,} instructions, which no model needs')
         except IndexError as error:
-            raise Refused(f'it takes a value that is not there, at byte {at}') from error
-        except Refused as error:
-            raise Refused(f'{error}, at byte {at}') from error
+            raise Unreadable(f'it takes a value that is not there, at byte {at}') from error
+        except Unreadable as error:
+            raise Unreadable(f'{error}, at byte {at}') from error
 
     # --- reading ---
 
@@ -139,7 +141,7 @@ class _Machine:
     def _skip(self, count: int) -> Span:
         begin, left = self.position, self.data.size - self.position
         if count > left:
-            raise Refused(
+            raise Unreadable(
                 f'it is truncated: {count} bytes should follow byte {begin}, and only {left} do'
             )
         self.position += count
@@ -148,7 +150,7 @@ class _Machine:
     def _line(self) -> str:
         line, newline, _ = self.data[self.position : self.position + 256].tobytes().partition(b'\n')
         if not newline:
-            raise Refused('it is truncated in a name')
+            raise Unreadable('it is truncated in a name')
         self.position += len(line) + 1
         return line.decode('utf-8', 'replace')
 
@@ -163,7 +165,7 @@ class _Machine:
         try:
             return self.read(length).decode('utf-8', 'surrogatepass')
         except UnicodeDecodeError as error:
-            raise Refused('it has a text that is not UTF-8') from error
+            raise Unreadable('it has a text that is not UTF-8') from error
 
     # --- instructions ---
 
@@ -174,29 +176,29 @@ class _Machine:
         """The last values, or those since the last mark."""
         start = self.marks.pop() if count is None else len(self.stack) - count
         if not 0 <= start <= len(self.stack):
-            raise Refused('it takes a value that is not there')
+            raise Unreadable('it takes a value that is not there')
         values = self.stack[start:]
         del self.stack[start:]
         return values
 
     def protocol(self, version: int) -> None:
         if version not in range(2, 6):
-            raise Refused(f'it is of protocol {version}; 2 to 5 are read')
+            raise Unreadable(f'it is of protocol {version}; 2 to 5 are read')
 
     def append(self, values: list[Any]) -> None:
         if not isinstance(self.stack[-1], list):
-            raise Refused('it appends to what is not a list')
+            raise Unreadable('it appends to what is not a list')
         self.stack[-1].extend(values)
 
     def set_items(self, values: list[Any]) -> None:
         target = self.stack[-1]
         if not isinstance(target, dict) or len(values) % 2:
-            raise Refused('it sets items of what is not a dict')
+            raise Unreadable('it sets items of what is not a dict')
         for key, value in zip(values[::2], values[1::2]):
             if not isinstance(key, KEYS):
-                raise Refused(f'it has a {type(key).__name__} for a name')
+                raise Unreadable(f'it has a {type(key).__name__} for a name')
             if key in target:
-                raise Refused(f'it names {brief(key)} twice')
+                raise Unreadable(f'it names {brief(key)} twice')
             target[key] = value
 
     def put(self, index: int) -> None:
@@ -204,36 +206,36 @@ class _Machine:
 
     def get(self, index: int) -> None:
         if index not in self.memo:
-            raise Refused(f'it recalls a value {index} that was not stored')
+            raise Unreadable(f'it recalls a value {index} that was not stored')
         self.push(self.memo[index])
 
     def bring(self, module: Any, name: Any) -> None:
         full = f'{module}.{name}' if isinstance(module, str) and isinstance(name, str) else '?'
         if full not in self.allowed:
-            raise Refused(
+            raise Unreadable(
                 f'it asks for {full[:160]}, which is no part of a dict of tensors and was not run'
             )
         self.push(Global(full, self.allowed[full]))
 
     def call(self, function: Any, arguments: Any) -> None:
         if not isinstance(function, Global) or not callable(function.meaning):
-            raise Refused('it calls what cannot be called')
+            raise Unreadable('it calls what cannot be called')
         if not isinstance(arguments, tuple):
-            raise Refused(f'it calls {function.name} without arguments')
+            raise Unreadable(f'it calls {function.name} without arguments')
         try:
             self.push(function.meaning(*arguments))
         except TypeError as error:
-            raise Refused(f'it calls {function.name} with other arguments than known') from error
+            raise Unreadable(f'it calls {function.name} with other arguments than known') from error
 
     def build(self, target: Any, state: Any) -> None:
         if not isinstance(target, Inert):
-            raise Refused(f'it sets the state of a {type(target).__name__}')
+            raise Unreadable(f'it sets the state of a {type(target).__name__}')
         target.build(state)
         self.push(target)
 
     def refer(self, pid: Any) -> None:
         if self.persistent is None:
-            raise Refused('it has the instruction BINPERSID, which no dict of tensors needs')
+            raise Unreadable('it has the instruction BINPERSID, which no dict of tensors needs')
         self.push(self.persistent(pid))
 
 

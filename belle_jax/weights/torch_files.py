@@ -23,8 +23,8 @@ from belle_jax.weights import pickles
 from belle_jax.weights.pickles import (
     Global,
     Inert,
-    OrderedDict,
-    Refused,
+    InertDict,
+    Unreadable,
     bring,
     group,
     integer,
@@ -99,20 +99,20 @@ class _Tensor(Inert):
             return isinstance(values, tuple) and all(type(v) is int and v >= 0 for v in values)
 
         if not isinstance(storage, _Storage) or not natural((offset,)):
-            raise Refused('it has a tensor without a storage or with a malformed offset')
+            raise Unreadable('it has a tensor without a storage or with a malformed offset')
         if not natural(shape) or not natural(strides) or len(shape) != len(strides):
-            raise Refused('it has a tensor of a malformed shape or strides')
+            raise Unreadable('it has a tensor of a malformed shape or strides')
         self.storage, self.offset, self.shape, self.strides = storage, offset, shape, strides
 
 
 def _parameter(tensor, *_unused) -> _Tensor:
     if not isinstance(tensor, _Tensor):
-        raise Refused('it has a parameter that is not a tensor')
+        raise Unreadable('it has a parameter that is not a tensor')
     return tensor
 
 
 ALLOWED = {
-    'collections.OrderedDict': OrderedDict,
+    'collections.OrderedDict': InertDict,
     'torch._utils._rebuild_tensor_v2': _Tensor,
     'torch._utils._rebuild_tensor': _Tensor,
     'torch._utils._rebuild_parameter': _parameter,
@@ -126,18 +126,18 @@ class _Storages(dict[str, _Storage]):
     def refer(self, pid: Any) -> _Storage:
         """The storage of a persistent id."""
         if not isinstance(pid, tuple) or len(pid) not in (5, 6) or pid[0] != 'storage':
-            raise Refused('it refers to something that is not a storage')
+            raise Unreadable('it refers to something that is not a storage')
         _, kind, key, _, count, *view = pid
         dtype = kind.meaning if isinstance(kind, Global) else None
         if not isinstance(dtype, np.dtype) or type(key) is not str:
-            raise Refused('it refers to a malformed storage')
+            raise Unreadable('it refers to a malformed storage')
         if type(count) is not int or count < 0:
-            raise Refused(f'storage {key!r} has a malformed size')
+            raise Unreadable(f'storage {key!r} has a malformed size')
         if view and view[0] is not None:
-            raise Refused(f'storage {key!r} is a view, as PyTorch before 0.4 wrote')
+            raise Unreadable(f'storage {key!r} is a view, as PyTorch before 0.4 wrote')
         storage = self.setdefault(key, _Storage(dtype, key, count))
         if (storage.dtype, storage.count) != (dtype, count):
-            raise Refused(f'storage {key!r} has two types or sizes')
+            raise Unreadable(f'storage {key!r} has two types or sizes')
         return storage
 
 
@@ -149,23 +149,23 @@ def _read_zip(path: Path, data: np.ndarray) -> tuple[Any, dict[str, np.ndarray]]
         entries = {info.filename: info for info in archive.infolist()}
     programs = [name for name in entries if name.split('/', 1)[-1] == 'data.pkl']
     if len(programs) != 1 or len(entries) != len(archive.infolist()):
-        raise Refused('no single data.pkl in it')
+        raise Unreadable('no single data.pkl in it')
     prefix = programs[0].removesuffix('data.pkl')
     order = entries.get(f'{prefix}byteorder')
     if order is not None and _content(data, order).tobytes() != b'little':
-        raise Refused('its numbers are big-endian')
+        raise Unreadable('its numbers are big-endian')
     program = _content(data, entries[programs[0]])
     if zlib.crc32(program.data) != entries[programs[0]].CRC:
-        raise Refused('its data.pkl is damaged: it has another checksum')
+        raise Unreadable('its data.pkl is damaged: it has another checksum')
     found = _Storages()
     contents, _ = pickles.load(program, ALLOWED, found.refer)
     storages = {}
     for key, storage in found.items():
         if (info := entries.get(f'{prefix}data/{key}')) is None:
-            raise Refused(f'storage {key!r} is missing')
+            raise Unreadable(f'storage {key!r} is missing')
         # The storage as a whole may be larger than what is referred to, never smaller.
         if info.file_size < storage.count * storage.dtype.itemsize:
-            raise Refused(f'storage {key!r} is too short')
+            raise Unreadable(f'storage {key!r} is too short')
         storages[key] = _numbers(data, _begin(data, info), storage)
     return contents, storages
 
@@ -174,7 +174,7 @@ def _content(data: np.ndarray, info: zipfile.ZipInfo) -> np.ndarray:
     """The bytes of an entry, mapped."""
     begin = _begin(data, info)
     if begin + info.file_size > data.size:
-        raise Refused(f'truncated in {info.filename!r}')
+        raise Unreadable(f'truncated in {info.filename!r}')
     return data[begin : begin + info.file_size]
 
 
@@ -182,11 +182,11 @@ def _begin(data: np.ndarray, info: zipfile.ZipInfo) -> int:
     """Where an entry's bytes begin: its local header has lengths of its own."""
     # PyTorch compresses nothing; what is compressed could inflate to any size.
     if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
-        raise Refused(f'{info.filename!r} is compressed or encrypted, which PyTorch never does')
+        raise Unreadable(f'{info.filename!r} is compressed or encrypted, which PyTorch never does')
     header = info.header_offset
     fields = struct.unpack('<4s22xHH', data[header : header + 30].tobytes())
     if fields[0] != b'PK\x03\x04':
-        raise Refused(f'no zip entry at byte {header}')
+        raise Unreadable(f'no zip entry at byte {header}')
     return header + 30 + fields[1] + fields[2]
 
 
@@ -196,18 +196,18 @@ def _read_legacy(data: np.ndarray) -> tuple[Any, dict[str, np.ndarray]]:
         value, position = pickles.load(data, ALLOWED, start=position)
         start.append(value)
     if start[:2] != [LEGACY_MAGIC, LEGACY_PROTOCOL]:
-        raise Refused('it does not begin as a PyTorch file')
+        raise Unreadable('it does not begin as a PyTorch file')
     if not (isinstance(start[2], dict) and start[2].get('little_endian') is True):
-        raise Refused('its numbers are big-endian')
+        raise Unreadable('its numbers are big-endian')
     contents, position = pickles.load(data, ALLOWED, found.refer, position)
     keys, position = pickles.load(data, ALLOWED, start=position)
     if not isinstance(keys, list) or sorted(keys) != sorted(found):
-        raise Refused('its storages are not those that its tensors use')
+        raise Unreadable('its storages are not those that its tensors use')
     storages = {}
     for key in keys:
         (count,) = struct.unpack('<q', data[position : position + 8].tobytes())
         if count != found[key].count:
-            raise Refused(f'storage {key!r} has two sizes')
+            raise Unreadable(f'storage {key!r} has two sizes')
         storages[key] = _numbers(data, position + 8, found[key])
         position += 8 + storages[key].nbytes
     return contents, storages
@@ -216,7 +216,7 @@ def _read_legacy(data: np.ndarray) -> tuple[Any, dict[str, np.ndarray]]:
 def _numbers(data: np.ndarray, begin: int, storage: _Storage) -> np.ndarray:
     end = begin + storage.count * storage.dtype.itemsize
     if end > data.size:
-        raise Refused(f'truncated: storage {storage.key!r} ends at byte {end} of {data.size}')
+        raise Unreadable(f'truncated: storage {storage.key!r} ends at byte {end} of {data.size}')
     return data[begin:end].view(storage.dtype)
 
 

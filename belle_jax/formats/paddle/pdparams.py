@@ -23,8 +23,8 @@ from belle_jax.weights import pickles
 from belle_jax.weights.pickles import (
     Global,
     Inert,
-    Refused,
     Span,
+    Unreadable,
     brief,
     bring,
     group,
@@ -63,7 +63,7 @@ class Dtype(Inert):
         """Takes the byte order."""
         order = state[1] if isinstance(state, tuple) and len(state) == 8 else state
         if order not in ('<', '|'):
-            raise Refused(f'its numbers are in the byte order {brief(order)}')
+            raise Unreadable(f'its numbers are in the byte order {brief(order)}')
 
 
 @dataclasses.dataclass(slots=True)
@@ -84,49 +84,49 @@ class Array(Inert):
     def build(self, state: Any) -> None:
         """Takes all that describes it."""
         if not isinstance(state, tuple) or len(state) != 5:
-            raise Refused('it has an array with a malformed state')
+            raise Unreadable('it has an array with a malformed state')
         self.fill(*state[1:])
 
     def fill(self, shape: Any, dtype: Any, fortran: Any, data: Any) -> 'Array':
         """The same, checked."""
         natural = isinstance(shape, tuple) and all(type(n) is int and n >= 0 for n in shape)
         if not natural or not isinstance(dtype, Dtype) or type(fortran) is not bool:
-            raise Refused('it has an array with a malformed shape, dtype or order')
+            raise Unreadable('it has an array with a malformed shape, dtype or order')
         if not isinstance(data, Span | Latin1):
-            raise Refused(f'it has an array whose numbers are a {type(data).__name__}')
+            raise Unreadable(f'it has an array whose numbers are a {type(data).__name__}')
         self.shape, self.dtype, self.fortran, self.parts = shape, dtype.numbers, fortran, (data,)
         return self
 
 
 def _reconstruct(kind: Any, shape: Any, code: Any) -> Array:
     if not isinstance(kind, Global) or kind.name != 'numpy.ndarray':
-        raise Refused('it makes an array of an unknown kind')
+        raise Unreadable('it makes an array of an unknown kind')
     return Array()
 
 
 def _from_buffer(data: Any, dtype: Any, shape: Any, order: Any) -> Array:
     """How protocol 5 writes an array."""
     if order not in ('C', 'F'):
-        raise Refused(f'it has an array in the order {brief(order)}')
+        raise Unreadable(f'it has an array in the order {brief(order)}')
     return Array().fill(shape, dtype, order == 'F', data)
 
 
 def _dtype(code: Any, align: Any = False, copy: Any = False) -> Dtype:
     if code not in READ:
-        raise Refused(f'it has an array of dtype {brief(code)}, not of numbers')
+        raise Unreadable(f'it has an array of dtype {brief(code)}, not of numbers')
     return Dtype(np.dtype(code))
 
 
 def _encode(spelled: Any, encoding: Any) -> Latin1:
     if encoding != 'latin1' or not isinstance(spelled, str | Span):
-        raise Refused(f'it has bytes in the encoding {brief(encoding)}')
+        raise Unreadable(f'it has bytes in the encoding {brief(encoding)}')
     return Latin1(spelled)
 
 
 def _tuple(items: Any) -> tuple:
     """How Paddle writes a tensor outside of a state dict: (name, array)."""
     if not isinstance(items, tuple):
-        raise Refused('it makes a tuple of something else')
+        raise Unreadable('it makes a tuple of something else')
     return items
 
 
@@ -134,7 +134,7 @@ ALLOWED = {
     'numpy.ndarray': None,
     'numpy.dtype': _dtype,
     '_codecs.encode': _encode,
-    'collections.OrderedDict': pickles.OrderedDict,
+    'collections.OrderedDict': pickles.InertDict,
     'builtins.tuple': _tuple,
     '__builtin__.tuple': _tuple,
     **{f'numpy.{core}.multiarray._reconstruct': _reconstruct for core in CORES},
@@ -160,13 +160,13 @@ def read(path: Path) -> dict[str, Stored]:
     try:
         contents, end = pickles.load(data, ALLOWED)
         if end != data.size:
-            raise Refused(f'it ends before the file does, at byte {end}')
+            raise Unreadable(f'it ends before the file does, at byte {end}')
         if not isinstance(contents, dict):
-            raise Refused(f'it holds a {type(contents).__name__}, not a dict of arrays')
+            raise Unreadable(f'it holds a {type(contents).__name__}, not a dict of arrays')
         arrays = _arrays(contents)
         numbers = _numbers(data, arrays.values())
         found = {n: _view(n, a, b) for (n, a), b in zip(arrays.items(), numbers, strict=True)}
-    except Refused as error:
+    except Unreadable as error:
         raise ValueError(
             f'{path} cannot be read as Paddle weights: {error}. Download it again, or save it anew '
             'where it comes from.'
@@ -184,28 +184,28 @@ def _arrays(contents: dict[str, Any]) -> dict[str, Array]:
     """The arrays by name, those that lie in pieces whole."""
     tables = [contents.pop(name, {}) for name in (NAME_TABLE, PIECES)]
     if not all(isinstance(table, dict) for table in tables):
-        raise Refused(f'its {NAME_TABLE} or {PIECES} is not a table')
+        raise Unreadable(f'its {NAME_TABLE} or {PIECES} is not a table')
     arrays = {}
     for name, value in contents.items():
         # Outside of a state dict a tensor is its name in the graph and its array.
         if isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], str):
             value = value[1]
         if not isinstance(name, str):
-            raise Refused(f'it has a {type(name).__name__} for a name')
+            raise Unreadable(f'it has a {type(name).__name__} for a name')
         if not isinstance(value, Array) or value.dtype is None:
-            raise Refused(f'{name!r} is a {type(value).__name__}, not an array')
+            raise Unreadable(f'{name!r} is a {type(value).__name__}, not an array')
         arrays[name] = value
     for name, entry in tables[1].items():
         match entry:
             case {'OriginShape': tuple(shape), 'slices': [_, *_] as names}:
                 pass
             case _:
-                raise Refused(f'{name!r} in its {PIECES} has no shape or no pieces')
+                raise Unreadable(f'{name!r} in its {PIECES} has no shape or no pieces')
         pieces = [arrays.pop(n) for n in names if isinstance(n, str) and n in arrays]
         if len(pieces) < len(names):
-            raise Refused(f'{name!r} lacks a piece')
+            raise Unreadable(f'{name!r} lacks a piece')
         if any(p.dtype != pieces[0].dtype or len(p.shape) != 1 for p in pieces):
-            raise Refused(f'{name!r} lies in pieces of several kinds')
+            raise Unreadable(f'{name!r} lies in pieces of several kinds')
         parts = tuple(part for piece in pieces for part in piece.parts)
         arrays[name] = Array(shape, pieces[0].dtype, parts=parts)
     return arrays
@@ -225,7 +225,7 @@ def _numbers(data: np.ndarray, arrays: Collection[Array]) -> Iterator[np.ndarray
             for part in parts:
                 spool.writelines(_blocks(data, part))
                 if spool.tell() > data.size:
-                    raise Refused('its arrays hold more numbers than the file')
+                    raise Unreadable('its arrays hold more numbers than the file')
             places[parts] = slice(begin, spool.tell())
         if places:  # mapped from 0, because an offset would have to be a multiple of a page
             joined = np.memmap(spool, np.uint8, mode='r')
@@ -247,17 +247,17 @@ def _blocks(data: np.ndarray, part: Span | Latin1) -> Iterator[bytes]:
     try:
         yield from blocks
     except UnicodeError as error:
-        raise Refused('it has an array that is spelled by a text that is not Latin-1') from error
+        raise Unreadable('it has an array that is spelled by a text that is not Latin-1') from error
 
 
 def _view(name: str, array: Array, data: np.ndarray) -> np.ndarray:
     """The numbers of an array in its shape, read-only."""
     assert array.dtype is not None
     if not all(type(n) is int and n >= 0 for n in array.shape):
-        raise Refused(f'{name!r} has a malformed shape')
+        raise Unreadable(f'{name!r} has a malformed shape')
     needed = math.prod(array.shape) * array.dtype.itemsize
     if data.size != needed:
-        raise Refused(
+        raise Unreadable(
             f'{name!r} of shape {array.shape} has {data.size} bytes of numbers instead of {needed}'
         )
     numbers = data.view(BFLOAT16 if array.dtype == np.uint16 else array.dtype)
