@@ -10,7 +10,8 @@ transformers' AutoModelForCausalLM and AutoTokenizer.
 
 from absl import flags
 
-from belle_jax.formats import meta
+from belle_jax.files import require_new
+from belle_jax.formats import huggingface, meta
 from belle_jax.weights import shards
 from convert import command
 
@@ -34,14 +35,11 @@ MAX_POSITION = flags.DEFINE_integer(
 
 def main() -> object:
     """Converts, and returns the directory."""
-    return meta.from_meta(
-        str(SOURCE.value),
-        str(TARGET.value),
-        DTYPE.value,
-        shards.parse_size(MAX_SHARD_SIZE.value),
-        FORMAT.value,
-        MAX_POSITION.value,
-    )
+    target = str(TARGET.value)
+    require_new(target)
+    model = meta.open(str(SOURCE.value), MAX_POSITION.value)
+    size = shards.parse_size(MAX_SHARD_SIZE.value)
+    return huggingface.write(model, target, DTYPE.value, size, FORMAT.value)
 
 
 if __name__ == '__main__':

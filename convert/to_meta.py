@@ -9,7 +9,8 @@ refused. convert.from_meta gives every tensor back to the bit.
 
 from absl import flags
 
-from belle_jax.formats import meta
+from belle_jax.files import require_new
+from belle_jax.formats import huggingface, meta
 from convert import command
 
 SOURCE = flags.DEFINE_string('source', None, 'Hugging Face directory or hub name.')
@@ -30,7 +31,10 @@ DTYPE = flags.DEFINE_enum(
 
 def main() -> object:
     """Converts, and returns the directory."""
-    return meta.to_meta(str(SOURCE.value), str(TARGET.value), SHARDS.value, DTYPE.value)
+    target = str(TARGET.value)
+    require_new(target)
+    model = huggingface.open(str(SOURCE.value))
+    return meta.write(model, target, SHARDS.value, DTYPE.value)
 
 
 if __name__ == '__main__':

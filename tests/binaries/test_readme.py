@@ -13,7 +13,7 @@ import pytest
 
 import as_meta
 from api_runs import ServerProcess
-from belle_jax.formats import meta, paddle
+from belle_jax.formats import huggingface, meta, paddle
 from tiny import write_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -97,7 +97,7 @@ def files(folder: Path) -> None:
     write_model(folder / 'bigscience' / 'bloomz-560m')
     (folder / 'HF_DIR_OR_NAME').symlink_to(folder / 'bigscience' / 'bloomz-560m')
     as_meta.llama2(folder / 'LLaMA' / '7B', count=1)
-    meta.from_meta(folder / 'LLaMA' / '7B', folder / 'of-paddle')
+    huggingface.write(meta.open(folder / 'LLaMA' / '7B'), folder / 'of-paddle')
     paddle.to_paddle(folder / 'of-paddle', folder / 'belle-7b-2m')
     rows = [{'instruction': f'{n}加一', 'input': '', 'output': f'{n + 1}'} for n in range(40)]
     for name, content in (

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer as Backend
 import belle_jax
 from belle_jax.data import templates, tokenizer
 from belle_jax.formats import paddle
-from belle_jax.formats.paddle import files as paddle_files
+from belle_jax.formats.paddle import pdparams
 from belle_jax.weights import shards
 from belle_jax.weights.tensors import planned
 
@@ -246,7 +246,7 @@ def test_weights_are_rounded_to_the_dtype_asked_for(tmp_path, originals, dtype):
     paddle.to_paddle(tmp_path / 'b', tmp_path / 'c', dtype)
     numbers = np.dtype(dtype if dtype == 'float16' else ml_dtypes.bfloat16)
     expected = in_paddles_layout({k: v.astype(numbers) for k, v in weights.items()}, 'llama')
-    read = paddle_files.read(tmp_path / 'c' / 'model_state.pdparams')
+    read = pdparams.read(tmp_path / 'c' / 'model_state.pdparams')
     check_equal({k: np.array(v.array) for k, v in read.items()}, expected)
     assert json.loads((tmp_path / 'c' / 'config.json').read_text())['dtype'] == dtype
 
@@ -254,7 +254,7 @@ def test_weights_are_rounded_to_the_dtype_asked_for(tmp_path, originals, dtype):
 def test_large_matrices_are_turned_exactly(tmp_path):
     weight = RNG.integers(0, 60_000, (700, 520)).astype(np.uint16)
     for array in (weight.T, weight[:, ::2].T, weight[:1].T, weight[3:].T[5:]):
-        paddle_files.write(tmp_path / 'x', [planned('a', array.view(ml_dtypes.bfloat16))])
+        pdparams.write(tmp_path / 'x', [planned('a', array.view(ml_dtypes.bfloat16))])
         assert np.array_equal(pickle.loads((tmp_path / 'x').read_bytes())['a'], array)
 
 
@@ -388,7 +388,7 @@ def test_every_protocol_and_form_of_paddle_save_is_read(tmp_path, protocol, kind
     path = tmp_path / 'x.pdparams'
     path.write_bytes(pickle.dumps(content, protocol))
     content.pop(TABLE, None)
-    read = paddle_files.read(path)
+    read = pdparams.read(path)
     for name, tensor in read.items():
         expected = content[name][1] if kind == 'named' else content[name]
         if name == 'bits':
@@ -411,13 +411,13 @@ def test_arrays_in_pieces_are_put_together(tmp_path, protocol):
     path = tmp_path / 'x.pdparams'
     content = {'a': np.ones(3, np.float32)} | pieces | {'UnpackBigParamInfor@@': table}
     path.write_bytes(pickle.dumps(content, protocol))
-    read = paddle_files.read(path)
+    read = pdparams.read(path)
     assert list(read) == ['a', 'w']
     assert np.array_equal(read['w'].array, whole)
     del content['w@@.2']
     path.write_bytes(pickle.dumps(content, protocol))
     with pytest.raises(ValueError, match="'w' lacks a piece"):
-        paddle_files.read(path)
+        pdparams.read(path)
 
 
 class Touch:
@@ -442,7 +442,7 @@ def test_a_pickle_that_would_run_code_is_refused_by_name_and_runs_none(tmp_path,
     ):
         path.write_bytes(pickle.dumps({'a': np.ones(3), 'b': thing}, protocol))
         with pytest.raises(ValueError, match=rf'x.pdparams .*{name}, .* was not run, at byte \d+'):
-            paddle_files.read(path)
+            pdparams.read(path)
     assert not mark.exists()
 
 
@@ -480,7 +480,7 @@ def test_tricks_and_damage_are_refused_in_a_sentence(tmp_path, program, message)
     path = tmp_path / 'x.pdparams'
     path.write_bytes(program)
     with pytest.raises(ValueError, match=message) as error:
-        paddle_files.read(path)
+        pdparams.read(path)
     assert str(path) in str(error.value)
 
 
@@ -493,7 +493,7 @@ def test_a_value_that_grows_when_it_is_shown_is_not_shown(tmp_path):
     path = tmp_path / 'x.pdparams'
     path.write_bytes(b''.join(lists) + b'cnumpy\ndtype\nh\x28\x85R.')
     with pytest.raises(ValueError, match='dtype a list') as error:
-        paddle_files.read(path)
+        pdparams.read(path)
     assert len(str(error.value)) < 400
 
 
@@ -505,13 +505,13 @@ def test_truncation_and_random_damage_raise_nothing_but_a_sentence(tmp_path, pro
     for cut in range(len(whole)):
         path.write_bytes(whole[:cut])
         with pytest.raises(ValueError, match=rf'{path} .* at byte \d+'):
-            paddle_files.read(path)
+            pdparams.read(path)
     for _ in range(400):
         damaged = bytearray(whole)
         damaged[RNG.integers(len(whole))] = RNG.integers(256)
         path.write_bytes(damaged)
         try:
-            for tensor in paddle_files.read(path).values():
+            for tensor in pdparams.read(path).values():
                 tensor.array.tobytes()
         except ValueError as error:
             assert str(path) in str(error)
@@ -626,11 +626,11 @@ def test_the_real_paddle_reads_our_files_and_we_read_its(tmp_path):
     }
     np.savez(tmp_path / 'arrays.npz', **values)
     ours = values | {'bf16': values['a'].astype(ml_dtypes.bfloat16)}
-    paddle_files.write(tmp_path / 'ours.pdparams', [planned(n, a) for n, a in ours.items()])
+    pdparams.write(tmp_path / 'ours.pdparams', [planned(n, a) for n, a in ours.items()])
     done = subprocess.run(
         [python, '-c', SAVE, str(tmp_path)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     for protocol in (2, 3, 4):
-        read = paddle_files.read(tmp_path / f'{protocol}.pdparams')
+        read = pdparams.read(tmp_path / f'{protocol}.pdparams')
         check_equal({n: np.array(t.array) for n, t in read.items()}, ours)

@@ -15,7 +15,7 @@ from belle_jax.architecture import Architecture
 from belle_jax.files import new_directory, require_new
 from belle_jax.formats import huggingface, names
 from belle_jax.formats.paddle import config as paddle_config
-from belle_jax.formats.paddle import files as paddle_files
+from belle_jax.formats.paddle import pdparams
 from belle_jax.formats.paddle import tokenizer as paddle_tokenizer
 from belle_jax.weights import shards as hf_files
 from belle_jax.weights.parameters import common_dtype
@@ -101,7 +101,7 @@ def to_paddle(source: str | Path, target: str | Path, dtype: str = '') -> Path:
         theirs = name if name == names.HEAD else ours + name.removeprefix(prefix)
         tensors.append(in_dtype(view(theirs, array), DTYPES.get(dtype)))
     with new_directory(target, sum(t.size for t in tensors)) as partial:
-        paddle_files.write(partial / FILE, shown(tensors, 'Converting'))
+        pdparams.write(partial / FILE, shown(tensors, 'Converting'))
         huggingface.write_json(partial / 'config.json', config)
         generation = paddle_config.generation(source, architecture)
         huggingface.write_json(partial / 'generation_config.json', generation)
@@ -121,7 +121,7 @@ def read(directory: Path) -> dict[str, Stored]:
         ValueError: there are none, or files are missing or damaged.
     """
     if (directory / FILE).is_file():
-        return paddle_files.read(directory / FILE)
+        return pdparams.read(directory / FILE)
     if not (directory / INDEX).is_file():
         raise ValueError(
             f'{directory} holds no {FILE}: point to a complete directory of PaddleNLP. (Weights in '
@@ -136,7 +136,7 @@ def read(directory: Path) -> dict[str, Stored]:
                 f'{directory / file} is missing: {INDEX} lists it among {len(files)} files. '
                 'Complete the download.'
             )
-        for name, tensor in paddle_files.read(directory / file).items():
+        for name, tensor in pdparams.read(directory / file).items():
             if name in tensors:
                 raise ValueError(f'{tensor.place} is also in {tensors[name].file}.')
             tensors[name] = tensor

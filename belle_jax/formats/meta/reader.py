@@ -1,11 +1,20 @@
-"""Meta's `consolidated.NN.pth` opened: every tensor accounted for before a number is copied."""
+"""Meta's directory opened: every tensor of its `consolidated.NN.pth` accounted for."""
 
+import dataclasses
+import functools
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
-from belle_jax.formats.meta.layout import BUFFERS, COLUMNS, ROWS, Entry, Whole, same
+from tokenizers import Tokenizer
+
+from belle_jax.formats import huggingface
+from belle_jax.formats.meta import layout, params, tokenizer_model
+from belle_jax.formats.meta.layout import BUFFERS, COLUMNS, ROWS, MetaTensor, Whole
 from belle_jax.formats.meta.params import FILE, Params
+from belle_jax.formats.protocol import PublishedModel
 from belle_jax.weights import torch_files
+from belle_jax.weights.parameters import common_dtype
 from belle_jax.weights.tensors import Stored
 
 NAME = 'consolidated.{:02d}.pth'
@@ -18,7 +27,58 @@ _EMBEDDING, _QUERY, _GATE, _HEAD = (
 )
 
 
-class Files:
+def open(directory: str | Path, max_position: int = 0) -> PublishedModel:
+    """Opens a LLaMA 1, 2 or 3 as Meta published it; no code in the files is run.
+
+    Args:
+        directory: Of `consolidated.NN.pth`, `params.json` and `tokenizer.model` (which may also lie
+            in the directory above).
+        max_position: Tokens of context, which Meta's files do not give; 0: as published.
+    Returns:
+        The model, whose tensors can only be read in order: each is put together of its parts.
+    Raises:
+        ValueError: a file is missing, damaged or of another model.
+    """
+    source = Path(directory)
+    said = params.parse(huggingface.read_json(source / FILE), str(source / FILE))
+    words_file = tokenizer_model.find(source)
+    tokenizer, words = tokenizer_model.read(words_file, said.scaled)
+    files = MetaFiles(source, said)
+    tokenizer_model.check_size(words_file, tokenizer, words, files.vocab_size)
+    dtype = common_dtype({t.place: t.array.dtype for t in files.stored()})
+    meant = functools.partial(
+        params.architecture, said, words, vocab_size=files.vocab_size, mlp=files.mlp, dtype=dtype
+    )
+    model, reason = meant(tied=False)
+    remedy = f'Take the {FILE} that belongs to {source}, or a download in fewer files.'
+    layout.check_divides(model, len(files.paths), remedy)
+    entries = layout.table(model, files.embedding_axis)
+    wholes = files.match(entries if files.has_head else entries[:-1])
+    # Llama 3.2's small models store the one table that they have twice.
+    if not files.has_head or layout.same(wholes[-1], wholes[0]):
+        wholes = wholes[: len(entries) - 1]
+        model, reason = meant(tied=True)
+    if max_position:
+        model, reason = dataclasses.replace(model, max_position=max_position), '--max_position'
+    return PublishedModel(
+        directory=source,
+        architecture=model,
+        tensors={whole.entry.name: whole.planned() for whole in wholes},
+        dtype=dtype,
+        carry=functools.partial(_carry, words_file, tokenizer),
+        notes=[
+            f"Context: {model.max_position:,} tokens ({reason}), which Meta's files do not give."
+        ],
+    )
+
+
+def _carry(words_file: Path, tokenizer: Tokenizer, target: Path) -> list[str]:
+    tokenizer_model.write(words_file, tokenizer, target)
+    huggingface.copy(words_file.parent, target, huggingface.LICENCE_FILES)
+    return []
+
+
+class MetaFiles:
     """The shards of a model, mapped, not read.
 
     Attributes:
@@ -56,6 +116,10 @@ class Files:
                 f'{self.vocab_size} rows. The files belong to two models.'
             )
 
+    def stored(self) -> Iterator[Stored]:
+        """The tensors of all files."""
+        return (tensor for tensors in self.tensors for tensor in tensors.values())
+
     def _matrix(self, name: str) -> tuple[int, int]:
         """Shape of a matrix in the first file."""
         if name not in self.tensors[0]:
@@ -75,7 +139,7 @@ class Files:
                 f'{shards} parts, and there are {have} files. Complete the download.'
             )
 
-    def match(self, entries: list[Entry]) -> list[Whole]:
+    def match(self, entries: list[MetaTensor]) -> list[Whole]:
         """Finds every tensor of a table in every file, and nothing else.
 
         Args:
@@ -97,7 +161,7 @@ class Files:
                 )
         return [self._whole(entry) for entry in entries]
 
-    def _whole(self, entry: Entry) -> Whole:
+    def _whole(self, entry: MetaTensor) -> Whole:
         found = [tensors[entry.meta] for tensors in self.tensors]
         shape = entry.part_shape(len(found))
         for tensor in found:
@@ -146,11 +210,6 @@ def find(directory: Path) -> list[Path]:
                 f'{found[max(found)].name}. Complete the download.'
             )
     return [found[index] for index in sorted(found)]
-
-
-def tied(head: Whole, embedding: Whole) -> bool:
-    """Whether the output table is the embedding: Llama 3.2's small models store it twice."""
-    return same(head, embedding)
 
 
 def _missing(name: str, path: Path) -> str:
