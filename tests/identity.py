@@ -50,7 +50,7 @@ from belle_jax import config
 def get_config(variant='llama'):
     c = config.default()
     c.model.architecture = {
-        'family': variant, 'embed': 32, 'layers': 2, 'q_heads': 4, 'mlp': 64, 'max_position': 64,
+        'family': variant, 'embed': 32, 'layers': 2, 'q_heads': 4, 'mlp': 128, 'max_position': 64,
         'tied': variant == 'bloom', 'init_std': 0.05, 'norm_eps': 1e-4,
     }
     c.model.update(hidden_dropout=0.1, attention_dropout=0.1)
@@ -110,7 +110,7 @@ def make_inputs(work: Path) -> list[str]:
     return flags
 
 
-# ─── parts: each runs programs and returns what they gave, by name ─────────────────────────────────
+# ─── parts: each runs programs and returns what they gave, by name ───────────────────────────────
 
 
 def quickstart(version: Version, steps: int) -> dict[str, Any]:

@@ -11,6 +11,7 @@ walked: one row -> gradient (belle_jax.train), one tensor of a `.bin` -> paramet
 import argparse
 import ast
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,14 @@ from api_runs import ServerProcess, environment  # noqa: E402
 
 PACKAGES = ('belle_jax', 'convert', 'configs')
 LONGEST_FUNCTION, LONGEST_FILE = 60, 300
+# What a program's run passes through beside the walk itself, by the module's name in any version:
+# its shell and its progress; and what it tells and keeps of the run as a whole.
+SHELL = 'cli|command|train|generate_data|from_hf|to_hf|progress|live'
+BESIDE = {
+    'one row -> gradient': f'{SHELL}|account|metrics|checkpoints?|manifest|run_directory|origin',
+    'one tensor of a .bin -> parameter -> export': f'{SHELL}|model_card',
+    'one seed -> row': rf'{SHELL}|report\w*|charts|statistics|verbs|page\w*',
+}
 SHORT = (50, 80)
 
 
@@ -129,11 +138,7 @@ def walks(checkout: Path, python: str, work: Path) -> dict[str, list[str]]:
     with ServerProcess(work / 'log') as server:
         flags = [f'--output={work}/rows.json', '--count=12', f'--base_url={server.url}']
         row = walk(checkout, python, 'belle_jax.generate_data', *flags)
-    return {
-        'one row -> gradient': gradient,
-        'one tensor of a .bin -> parameter -> export': list(dict.fromkeys(tensor)),
-        'one seed -> row': row,
-    }
+    return dict(zip(BESIDE, (gradient, list(dict.fromkeys(tensor)), row), strict=True))
 
 
 def main() -> int:
@@ -148,9 +153,12 @@ def main() -> int:
     report_files(checkout)
     with tempfile.TemporaryDirectory() as work:
         for name, modules in walks(checkout, given.python, Path(work)).items():
-            print(f'\n{len(modules):7}  modules on the walk: {name}')
+            beside = [m for m in modules if re.fullmatch(BESIDE[name], Path(m).stem)]
+            print(f'\n{len(modules) - len(beside):7}  modules on the walk: {name}')
             for module in modules:
-                print(f'{"":11}{module}')
+                if module not in beside:
+                    print(f'{"":11}{module}')
+            print(f'{len(beside):11}  beside it: {", ".join(beside)}')
     return 0
 
 
