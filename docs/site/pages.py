@@ -1,4 +1,4 @@
-"""What the site has besides the files of docs/: the README and its like, and the API, a page a room."""
+"""What the site has besides the files of docs/: the README and its like, and the API by rooms."""
 
 import re
 from pathlib import Path

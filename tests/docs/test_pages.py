@@ -1,4 +1,4 @@
-"""The pages: links that lead somewhere, small pictures, and a site that builds without a warning."""
+"""The pages: links that lead somewhere, small pictures, a site that builds without a warning."""
 
 import re
 import subprocess
