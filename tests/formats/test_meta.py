@@ -34,8 +34,8 @@ from as_meta import (
     torch,
     weights,
 )
-from belle_jax.architecture import PRESETS, Rope
 from belle_jax.data import tokenizer
+from belle_jax.families import PRESETS, Rope
 from belle_jax.formats import huggingface, meta
 from belle_jax.formats.meta import layout as meta_layout
 from belle_jax.formats.meta import params as meta_params

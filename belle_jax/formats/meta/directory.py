@@ -5,8 +5,8 @@ import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from belle_jax.architecture import Architecture
 from belle_jax.data import tiktoken_model
+from belle_jax.families import Architecture
 from belle_jax.files import new_directory, require_new
 from belle_jax.formats import huggingface, names
 from belle_jax.formats.meta import layout as meta_layout

@@ -9,7 +9,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from belle_jax.architecture import Architecture, Rope
+from belle_jax.families import Architecture, Rope
 from belle_jax.formats import huggingface
 
 FILE = 'params.json'
