@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from belle_jax.architecture import Architecture
+from belle_jax.families import Architecture
 from belle_jax.formats import huggingface
 
 FILES = ('config.json', 'model_config.json')

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from belle_jax.architecture import Architecture
+from belle_jax import families
+from belle_jax.families import HEAD, Architecture
 from belle_jax.files import new_directory, require_new
 from belle_jax.formats import huggingface, names
 from belle_jax.formats.paddle import config as paddle_config
@@ -26,7 +27,7 @@ INDEX = 'model_state.pdparams.index.json'
 PREFIX = {'bloom': 'bloom.', 'llama': 'llama.'}
 TABLE = 'embed.table'
 # The output table: BLOOM's is a second name of the embedding, stored by some versions.
-HEADS = (names.HEAD, 'lm_head.decoder_weight')
+HEADS = (HEAD, 'lm_head.decoder_weight')
 MASK = re.compile(r'h\.\d+\.self_attention\.scale_mask_softmax\.causal_mask')
 
 
@@ -93,12 +94,12 @@ def to_paddle(source: str | Path, target: str | Path, dtype: str = '') -> Path:
     stored = names.match(architecture, hf_files.read(source))
     dtypes = {t.place: t.array.dtype for t in stored.values()}
     config = paddle_config.values(architecture, dtype or common_dtype(dtypes))
-    linear = {n for e in names.table(architecture) if _is_linear(e) for n in e.their_names}
-    prefix, ours = names.PREFIX[architecture.family], PREFIX[architecture.family]
+    linear = {n for e in families.tensor_maps(architecture) if _is_linear(e) for n in e.their_names}
+    prefix, ours = families.of(architecture).prefix, PREFIX[architecture.family]
     tensors = []
     for name, tensor in stored.items():
         array = tensor.array.T if name in linear else tensor.array
-        theirs = name if name == names.HEAD else ours + name.removeprefix(prefix)
+        theirs = name if name == HEAD else ours + name.removeprefix(prefix)
         tensors.append(in_dtype(view(theirs, array), DTYPES.get(dtype)))
     with new_directory(target, sum(t.size for t in tensors)) as partial:
         pdparams.write(partial / FILE, shown(tensors, 'Converting'))
@@ -158,15 +159,15 @@ def translated(architecture: Architecture, stored: Mapping[str, Stored]) -> dict
         ValueError: a linear layer has another shape, or a tensor is there twice.
     """
     family = architecture.family
-    entries = {name: e for e in names.table(architecture) for name in e.their_names}
+    entries = {name: e for e in families.tensor_maps(architecture) for name in e.their_names}
     found: dict[str, Stored] = {}
     for name, tensor in stored.items():
-        bare = name.removeprefix(PREFIX[family]).removeprefix(names.PREFIX[family])
+        bare = name.removeprefix(PREFIX[family]).removeprefix(families.of(architecture).prefix)
         if MASK.fullmatch(bare):
             continue  # computed, as GPT-2's code has it
-        full = names.HEAD if name in HEADS else names.PREFIX[family] + bare
+        full = HEAD if name in HEADS else families.of(architecture).prefix + bare
         array = tensor.array
-        if full == names.HEAD:
+        if full == HEAD:
             array = _head(array, architecture)
             name = full
         elif full in entries and _is_linear(entries[full]):
@@ -184,7 +185,7 @@ def translated(architecture: Architecture, stored: Mapping[str, Stored]) -> dict
     return found
 
 
-def _is_linear(entry: names.Entry) -> bool:
+def _is_linear(entry: families.TensorMap) -> bool:
     return bool(entry.inputs) and entry.ours != TABLE
 
 
