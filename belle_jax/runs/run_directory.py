@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from belle_jax.architecture import Architecture
+from belle_jax.families import Architecture
 from belle_jax.runs import manifest
 from belle_jax.weights.tensors import Index
 

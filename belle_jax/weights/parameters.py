@@ -9,8 +9,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from belle_jax.architecture import Architecture
-from belle_jax.formats import names
+from belle_jax import families
+from belle_jax.families import Architecture
 from belle_jax.runs import run_directory
 from belle_jax.weights.tensors import DTYPES, Index
 
@@ -51,7 +51,7 @@ class Saved:
         self.architecture = checkpoint.architecture
         self._arrays = run_directory.Arrays(checkpoint)
         self.shapes = self._arrays.shapes
-        wanted = {e.ours: e.our_shape for e in names.table(self.architecture)}
+        wanted = {m.ours: m.our_shape for m in families.tensor_maps(self.architecture)}
         for name in sorted(wanted.keys() | self.shapes.keys()):
             if wanted.get(name) != self.shapes.get(name):
                 raise ValueError(

@@ -36,8 +36,8 @@ from as_meta import (
     torch,
     weights,
 )
-from belle_jax.architecture import PRESETS, Rope
 from belle_jax.data import tokenizer
+from belle_jax.families import PRESETS, Rope
 from belle_jax.formats import huggingface
 from belle_jax.formats.meta import layout, params
 from belle_jax.weights import shards

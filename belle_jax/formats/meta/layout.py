@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from belle_jax.architecture import Architecture
+from belle_jax.families import Architecture
 from belle_jax.weights.tensors import BLOCK, Planned
 
 # Computed from params.json. LLaMA 1 has one in every layer, LLaMA 2 one in all.

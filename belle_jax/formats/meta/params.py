@@ -8,7 +8,7 @@ release.
 import dataclasses
 from typing import Any
 
-from belle_jax.architecture import Architecture, Rope
+from belle_jax.families import Architecture, Rope
 
 FILE = 'params.json'
 REFUSED = ('quantization_args', 'lora_args', 'moe', 'moe_args')

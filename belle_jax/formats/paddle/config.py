@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from belle_jax.architecture import Architecture
+from belle_jax.families import Architecture
 from belle_jax.formats import huggingface
 
 FILES = ('config.json', 'model_config.json')
@@ -19,21 +19,13 @@ FILES = ('config.json', 'model_config.json')
 
 @dataclasses.dataclass(frozen=True)
 class PaddleFamily:
-    """What is PaddleNLP's own in a family.
+    """What is PaddleNLP's own in a family."""
 
-    Attributes:
-        tokenizer: The class of its tokenizer.
-        pieces: What it calls tokenizer.model; '' where it has vocab.json and merges.txt instead.
-        always: Fields of the architecture that PaddleNLP has with no other value.
-        refused: Settings that change the arithmetic, or the tensors, and are not read here.
-        unknown: Keys of Hugging Face's that PaddleNLP does not know, or has under another name too.
-    """
-
-    tokenizer: str
-    pieces: str
-    always: Mapping[str, Any]
-    refused: tuple[str, ...]
-    unknown: tuple[str, ...]
+    tokenizer: str  # the class of its tokenizer
+    pieces: str  # what it calls tokenizer.model; '' where it has vocab.json and merges.txt
+    always: Mapping[str, Any]  # fields of the architecture that it has with no other value
+    refused: tuple[str, ...]  # settings that change the arithmetic or tensors, and are not read
+    unknown: tuple[str, ...]  # keys of Hugging Face's that it does not know, or knows as another
 
     @property
     def tied(self) -> bool:
@@ -41,7 +33,7 @@ class PaddleFamily:
         return bool(self.always.get('tied'))
 
 
-FAMILIES = {
+OWN = {
     'bloom': PaddleFamily(
         tokenizer='BloomTokenizer',
         pieces='',
@@ -60,14 +52,8 @@ FAMILIES = {
 }
 # What PaddleNLP's settings for generating have in common with Hugging Face's.
 GENERATION = (
-    'bos_token_id',
-    'eos_token_id',
-    'pad_token_id',
-    'max_new_tokens',
-    'temperature',
-    'top_k',
-    'top_p',
-    'repetition_penalty',
+    *('bos_token_id', 'eos_token_id', 'pad_token_id', 'max_new_tokens'),
+    *('temperature', 'top_k', 'top_p', 'repetition_penalty'),
 )
 
 
@@ -82,7 +68,7 @@ def read_architecture(directory: Path) -> Architecture:
     try:
         config['model_type'] = family = _family(config)
         _check(config)
-        if FAMILIES[family].tied:
+        if OWN[family].tied:
             config['tie_word_embeddings'] = True
         if config.get('rope_scaling_type') == 'linear':
             factor = config.get('rope_scaling_factor', 1.0)
@@ -101,7 +87,9 @@ def paddle_config(architecture: Architecture, dtype: str) -> dict[str, Any]:
     Raises:
         ValueError: PaddleNLP has no such model.
     """
-    a, family = architecture, FAMILIES[architecture.family]
+    a = architecture
+    if (family := OWN.get(a.family)) is None:
+        raise ValueError(f'PaddleNLP has no {a.family}: only BLOOM and LLaMA are written.')
     faults = [
         f'{name}={getattr(a, name)!r}'
         for name, value in family.always.items()
@@ -149,7 +137,7 @@ def _flat(config: dict[str, Any]) -> dict[str, Any]:
 def _family(config: dict[str, Any]) -> str:
     names = config.get('architectures') or ['']
     name = config.get('model_type') or (names[0] if isinstance(names, list) else '')
-    found = next((f for f in FAMILIES if str(name).lower().startswith(f)), None)
+    found = next((f for f in OWN if str(name).lower().startswith(f)), None)
     if found is None:
         raise ValueError(f'it is of a {str(name)[:80]!r}: only BLOOM and LLaMA are read.')
     return found
@@ -157,7 +145,7 @@ def _family(config: dict[str, Any]) -> str:
 
 def _check(config: dict[str, Any]) -> None:
     """Refuses what changes the arithmetic, or the tensors, and is not known here."""
-    for key in FAMILIES[config['model_type']].refused:
+    for key in OWN[config['model_type']].refused:
         if config.get(key):
             raise ValueError(f'{key}={json.dumps(config[key])} is not read: save it without.')
     if (kind := config.get('rope_scaling_type')) not in (None, 'linear'):

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from belle_jax.architecture import Architecture
+from belle_jax import families
+from belle_jax.families import HEAD, Architecture
 from belle_jax.formats import huggingface, names
 from belle_jax.formats.paddle import pdparams, tokenizer_files
 from belle_jax.formats.paddle.config import (
-    FAMILIES,
+    OWN,
     generation_config,
     paddle_config,
     read_architecture,
@@ -30,7 +31,7 @@ KIND, STEM = 'pdparams', 'model_state'
 KEPT = ('README.md', *huggingface.LICENCE_FILES)
 TABLE = 'embed.table'
 # The output table: BLOOM's is a second name of the embedding, stored by some versions.
-HEADS = (names.HEAD, 'lm_head.decoder_weight')
+HEADS = (HEAD, 'lm_head.decoder_weight')
 MASK = re.compile(r'h\.\d+\.self_attention\.scale_mask_softmax\.causal_mask')
 
 
@@ -87,11 +88,11 @@ def write(model: PublishedModel, target: str | Path, dtype: str = '') -> Path:
     """
     architecture, family = model.architecture, model.architecture.family
     config = paddle_config(architecture, dtype or model.dtype)
-    linear = {n for e in names.table(architecture) if _is_linear(e) for n in e.their_names}
-    prefix, tensors = names.PREFIX[family], []
+    linear = {n for e in families.tensor_maps(architecture) if _is_linear(e) for n in e.their_names}
+    prefix, tensors = families.of(architecture).prefix, []
     for name in model.tensors:
         array = model.array(name).T if name in linear else model.array(name)
-        theirs = name if name == names.HEAD else f'{family}.{name.removeprefix(prefix)}'
+        theirs = name if name == HEAD else f'{family}.{name.removeprefix(prefix)}'
         tensors.append(in_dtype(view(theirs, array), DTYPES.get(dtype)))
     with new_model(model, target, tensors) as (partial, planned):
         pdparams.write(partial / f'{STEM}.{KIND}', planned)
@@ -118,16 +119,16 @@ def translated(architecture: Architecture, stored: Mapping[str, Stored]) -> dict
     Raises:
         ValueError: a linear layer has another shape, or a tensor is there twice.
     """
-    own, prefix = f'{architecture.family}.', names.PREFIX[architecture.family]
-    entries = {name: e for e in names.table(architecture) for name in e.their_names}
+    own, prefix = f'{architecture.family}.', families.of(architecture).prefix
+    entries = {name: e for e in families.tensor_maps(architecture) for name in e.their_names}
     found: dict[str, Stored] = {}
     for name, tensor in stored.items():
         bare = name.removeprefix(own).removeprefix(prefix)
         if MASK.fullmatch(bare):
             continue  # computed, as GPT-2's code has it
-        full = names.HEAD if name in HEADS else prefix + bare
+        full = HEAD if name in HEADS else prefix + bare
         array = tensor.array
-        if full == names.HEAD:
+        if full == HEAD:
             array = _head(array, architecture)
             name = full
         elif full in entries and _is_linear(entries[full]):
@@ -145,14 +146,12 @@ def translated(architecture: Architecture, stored: Mapping[str, Stored]) -> dict
     return found
 
 
-def _is_linear(entry: names.Entry) -> bool:
+def _is_linear(entry: families.TensorMap) -> bool:
     return bool(entry.inputs) and entry.ours != TABLE
 
 
 def _head(array: np.ndarray, architecture: Architecture) -> np.ndarray:
     """The output table [V, D], stored as a linear layer or, if always tied, as the embedding."""
     shape = (architecture.vocab_size, architecture.embed)
-    as_stored = array.shape == shape and (
-        shape[0] != shape[1] or FAMILIES[architecture.family].tied
-    )
+    as_stored = array.shape == shape and (shape[0] != shape[1] or OWN[architecture.family].tied)
     return array.T if array.shape == shape[::-1] and not as_stored else array

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer as Backend
 from belle_jax.data import templates, tokenizer
 from belle_jax.formats import huggingface
 from belle_jax.formats.paddle import chat_template
-from belle_jax.formats.paddle.config import FAMILIES
+from belle_jax.formats.paddle.config import OWN
 
 SETTINGS = 'tokenizer_config.json'
 COMMON = ('vocab.json', 'merges.txt', 'added_tokens.json', 'special_tokens_map.json')
@@ -34,7 +34,7 @@ def to_huggingface(source: Path, target: Path, family: str) -> list[str]:
     """
     kept = ('tokenizer.json', 'tokenizer.model', SETTINGS, *COMMON, chat_template.FILE)
     huggingface.copy(source, target, kept)
-    pieces = FAMILIES[family].pieces
+    pieces = OWN[family].pieces
     if pieces and (source / pieces).is_file():
         shutil.copyfile(source / pieces, target / 'tokenizer.model')
     if not any((target / name).is_file() for name in tokenizer.FILES[:3]):
@@ -81,7 +81,7 @@ def to_paddle(source: Path, target: Path, family: str) -> list[str]:
     copied = huggingface.copy(source, target, COMMON)
     settings = _json(source / SETTINGS)
     settings.pop('chat_template', None)  # PaddleNLP's own file says it
-    pieces = FAMILIES[family].pieces
+    pieces = OWN[family].pieces
     if pieces:
         if not huggingface.copy(source, target, ('tokenizer.model',)):
             return [f'{source} has no tokenizer.model, without which PaddleNLP has no tokenizer.']
@@ -90,7 +90,7 @@ def to_paddle(source: Path, target: Path, family: str) -> list[str]:
         if not (source / 'tokenizer.json').is_file():
             return [f'{source} has no tokenizer, so there is none in --target.']
         _split(source / 'tokenizer.json', target)
-    settings['tokenizer_class'] = FAMILIES[family].tokenizer
+    settings['tokenizer_class'] = OWN[family].tokenizer
     huggingface.write_json(target / SETTINGS, settings)
     made, notes = tokenizer.load(source), []
     if not pieces and _words(tokenizer.load(target)) != _words(made):

@@ -1,13 +1,57 @@
-"""A model of any layout written as a Hugging Face directory, a block of rows at a time."""
+"""A Hugging Face directory opened as a model, and a model of any layout written as one."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
-from belle_jax.formats.huggingface.config import architecture_to_hf_config, generation_config
-from belle_jax.formats.huggingface.directory import write_json
+from belle_jax.data import tokenizer
+from belle_jax.families import Architecture
+from belle_jax.formats import names
+from belle_jax.formats.huggingface.config import (
+    architecture_to_hf_config,
+    generation_config,
+    read_architecture,
+)
+from belle_jax.formats.huggingface.directory import (
+    LICENCE_FILES,
+    copy,
+    read_json,
+    resolve,
+    write_json,
+)
 from belle_jax.formats.protocol import PublishedModel, new_model
 from belle_jax.weights import shards
+from belle_jax.weights.parameters import common_dtype
 from belle_jax.weights.tensors import DTYPES
+
+CARRIED = ('generation_config.json', 'README.md', *LICENCE_FILES, *tokenizer.FILES)
+
+
+def open(directory: str | Path, architecture: Architecture | None = None) -> PublishedModel:
+    """Opens a directory and checks every tensor's name and shape before a number is read.
+
+    Args:
+        directory: The directory, or a hub name.
+        architecture: The model; by default what its `config.json` means.
+    Raises:
+        ValueError: a file or tensor is missing, damaged, of another shape, or left over.
+    """
+    path = resolve(directory)
+    architecture = architecture or read_architecture(path)
+    tensors = names.match(architecture, shards.read(path))
+    return PublishedModel(
+        directory=path,
+        architecture=architecture,
+        tensors=tensors,
+        dtype=common_dtype({t.place: t.array.dtype for t in tensors.values()}),
+        carry=functools.partial(_carry, path),
+        config=read_json(config) if (config := path / 'config.json').is_file() else None,
+    )
+
+
+def _carry(source: Path, target: Path) -> list[str]:
+    copy(source, target, CARRIED)
+    return []
 
 
 def write(
