@@ -11,7 +11,8 @@ a template here says; the output says so. Go on with convert.from_hf, or train w
 
 from absl import flags
 
-from belle_jax.formats import paddle
+from belle_jax.files import require_new
+from belle_jax.formats import huggingface, paddle
 from belle_jax.weights import shards
 from convert import command
 
@@ -23,12 +24,11 @@ FORMAT = flags.DEFINE_enum('format', 'safetensors', list(shards.STEMS), 'Of the 
 
 def main() -> object:
     """Converts, and returns the directory."""
-    return paddle.from_paddle(
-        str(SOURCE.value),
-        str(TARGET.value),
-        shards.parse_size(MAX_SHARD_SIZE.value),
-        FORMAT.value,
-    )
+    target = str(TARGET.value)
+    require_new(target)
+    size = shards.parse_size(MAX_SHARD_SIZE.value)
+    model = paddle.open(str(SOURCE.value))
+    return huggingface.write(model, target, max_shard_size=size, kind=FORMAT.value)
 
 
 if __name__ == '__main__':

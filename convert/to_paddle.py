@@ -9,7 +9,8 @@ chat_template.json where the model has a template that PaddleNLP's format can sa
 
 from absl import flags
 
-from belle_jax.formats import paddle
+from belle_jax.files import require_new
+from belle_jax.formats import huggingface, paddle
 from convert import command
 
 SOURCE = flags.DEFINE_string('source', None, 'Hugging Face directory or hub name.')
@@ -25,7 +26,9 @@ DTYPE = flags.DEFINE_enum(
 def main() -> object:
     """Converts, and returns the directory."""
     dtype = '' if DTYPE.value == 'source' else DTYPE.value
-    return paddle.to_paddle(str(SOURCE.value), str(TARGET.value), dtype)
+    target = str(TARGET.value)
+    require_new(target)
+    return paddle.write(huggingface.open(str(SOURCE.value)), target, dtype)
 
 
 if __name__ == '__main__':

@@ -202,7 +202,8 @@ def _read_legacy(data: np.ndarray) -> tuple[Any, dict[str, np.ndarray]]:
         raise Unreadable('its numbers are big-endian')
     contents, position = pickles.load(data, ALLOWED, found.refer, position)
     keys, position = pickles.load(data, ALLOWED, start=position)
-    if not isinstance(keys, list) or sorted(keys) != sorted(found):
+    named = isinstance(keys, list) and all(type(key) is str for key in keys)
+    if not named or sorted(keys) != sorted(found):
         raise Unreadable('its storages are not those that its tensors use')
     storages = {}
     for key in keys:

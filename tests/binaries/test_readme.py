@@ -115,7 +115,7 @@ def files(folder: Path) -> None:
         (folder / name).symlink_to(folder / 'bigscience' / 'bloomz-560m')
     as_meta.llama2(folder / 'LLaMA' / '7B', count=1)
     huggingface.write(meta.open(folder / 'LLaMA' / '7B'), folder / 'of-paddle')
-    paddle.to_paddle(folder / 'of-paddle', folder / 'belle-7b-2m')
+    paddle.write(huggingface.open(folder / 'of-paddle'), folder / 'belle-7b-2m')
     rows = [{'instruction': f'{n}加一', 'input': '', 'output': f'{n + 1}'} for n in range(40)]
     for name, content in (
         ('mine.jsonl', rows),

@@ -9,39 +9,39 @@ from tokenizers import Tokenizer as Backend
 
 from belle_jax.data import template_export, templates, tokenizer
 from belle_jax.formats import huggingface
-from belle_jax.formats.paddle import chat as paddle_chat
+from belle_jax.formats.paddle import chat_template
+from belle_jax.formats.paddle.config import OWN
 
-PIECES = 'sentencepiece.bpe.model'  # what PaddleNLP calls LLaMA's tokenizer.model
 SETTINGS = 'tokenizer_config.json'
 COMMON = ('vocab.json', 'merges.txt', 'added_tokens.json', 'special_tokens_map.json')
 # A class that takes tokenizer.json as it is; transformers 5 knows PaddleNLP's names no more.
 FAST = 'PreTrainedTokenizerFast'
-PADDLES = {'bloom': 'BloomTokenizer', 'llama': 'LlamaTokenizer'}
 # Tokenizers that cut texts into words otherwise do so somewhere here.
 PROBE = "你好，世界！这是2024年。It's a test's end...  two  spaces\n\nHuman: 123,456 (x+y)=z; ok?"
 
 
-def from_paddle(source: Path, target: Path, family: str) -> list[str]:
+def to_huggingface(source: Path, target: Path, family: str) -> list[str]:
     """Copies a tokenizer, with what Hugging Face's libraries need beside it.
 
     Args:
         source: PaddleNLP's directory.
         target: An existing directory that has its `config.json`.
-        family: 'bloom' or 'llama'.
+        family: Of the model.
     Returns:
         Sentences about what a person should know.
     Raises:
         ValueError: a file is damaged.
     """
-    huggingface.copy(source, target, ('tokenizer.json', 'tokenizer.model', SETTINGS, *COMMON))
-    if (source / PIECES).is_file():
-        shutil.copyfile(source / PIECES, target / 'tokenizer.model')
-    huggingface.copy(source, target, (paddle_chat.FILE,))
+    kept = ('tokenizer.json', 'tokenizer.model', SETTINGS, *COMMON, chat_template.FILE)
+    huggingface.copy(source, target, kept)
+    pieces = OWN[family].pieces
+    if pieces and (source / pieces).is_file():
+        shutil.copyfile(source / pieces, target / 'tokenizer.model')
     if not any((target / name).is_file() for name in tokenizer.FILES[:3]):
         return [f'{source} has no tokenizer, so there is none in --target.']
     settings = _json(target / SETTINGS)
     made = tokenizer.load(target)
-    if family == 'bloom' and not (target / 'tokenizer.json').is_file():
+    if not pieces and not (target / 'tokenizer.json').is_file():
         # How words are split is in no file of PaddleNLP's: as in the model's training.
         made.backend.save(str(target / 'tokenizer.json'))
     settings.pop('chat_template_file', None)  # a path of the machine that saved it
@@ -51,25 +51,21 @@ def from_paddle(source: Path, target: Path, family: str) -> list[str]:
     if (target / 'tokenizer.json').is_file():
         settings['tokenizer_class'] = FAST
     huggingface.write_json(target / SETTINGS, settings)
-    return _chat_from_paddle(target, settings)
-
-
-def _chat_from_paddle(target: Path, settings: dict[str, Any]) -> list[str]:
-    values = paddle_chat.read(target)
+    values = chat_template.read(target)
     if values is None:
         return []
     made = tokenizer.load(target)
-    name, whole = paddle_chat.name_of_paddles(values, made)
+    name, whole = chat_template.name_of_paddles(values, made)
     if not name:
         return [
-            f'{paddle_chat.FILE} says what no template here says: it is kept as it is, and the '
+            f'{chat_template.FILE} says what no template here says: it is kept as it is, and the '
             'tokenizer has no chat_template. Name one with --template or data.template.'
         ]
-    source, note = template_export.export(templates.Template(name, made))
-    if source is not None:
-        huggingface.write_json(target / SETTINGS, settings | {'chat_template': source})
+    jinja, note = template_export.export(templates.Template(name, made))
+    if jinja is not None:
+        huggingface.write_json(target / SETTINGS, settings | {'chat_template': jinja})
     later = '' if whole else ' for first turns; it writes later ones otherwise'
-    return [f'{paddle_chat.FILE} says what the template {name} says{later}. {note}']
+    return [f'{chat_template.FILE} says what the template {name} says{later}. {note}']
 
 
 def to_paddle(source: Path, target: Path, family: str) -> list[str]:
@@ -78,44 +74,40 @@ def to_paddle(source: Path, target: Path, family: str) -> list[str]:
     Args:
         source: Hugging Face's directory.
         target: An existing directory that has its `config.json`.
-        family: 'bloom' or 'llama'.
+        family: Of the model.
     Returns:
         Sentences about what a person should know.
     """
     copied = huggingface.copy(source, target, COMMON)
     settings = _json(source / SETTINGS)
     settings.pop('chat_template', None)  # PaddleNLP's own file says it
-    notes = []
-    if family == 'llama':
+    pieces = OWN[family].pieces
+    if pieces:
         if not huggingface.copy(source, target, ('tokenizer.model',)):
             return [f'{source} has no tokenizer.model, without which PaddleNLP has no tokenizer.']
-        (target / 'tokenizer.model').rename(target / PIECES)
+        (target / 'tokenizer.model').rename(target / pieces)
     elif 'vocab.json' not in copied or 'merges.txt' not in copied:
         if not (source / 'tokenizer.json').is_file():
             return [f'{source} has no tokenizer, so there is none in --target.']
         _split(source / 'tokenizer.json', target)
-    huggingface.write_json(target / SETTINGS, settings | {'tokenizer_class': PADDLES[family]})
-    made = tokenizer.load(source)
-    if family == 'bloom' and _words(tokenizer.load(target)) != _words(made):
+    settings['tokenizer_class'] = OWN[family].tokenizer
+    huggingface.write_json(target / SETTINGS, settings)
+    made, notes = tokenizer.load(source), []
+    if not pieces and _words(tokenizer.load(target)) != _words(made):
         notes.append(
-            "This tokenizer splits words otherwise than BLOOM's, which PaddleNLP's files cannot "
-            'say: there, texts become other tokens than in training.'
+            "This tokenizer splits words otherwise than PaddleNLP's, whose files cannot say how: "
+            'there, texts become other tokens than in training.'
         )
-    return [*notes, *_chat_to_paddle(source, target, made)]
-
-
-def _chat_to_paddle(source: Path, target: Path, made: tokenizer.Tokenizer) -> list[str]:
-    if paddle_chat.read(source) is not None:
-        huggingface.copy(source, target, (paddle_chat.FILE,))
-        return []
-    if made.chat_template is None:
-        return []
-    name, whole = paddle_chat.name_of_own(made)
-    text = paddle_chat.paddles(name, made) if whole else None
-    if text is None:
-        return [f"The chat template cannot be said in PaddleNLP's {paddle_chat.FILE}: left out."]
-    (target / paddle_chat.FILE).write_text(text, 'utf-8')
-    return []
+    if chat_template.read(source) is not None:
+        huggingface.copy(source, target, (chat_template.FILE,))
+    elif made.chat_template is not None:
+        name, whole = chat_template.name_of_own(made)
+        text = chat_template.paddles(name, made) if whole else None
+        if text is None:
+            what = f"PaddleNLP's {chat_template.FILE}"
+            return [*notes, f'The chat template cannot be said in {what}: left out.']
+        (target / chat_template.FILE).write_text(text, 'utf-8')
+    return notes
 
 
 def _words(made: tokenizer.Tokenizer) -> list[Any]:

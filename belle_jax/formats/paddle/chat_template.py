@@ -7,6 +7,7 @@ the conversations below, special tokens spelled out.
 Source: ChatTemplate in paddlenlp/transformers/tokenizer_utils.py of paddlenlp 2.8.
 """
 
+import functools
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,14 +30,12 @@ SANDBOX = jinja2.sandbox.ImmutableSandboxedEnvironment(
     trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
 )
 
-Write = Callable[[Sequence[Message]], str]
-
 
 def read(directory: Path) -> dict[str, Any] | None:
     """PaddleNLP's template; None where there is none, or the file is Hugging Face's.
 
     Raises:
-        ValueError: the file is no JSON object.
+        ValueError: the file is not a JSON object.
     """
     path = directory / FILE
     values = huggingface.read_json(path) if path.is_file() else {}
@@ -52,20 +51,17 @@ def name_of_paddles(values: dict[str, Any], tokenizer: Tokenizer) -> tuple[str, 
     Returns:
         Its name, '' if none writes a first prompt so; whether later turns are written so, too.
     """
-    return _name(lambda messages: _paddles(values, messages), tokenizer)
+    return _name(functools.partial(_paddles, values), tokenizer)
 
 
 def name_of_own(tokenizer: Tokenizer) -> tuple[str, bool]:
     """The same for a tokenizer's own `chat_template`."""
-    source = tokenizer.chat_template
-    if not source:
-        return '', False
     ids = {'bos_token': tokenizer.bos_id, 'eos_token': tokenizer.eos_id}
     spelled = {name: tokenizer.token(i) for name, i in ids.items() if i is not None}
-    return _name(
-        lambda messages: jinja_template.render(source, list(messages), generate=True, **spelled),
-        tokenizer,
+    own = functools.partial(
+        jinja_template.render, tokenizer.chat_template or '', generate=True, **spelled
     )
+    return _name(own, tokenizer)
 
 
 def paddles(name: str, tokenizer: Tokenizer) -> str | None:
@@ -89,11 +85,11 @@ def paddles(name: str, tokenizer: Tokenizer) -> str | None:
     return json.dumps(values, indent=4, ensure_ascii=False) + '\n'
 
 
-def _name(write: Write, tokenizer: Tokenizer) -> tuple[str, bool]:
-    def same(template: Template, messages: Sequence[Message]) -> bool:
+def _name(write: Callable[[list[Message]], str], tokenizer: Tokenizer) -> tuple[str, bool]:
+    def same(template: Template, messages: list[Message]) -> bool:
         try:
             return write(messages) == _ours(template, messages)
-        except ValueError:  # it refuses them
+        except Exception:  # a stranger's template refuses them, divides by zero, or worse
             return False
 
     made = [Template(name, tokenizer) for name in NAMES]
@@ -110,21 +106,14 @@ def _ours(template: Template, messages: Sequence[Message]) -> str:
 
 
 def _paddles(values: dict[str, Any], messages: Sequence[Message]) -> str:
-    texts = [m['content'] for m in messages]
-    out = _fill(values['system']) if values.get('system') is not None else ''
-    for index, (user, bot) in enumerate(zip(texts[:-1:2], texts[1::2])):
+    def fill(source: str, **given: Any) -> str:
+        return SANDBOX.from_string(source).render(is_training=False, **given)
+
+    *turns, query = [m['content'] for m in messages]
+    out = '' if values.get('system') is None else fill(values['system'])
+    for index, (user, bot) in enumerate(zip(turns[::2], turns[1::2])):
         place = {'index': index, 'is_first': index == 0, 'is_last': False}
-        for source in values.get('conversation') or [None]:
-            out += _fill(source, user=user, bot=bot, **place)
+        out += ''.join(fill(s, user=user, bot=bot, **place) for s in values['conversation'])
     if values.get('query') is None:
-        return out + texts[-1]
-    return out + _fill(values['query'], query=texts[-1], index=len(texts) // 2)
-
-
-def _fill(source: Any, **values: Any) -> str:
-    if not isinstance(source, str):
-        raise ValueError(f'{FILE} has a {type(source).__name__} for a template.')
-    try:
-        return SANDBOX.from_string(source).render(is_training=False, **values)
-    except Exception as error:  # a stranger's template divides by zero, or worse
-        raise ValueError(f'{FILE} says: {error}') from error
+        return out + query
+    return out + fill(values['query'], query=query, index=len(turns) // 2)
