@@ -1,6 +1,6 @@
 """Meta's LLaMA 1, 2 and 3 files as a Hugging Face directory.
 
-    python -m convert.from_meta --source=LLaMA/7B --target=models/llama-7b
+    belle-jax convert from_meta --source=LLaMA/7B --target=models/llama-7b
 
 --source holds consolidated.00.pth and its fellows (one to eight), params.json and tokenizer.model,
 which may also lie in the directory above. Nothing in the .pth files is run, and memory holds a few
@@ -10,10 +10,10 @@ transformers' AutoModelForCausalLM and AutoTokenizer.
 
 from absl import flags
 
+from belle_jax import cli
 from belle_jax.files import require_new
 from belle_jax.formats import huggingface, meta
 from belle_jax.weights import shards
-from convert import command
 
 SOURCE = flags.DEFINE_string('source', None, "Directory of Meta's files.")
 TARGET = flags.DEFINE_string('target', None, 'Directory to write: new, or empty.')
@@ -43,4 +43,4 @@ def main() -> object:
 
 
 if __name__ == '__main__':
-    command.run('convert.from_meta', main, required=('source', 'target'))
+    cli.run(main, required=('source', 'target'))

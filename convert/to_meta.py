@@ -1,6 +1,6 @@
 """A Hugging Face directory of a LLaMA in Meta's layout.
 
-    python -m convert.to_meta --source=models/llama-13b --target=LLaMA/13B --shards=2
+    belle-jax convert to_meta --source=models/llama-13b --target=LLaMA/13B --shards=2
 
 Writes consolidated.NN.pth (one for each GPU that Meta's code shall use), params.json and
 tokenizer.model. What that layout cannot say, such as biases or linearly scaled positions, is
@@ -9,9 +9,9 @@ refused. convert.from_meta gives every tensor back to the bit.
 
 from absl import flags
 
+from belle_jax import cli
 from belle_jax.files import require_new
 from belle_jax.formats import huggingface, meta
-from convert import command
 
 SOURCE = flags.DEFINE_string('source', None, 'Hugging Face directory or hub name.')
 TARGET = flags.DEFINE_string('target', None, 'Directory to write: new, or empty.')
@@ -38,4 +38,4 @@ def main() -> object:
 
 
 if __name__ == '__main__':
-    command.run('convert.to_meta', main, required=('source', 'target'))
+    cli.run(main, required=('source', 'target'))
