@@ -32,6 +32,8 @@ def on_files(files: Files, config: MkDocsConfig) -> None:
         if not source.endswith('.md'):
             text = f'```text\n{text}```\n'
         files.append(File.generated(config, page, content=text))
+    style = Path(__file__).with_suffix('.css').read_text('utf-8')
+    files.append(File.generated(config, 'pages.css', content=style))
     for name, modules in rooms().items():
         parts = '\n\n'.join(f'::: {module}{OPTIONS.get(module, "")}' for module in modules)
         files.append(File.generated(config, f'api/{name}.md', content=f'# {name}\n\n{parts}\n'))
