@@ -19,8 +19,7 @@ Importing this package alone imports no JAX, so that tools that need none start 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from belle_jax.public import Assistant, generate, load, score, train_run
-    from belle_jax.runs.load import load_model
+    from belle_jax.public import Assistant, generate, load, load_model, score, train_run
 
 __all__ = ['Assistant', 'generate', 'load', 'load_model', 'score', 'train_run']
 __version__ = '0.1.0'
@@ -29,11 +28,9 @@ __version__ = '0.1.0'
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-    if name == 'load_model':
-        from belle_jax.runs import load as source
-    else:
-        from belle_jax import public as source
-    return getattr(source, name)
+    from belle_jax import public
+
+    return getattr(public, name)
 
 
 def __dir__() -> list[str]:

@@ -97,17 +97,17 @@ def generate(
     Args:
         assistant: From `load`.
         prompts: Messages or conversations.
-        settings: Fields of `belle_jax.decoding.Settings`: max_new_tokens, temperature (0: greedy),
+        settings: Fields of `belle_jax.decoding.Sampling`: max_new_tokens, temperature (0: greedy),
             top_k, top_p, min_p, repetition_penalty, stop, seed, num_beams.
     Returns:
         A completion for each, with `text`, `tokens` and `finish_reason`.
     Raises:
         ValueError: a setting is out of range, or a prompt fills the model's context.
     """
-    from belle_jax.decoding import Settings
+    from belle_jax.decoding import Sampling
 
     tokens = [assistant.voice.prompt(assistant.conversation(prompt)) for prompt in prompts]
-    answers = assistant.engine.generate(tokens, Settings(**settings))
+    answers = assistant.engine.generate(tokens, Sampling(**settings))
     return [dataclasses.replace(a, text=assistant.voice.answer(a.text)) for a in answers]
 
 

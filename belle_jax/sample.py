@@ -146,12 +146,13 @@ def main() -> None:
     from belle_jax.decoding import assistant, prompt_file, terminal
 
     rows = prompt_file.read_prompts(PROMPTS.value) if PROMPTS.value else []
-    voice = assistant.voice(MODEL.value, chosen.get('template', ''), SYSTEM.value)
+    model = str(MODEL.value)
+    voice = assistant.voice(model, chosen.get('template', ''), SYSTEM.value)
     print(f'template: {voice.template.name}', file=sys.stderr)
     output = None
     if OUTPUT.value:
         run = {
-            'model': MODEL.value,
+            'model': model,
             'step': voice.step,
             'template': voice.template.name,
             'system': voice.system,
@@ -161,7 +162,7 @@ def main() -> None:
         }
         output = prompt_file.Output(OUTPUT.value, rows, run)
     engine = assistant.engine(
-        MODEL.value,
+        model,
         voice,
         dtype=DTYPE.value,
         batch_size=BATCH_SIZE.value,
