@@ -36,12 +36,12 @@ from belle_jax.synthesis import (
     run,
     seeds,
 )
-from belle_jax.synthesis.comparison import MEASURES, Similarity, similarity
-from belle_jax.synthesis.filters import without
 from belle_jax.synthesis.outcome import Files
 from belle_jax.synthesis.settings import CHOICES, MODELS, Settings
-from belle_jax.synthesis.token_codes import KINDS as TOKEN_KINDS
-from belle_jax.synthesis.token_codes import Tokens
+from belle_jax.texts.comparison import MEASURES, Similarity, similarity
+from belle_jax.texts.filters import without
+from belle_jax.texts.token_codes import KINDS as TOKEN_KINDS
+from belle_jax.texts.token_codes import Tokens
 
 FLAGS = flags.FLAGS
 SEEDS = flags.DEFINE_string('seeds', '', 'Seed tasks; by default 175 Chinese ones of our own.')

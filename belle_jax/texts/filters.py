@@ -12,9 +12,9 @@ Source: LianjiaTech/BELLE, data/1.5M.
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from belle_jax.synthesis.candidate import Row
+Row = dict[str, Any]
 
 MEDIA = (
     '图像', '图片', '照片', '文件', '图表', '图层', '曲线图', '折线图', '直线图', '柱形图',

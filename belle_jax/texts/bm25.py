@@ -19,8 +19,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from belle_jax.synthesis.rouge import NOTHING, Match, top
-from belle_jax.synthesis.token_codes import Tokens, encoder
+from belle_jax.texts.rouge import NOTHING, Match, top
+from belle_jax.texts.token_codes import Tokens, encoder
 
 K1 = 1.5
 B = 0.75

@@ -16,10 +16,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from belle_jax.synthesis.bands import HALF, LOW, Bands
-from belle_jax.synthesis.rouge import Match, length_range, top
-from belle_jax.synthesis.similarity import Index
-from belle_jax.synthesis.token_codes import Tokens
+from belle_jax.texts.bands import HALF, LOW, Bands
+from belle_jax.texts.rouge import Match, length_range, top
+from belle_jax.texts.similarity import Index
+from belle_jax.texts.token_codes import Tokens
 
 RECALL = 0.95  # at the threshold itself, in the worst case; at 0.7 it is 0.9999 for scores of 0.8
 BLOCK = 1024  # texts that are hashed at once when another pool is taken over

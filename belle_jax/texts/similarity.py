@@ -14,7 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
-from belle_jax.synthesis.rouge import (
+from belle_jax.texts.rouge import (
     EPSILON,
     NOTHING,
     Match,
@@ -23,7 +23,7 @@ from belle_jax.synthesis.rouge import (
     length_range,
     top,
 )
-from belle_jax.synthesis.token_codes import Tokens, encoder
+from belle_jax.texts.token_codes import Tokens, encoder
 
 # Of a text's rarest tokens so many are looked up that each candidate must share HITS of them: one
 # more posting list costs less than comparing the texts that it rules out.

@@ -8,11 +8,11 @@ requests that are declined, letters of apology, translations, code, programs abo
 
 import re
 
-from belle_jax.synthesis.filters import Rule, Said, reject_if
-from belle_jax.synthesis.language import foreign_field, scripts
-from belle_jax.synthesis.material import is_incomplete
-from belle_jax.synthesis.persona import calls_itself_a_model, is_refusal
-from belle_jax.synthesis.repetition import loops
+from belle_jax.texts.filters import Rule, Said, reject_if
+from belle_jax.texts.language import foreign_field, scripts
+from belle_jax.texts.material import is_incomplete
+from belle_jax.texts.persona import calls_itself_a_model, is_refusal
+from belle_jax.texts.repetition import loops
 
 CHARACTERS = re.compile('[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd\ud800-\udfff]')
 

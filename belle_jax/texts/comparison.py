@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable
 
-from belle_jax.synthesis.bm25 import REJECTED, BM25Index
-from belle_jax.synthesis.candidate import Row
-from belle_jax.synthesis.similarity import Index, Pool
-from belle_jax.synthesis.token_codes import Tokens
+from belle_jax.texts.bm25 import REJECTED, BM25Index
+from belle_jax.texts.filters import Row
+from belle_jax.texts.similarity import Index, Pool
+from belle_jax.texts.token_codes import Tokens
 
 MEASURES = {'rouge': 'ROUGE-L F1', 'bm25': 'BM25'}
 ROUGE_REJECTED = 0.7  # as Stanford Alpaca and self-instruct

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from fractions import Fraction
 
-from belle_jax.synthesis.expression import Reading, Run, evaluate, runs
+from belle_jax.texts.expression import Reading, Run, evaluate, runs
 
 SPELLED = {
     '.': '．', '+': '＋', '-': '－−–—', '*': '＊✕✖⋅∗×・', '/': '／', '=': '＝', '≈': '≒', '%': '％',

@@ -2,7 +2,7 @@
 
 import re
 
-from belle_jax.synthesis.filters import Said
+from belle_jax.texts.filters import Said
 
 _COMPANY = (
     'OpenAI|百度|文心一言|阿里|达摩院|通义千问|腾讯|混元|讯飞|星火|字节|豆包|华为|盘古|智谱|清言|'

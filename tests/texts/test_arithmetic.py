@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from belle_jax.synthesis.arithmetic import equations, wrong_equations
+from belle_jax.texts.arithmetic import equations, wrong_equations
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,8 @@
 
 import re
 
-from belle_jax.synthesis.filters import Said
-from belle_jax.synthesis.persona import LETTER
+from belle_jax.texts.filters import Said
+from belle_jax.texts.persona import LETTER
 
 _MATERIAL = (
     '文章|短文|课文|全文|原文|文本|文字|文段|段落|段话|一段|句子|语句|句话|话语|单词|词语|词汇|诗歌|诗句|古诗|对话|邮件|新闻|报道|'

@@ -3,7 +3,6 @@
 import itertools
 import json
 import math
-import pathlib
 import random
 import re
 from collections import Counter
@@ -12,10 +11,11 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from belle_jax.synthesis import bands, bm25, minhash, similarity
-from belle_jax.synthesis.token_codes import Tokens, encoder
+from belle_jax.synthesis import seeds
+from belle_jax.texts import bands, bm25, minhash, similarity
+from belle_jax.texts.token_codes import Tokens, encoder
 
-SEEDS = pathlib.Path(similarity.__file__).parent / 'seeds.jsonl'
+SEEDS = seeds.OWN
 PUNCTUATION = '，。！？：；、“”'
 ENGLISH = (
     'write give list a an the three five short long story poem email letter about for of to in '
