@@ -2,18 +2,25 @@
 
 import pkgutil
 import re
-from typing import ClassVar
+from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import tiny
+import training_runs
 from belle_jax import config, families, models
+from belle_jax.decoding import Engine, Sampling
 from belle_jax.families import FAMILIES, PRESETS, Architecture, Rope
-from belle_jax.families.llama import LlamaFamily
-from belle_jax.families.tensor_map import table
 from belle_jax.formats import huggingface
 from belle_jax.formats.protocol import PublishedModel
+from belle_jax.runs.export import to_huggingface
+from belle_jax.runs.load import load_model, load_parameters
+from belle_jax.training.loop import Trainer
 from belle_jax.weights.tensors import planned
+from learned import LearnedFamily
+from recipes import tiny as recipe
 
 
 @pytest.mark.parametrize('family', FAMILIES.values(), ids=FAMILIES)
@@ -36,24 +43,6 @@ def test_only_fixed_rotary_positions_end():
     assert limit() == limit(rope=Rope('linear', factor=2.0)) == 77
     assert limit(rope=Rope('dynamic', factor=2.0)) is None
     assert limit(family='bloom') is None
-
-
-class LearnedFamily(LlamaFamily):
-    """A LLaMA with learned positions."""
-
-    name = 'learned'
-    title = 'Learned'
-    published_class = 'LearnedForCausalLM'
-    fixed: ClassVar = {'rope': Rope(theta=1.0)}
-
-    def presets(self):
-        return {'learned_tiny': Architecture('learned', 96, 16, 2, 2, max_position=40)}
-
-    def tensors(self, architecture):
-        a = architecture
-        name = 'model.embed_positions.weight'
-        positions = table('positions.table', name, a.max_position, a.embed, a.max_position)
-        return [*super().tensors(a), positions]
 
 
 @pytest.fixture
@@ -79,8 +68,8 @@ def test_a_family_from_elsewhere_is_configured_written_and_read(learned, tmp_pat
     model = PublishedModel(tmp_path, learned, tensors, 'float32', lambda _: [])
     opened = huggingface.open(huggingface.write(model, tmp_path / 'out'))
     assert opened.architecture.family == 'learned'
-    whole = tuple(slice(None) for _ in opened.shapes['positions.table'])
-    positions = opened.read('positions.table', whole, np.dtype(np.float32))
+    whole = tuple(slice(None) for _ in opened.shapes['positions'])
+    positions = opened.read('positions', whole, np.dtype(np.float32))
     assert np.array_equal(positions, values['model.embed_positions.weight'])
     with pytest.raises(ValueError, match='only llama and bloom and learned are'):
         huggingface.architecture_from_config({'model_type': 'gpt2'})
@@ -90,3 +79,48 @@ def test_a_family_from_elsewhere_is_configured_written_and_read(learned, tmp_pat
 def test_an_unknown_family_is_refused_with_those_that_are_known(name):
     with pytest.raises(ValueError, match=re.escape(f'family={name!r} is not known: choose one of')):
         Architecture(family=name)
+
+
+def test_a_family_from_elsewhere_is_declared_and_built(learned):
+    blueprint = models.Blueprint(learned)
+    maps = {m.ours: m.our_shape for m in families.tensor_maps(learned)}
+    assert {n: s.shape for n, s in models.specs(blueprint).items()} == maps
+    params = tiny.params(learned)
+    model = models.build(blueprint, params)
+    tokens = jnp.asarray(tiny.packed_batch([[20]], 20, vocab_size=96)['tokens'])
+    # Without its table, one token after another of the same kind is all that it can tell.
+    bare = models.build(blueprint, params | {'positions': jnp.zeros_like(params['positions'])})
+    same = jnp.full((1, 6), 7)
+    np.testing.assert_allclose(bare(same)[0, 1:], bare(same)[0, :-1], atol=1e-5)
+    assert np.abs(model(same)[0, 1:] - model(same)[0, :-1]).max() > 1e-2
+    cache, said = models.empty_cache(model, 1, 24), []
+    for at in range(20):
+        h, cache = model.hidden(tokens[:, at : at + 1], positions=jnp.array([[at]]), cache=cache)
+        said.append(model.logits(h)[:, 0, :96])
+    np.testing.assert_allclose(jnp.stack(said, 1), model(tokens), atol=2e-5)
+
+
+def test_a_family_from_elsewhere_is_trained_exported_and_sampled_from(learned, tmp_path):
+    c: Any = recipe.get_config()
+    for flag in training_runs.make_data(tmp_path):
+        name, _, value = flag.removeprefix('--config.data.').partition('=')
+        c.data[name] = value
+    c.model.architecture.family = 'learned'
+    c.model.update(hidden_dropout=0.0, attention_dropout=0.0)
+    c.optim.update(learning_rate=1e-2, warmup_steps=0)
+    c.train.update(steps=4, checkpoint_every=-1)
+    Trainer(config.resolve(c), tmp_path / 'run').train()
+    losses = training_runs.losses(tmp_path / 'run')
+    assert len(losses) == 4 and losses[-1] < losses[0]
+
+    to_huggingface(tmp_path / 'run', tmp_path / 'hf')
+    trained, back = load_parameters(tmp_path / 'run'), load_parameters(tmp_path / 'hf')
+    assert trained.keys() == back.keys() and 'positions' in back
+    for name, value in trained.items():
+        np.testing.assert_array_equal(back[name], value, err_msg=name)
+
+    model, prompt = load_model(tmp_path / 'hf'), [5, 6, 7]
+    (answer,) = Engine(model, eos_ids=()).generate([prompt], Sampling(max_new_tokens=6))
+    for _ in range(6):
+        prompt.append(int(model(jnp.array([prompt]))[0, -1].argmax()))
+    assert answer.tokens == prompt[3:]
