@@ -18,7 +18,11 @@ from belle_jax import cli
 
 ROOT = Path(__file__).resolve().parents[2]
 PIP = [sys.executable, '-m', 'pip', '--disable-pip-version-check', '--quiet']
-SHORT = ('--config.train.steps=2', '--config.data.cache_dir=cache')
+SHORT = (
+    '--config.train.steps=2',
+    '--config.model.architecture.layers=1',
+    '--config.data.cache_dir=cache',
+)
 pytestmark = pytest.mark.slow
 
 
