@@ -16,6 +16,7 @@ from tokenizers import Tokenizer as Backend
 
 from belle_jax.data import tokenizer_directory
 from belle_jax.data.tokenizer_directory import FILES
+from belle_jax.files import whole_directory
 
 BROKEN = '\ufffd'  # stands for what is not UTF-8
 ESCAPED = re.compile('[\udc80-\udcff]')
@@ -154,20 +155,12 @@ class Tokenizer:
         vocab.json with merges.txt does not say how words are split, and what does may be a
         config.json that is not copied: beside them tokenizer.json is written.
         """
-        partial = directory.with_name(f'.{directory.name}.partial')
-        shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed here
-        partial.mkdir(parents=True)
-        for name in FILES:
-            if (self.directory / name).is_file():
-                shutil.copyfile(self.directory / name, partial / name)
-        if not any((partial / name).is_file() for name in FILES[:2]):
-            self.backend.save(str(partial / 'tokenizer.json'))
-        if directory.is_dir():
-            for file in partial.iterdir():
-                file.replace(directory / file.name)
-            partial.rmdir()
-        else:
-            partial.rename(directory)
+        with whole_directory(directory) as partial:
+            for name in FILES:
+                if (self.directory / name).is_file():
+                    shutil.copyfile(self.directory / name, partial / name)
+            if not any((partial / name).is_file() for name in FILES[:2]):
+                self.backend.save(str(partial / 'tokenizer.json'))
 
 
 def load(path: str | pathlib.Path) -> Tokenizer:

@@ -40,13 +40,11 @@ def chinese(shared):
 
 def answers(made, count):
     """Texts, random tokens, and random bytes among them."""
-    rng = random.Random(0)
+    rng, size = random.Random(0), len(made)
     for _ in range(count):
         yield made.encode(''.join(rng.choice(TEXTS) for _ in range(3)))
-        yield [rng.randrange(len(made)) for _ in range(rng.randrange(1, 60))]
-        yield [
-            rng.choice([rng.randrange(3, 259)] * 4 + [rng.randrange(len(made))]) for _ in '-' * 60
-        ]
+        yield [rng.randrange(size) for _ in range(rng.randrange(1, 60))]
+        yield [rng.choice([rng.randrange(3, 259)] * 4 + [rng.randrange(size)]) for _ in '-' * 60]
         yield [rng.randrange(131, 259)] * rng.randrange(1, 60)
 
 
@@ -55,7 +53,7 @@ def test_streamed_text_is_that_of_the_whole_answer_at_every_token(which, request
     made = request.getfixturevalue(which)
     prompt = made.encode('Human: 你好\n\nAssistant:')
     before = len(made.decode(prompt[-CONTEXT:]))
-    for answer in answers(made, 5):
+    for answer in answers(made, 20):
         stream, pieces = TextStream(made, prompt), ''
         for end, token in enumerate(answer, 1):
             pieces += stream.feed([token])
@@ -72,7 +70,7 @@ def test_byte_tokens_are_decoded_as_sentencepiece_decodes_them(llama, shared):
     file = shared / 'data/tokenizers/llama_tokenizer.model'
     theirs = sentencepiece.SentencePieceProcessor(model_file=str(file))
     start = llama.encode('a')
-    for answer in answers(llama, 8):
+    for answer in answers(llama, 50):
         tokens = start + [token for token in answer if token > 2]  # the rest is spelled otherwise
         assert llama.decode(tokens) == theirs.decode(tokens)
     # `tokenizers` alone gives up the first character for the byte behind it.
