@@ -10,13 +10,14 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile
 
-.PHONY: help quickstart test lint clean
+.PHONY: help quickstart test lint docs clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make quickstart   data, tokenizer, training, evaluation and three answers, in minutes on a CPU'
 	@echo 'make test         all tests'
 	@echo 'make lint         ruff and pyright'
+	@echo 'make docs         the web site, with the API, in build/docs'
 	@echo 'make clean        removes .venv and what the quickstart and tests wrote'
 
 quickstart: $(VENV)/installed
@@ -30,8 +31,11 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
+docs: $(VENV)/installed-test
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --config-file docs/site/mkdocs.yml
+
 clean:
-	rm -rf $(VENV) runs/quickstart runs/benchmarks *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) build/docs runs/quickstart runs/benchmarks *.egg-info .pytest_cache .ruff_cache
 
 # Each stamp is newer than pyproject.toml once that extra is installed, so nothing is installed twice.
 $(VENV)/python: | pyproject.toml

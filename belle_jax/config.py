@@ -14,7 +14,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from belle_jax.architecture import PRESETS, Architecture, Rope
+from belle_jax.families import PRESETS, Architecture, Rope
 from belle_jax.files import read_json, write_json
 
 __all__ = ['PRESETS', 'Architecture', 'Rope', 'Run', 'default', 'load', 'resolve', 'save']

@@ -1,7 +1,7 @@
 """Makes instruction data with a language-model server, from a handful of seed tasks.
 
     export OPENAI_API_KEY=…
-    python -m belle_jax.generate_data --output=Belle.train.json --count=1000 \\
+    belle-jax generate_data --output=Belle.train.json --count=1000 \\
         --api=chat --model_name=gpt-4o-mini --concurrency=32 --budget_usd=5
 
 Any OpenAI-compatible server will do (--base_url=http://localhost:8000/v1). Every reply is in the
@@ -13,16 +13,17 @@ Kinds (--kind): self_instruct (BELLE's way), multiturn, dialogue (between two gi
 math, evol (deepens and widens the rows of --rows), label (gives each row of --rows a category).
 
 Other actions:
-    python -m belle_jax.generate_data dedupe --rows=a.json,b.jsonl --output=clean.jsonl
-    python -m belle_jax.generate_data convert --rows=a.json --output=b.jsonl --layout=messages
+    belle-jax generate_data dedupe --rows=a.json,b.jsonl --output=clean.jsonl
+    belle-jax generate_data convert --rows=a.json --output=b.jsonl --layout=messages
 """
 
 import signal
 import sys
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 
+from belle_jax import cli
 from belle_jax.api import Breaker, Budget, Client, Limits, Retries, price
 from belle_jax.progress import Progress
 from belle_jax.synthesis import (
@@ -35,12 +36,12 @@ from belle_jax.synthesis import (
     run,
     seeds,
 )
-from belle_jax.synthesis.comparison import MEASURES, Similarity, similarity
-from belle_jax.synthesis.filters import without
 from belle_jax.synthesis.outcome import Files
 from belle_jax.synthesis.settings import CHOICES, MODELS, Settings
-from belle_jax.synthesis.token_codes import KINDS as TOKEN_KINDS
-from belle_jax.synthesis.token_codes import Tokens
+from belle_jax.texts.comparison import MEASURES, Similarity, similarity
+from belle_jax.texts.filters import without
+from belle_jax.texts.token_codes import KINDS as TOKEN_KINDS
+from belle_jax.texts.token_codes import Tokens
 
 FLAGS = flags.FLAGS
 SEEDS = flags.DEFINE_string('seeds', '', 'Seed tasks; by default 175 Chinese ones of our own.')
@@ -108,27 +109,22 @@ OUTPUT_DIR = flags.DEFINE_string('output_dir', '', 'Where Belle.train.json is, w
 flags.DEFINE_integer('num_cpus', 0, 'Not needed any more: comparing rows takes one.')
 
 
-def main(argv: list[str]) -> None:
-    """Does it, or says in one sentence why not."""
+def main(action: str = 'generate', *more: str) -> int:
+    """Does it, or says why not; returns the exit code."""
     actions = {
         'generate': generate,
         'generate_instruction_following_data': generate,
         'convert': convert,
         'dedupe': deduplicate,
     }
-    action, *more = argv[1:] or ['generate']
     if more or action not in actions:
-        raise app.UsageError(
-            f'{argv[-1]!r} is no action: generate (which may be left out), dedupe and convert are.'
+        wrong = (action, *more)[-1]
+        raise ValueError(
+            f'{wrong!r} is no action: generate (which may be left out), dedupe and convert are.'
         )
     # The end of a machine's time is told as Ctrl-C is: what was paid for is journaled and written.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    try:
-        sys.exit(actions[action]())
-    except (ValueError, OSError) as error:
-        sys.exit(f'belle_jax.generate_data: {error}')
-    except KeyboardInterrupt:
-        sys.exit(130)
+    return actions[action]()
 
 
 def generate() -> int:
@@ -274,4 +270,6 @@ def _tokens() -> Tokens:
 
 
 if __name__ == '__main__':
-    app.run(main)
+    cli.run(
+        main, actions=None, stopped='stopped; what is in the journal is kept.', stopped_code=130
+    )

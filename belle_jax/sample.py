@@ -1,8 +1,8 @@
 """Talks to a model: a chat in the terminal, or a file of prompts answered in batches.
 
-    python -m belle_jax.sample --model=runs/sft
-    python -m belle_jax.sample --model=BelleGroup/BELLE-7B-2M --preset=belle --dtype=bfloat16
-    python -m belle_jax.sample --model=runs/sft --prompts=questions.jsonl --output=answers.jsonl
+    belle-jax sample --model=runs/sft
+    belle-jax sample --model=BelleGroup/BELLE-7B-2M --preset=belle --dtype=bfloat16
+    belle-jax sample --model=runs/sft --prompts=questions.jsonl --output=answers.jsonl
 
 --model is a run directory, one of its checkpoints, a Hugging Face directory or a hub name. Without
 --prompts, each line of standard input is a turn of one conversation, answered as it is made; Ctrl-C
@@ -24,7 +24,9 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from absl import app, flags, logging
+from absl import flags
+
+from belle_jax import cli
 
 # BELLE's published settings: its model cards; its GPTQ scripts, whose lengths count the prompt and
 # whose top_k is transformers' default of the time; its Gradio page.
@@ -135,12 +137,8 @@ def settings_by_length(options: dict[str, Any]) -> Callable[[int], Any]:
     return settings
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Checks what can be checked, loads the model, answers."""
-    if len(argv) > 1:
-        raise app.UsageError(f'{argv[1]!r} is not a flag: flags are written --name=value.')
-    if not MODEL.value:
-        raise ValueError('--model is missing: name a run directory or a Hugging Face directory.')
     if bool(PROMPTS.value) != bool(OUTPUT.value):
         raise ValueError('--prompts and --output belong together: give both, or neither to chat.')
     chosen = options()
@@ -148,12 +146,13 @@ def main(argv: list[str]) -> None:
     from belle_jax.decoding import assistant, prompt_file, terminal
 
     rows = prompt_file.read_prompts(PROMPTS.value) if PROMPTS.value else []
-    voice = assistant.voice(MODEL.value, chosen.get('template', ''), SYSTEM.value)
+    model = str(MODEL.value)
+    voice = assistant.voice(model, chosen.get('template', ''), SYSTEM.value)
     print(f'template: {voice.template.name}', file=sys.stderr)
     output = None
     if OUTPUT.value:
         run = {
-            'model': MODEL.value,
+            'model': model,
             'step': voice.step,
             'template': voice.template.name,
             'system': voice.system,
@@ -163,7 +162,7 @@ def main(argv: list[str]) -> None:
         }
         output = prompt_file.Output(OUTPUT.value, rows, run)
     engine = assistant.engine(
-        MODEL.value,
+        model,
         voice,
         dtype=DTYPE.value,
         batch_size=BATCH_SIZE.value,
@@ -176,16 +175,7 @@ def main(argv: list[str]) -> None:
         print(f'{len(rows):,} answers are in {OUTPUT.value}')
 
 
-def run_main(argv: list[str]) -> None:
-    """`main`, with a person's mistakes as one sentence."""
-    logging.set_verbosity(logging.WARNING)  # JAX's notes about backends do not belong in a chat
-    try:
-        main(argv)
-    except (ValueError, OSError) as error:
-        sys.exit(f'belle_jax.sample: {error}')
-    except KeyboardInterrupt:
-        sys.exit('belle_jax.sample: stopped. With --prompts the same command continues.')
-
-
 if __name__ == '__main__':
-    app.run(run_main)
+    cli.run(
+        main, required=('model',), stopped='stopped. With --prompts the same command continues.'
+    )

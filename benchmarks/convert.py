@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 from absl import app, flags
 
-from belle_jax.architecture import Architecture
-from belle_jax.formats import huggingface, names
+from belle_jax import families
+from belle_jax.families import Architecture
+from belle_jax.formats import huggingface
 from belle_jax.weights import shards
 from belle_jax.weights.tensors import Planned
 
@@ -93,7 +94,8 @@ def make(directory: Path, architecture: Architecture) -> int:
     directory.mkdir()
     values = huggingface.architecture_to_hf_config(architecture, 'float16')
     (directory / 'config.json').write_text(json.dumps(values))
-    tensors = [planned(n, e.their_shape) for e in names.table(architecture) for n in e.their_names]
+    maps = families.tensor_maps(architecture)
+    tensors = [planned(n, m.their_shape) for m in maps for n in m.their_names]
     shards.write(directory, tensors, 'safetensors', 10**9)
     return sum(t.size for t in tensors)
 

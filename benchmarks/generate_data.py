@@ -19,9 +19,9 @@ from absl import app, flags
 
 from belle_jax.api import Journal, Reply, Request
 from belle_jax.synthesis import kinds, seeds
-from belle_jax.synthesis.comparison import Similarity, similarity
 from belle_jax.synthesis.harvest import Harvest
 from belle_jax.synthesis.settings import Settings
+from belle_jax.texts.comparison import Similarity, similarity
 from benchmarks import recombine
 
 SHARED = flags.DEFINE_string('shared', '../shared', 'Folder of the shared test files.')

@@ -21,10 +21,10 @@ import numpy as np
 from absl import app, flags
 from tokenizers import Tokenizer
 
-from belle_jax.synthesis.bm25 import BM25Index
 from belle_jax.synthesis.dedupe import run as dedupe
-from belle_jax.synthesis.minhash import MinHashIndex
-from belle_jax.synthesis.similarity import Index
+from belle_jax.texts.bm25 import BM25Index
+from belle_jax.texts.minhash import MinHashIndex
+from belle_jax.texts.similarity import Index
 from benchmarks import recombine
 
 SHARED = flags.DEFINE_string('shared', '../shared', 'Folder of the shared test files.')

@@ -1,6 +1,6 @@
 """Continued pretraining on plain text: every token is learnt from, rows are packed full.
 
-python -m belle_jax.train --config=configs/pretrain.py:llama --workdir=runs/pretrain \\
+belle-jax train --config=pretrain:llama --workdir=runs/pretrain \\
     --config.model.source=PATH --config.data.path=text.jsonl
 
 Rows are {"text": …}; a text longer than a row goes on in the next. Variants: llama, bloom. The

@@ -1,10 +1,10 @@
 """A small LLaMA from nothing on the quickstart's pairs: minutes on two CPU cores.
 
-    python -m belle_jax.quickstart
+    belle-jax quickstart
 
 makes runs/quickstart/{train.jsonl, held_out.jsonl, tokenizer/} and then runs
 
-    python -m belle_jax.train --config=configs/quickstart.py --workdir=runs/quickstart/run
+    belle-jax train --config=quickstart --workdir=runs/quickstart/run
 
 Expected on held-out questions, greedily: at least 90 % of the answers exactly right.
 """

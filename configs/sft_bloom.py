@@ -1,6 +1,6 @@
 """Full fine-tuning of BLOOMZ on BELLE's conversations, as the model card of BELLE-7B-2M has it.
 
-python -m belle_jax.train --config=configs/sft_bloom.py:7b1 --workdir=runs/belle-7b
+belle-jax train --config=sft_bloom:7b1 --workdir=runs/belle-7b
 
 From the card: 64 conversations a step, learning rate 3e-6, 3 epochs, weight decay 0.001, warm-up
 over a tenth of the steps, linear decay, one conversation a row. Where this departs from BELLE:

@@ -1,6 +1,6 @@
 """Full fine-tuning of LLaMA on BELLE's conversations, as the model cards of BELLE-LLaMA have it.
 
-python -m belle_jax.train --config=configs/sft_llama.py:7b --workdir=runs/belle-llama-7b \\
+belle-jax train --config=sft_llama:7b --workdir=runs/belle-llama-7b \\
     --config.model.source=PATH_TO_LLAMA
 
 From the cards: 16 conversations a step, 3 epochs, cosine decay after a warm-up over 0.03 of the

@@ -1,6 +1,6 @@
 """A small Chinese model from nothing: the real run of the README, on a laptop's CPU.
 
-python -m belle_jax.train --config=configs/zh_small.py --workdir=runs/zh
+belle-jax train --config=zh_small --workdir=runs/zh
 
 Variants: `llama` (default) and `bloom`, 5 to 6 million parameters each. Trained on everything,
 prompt and answer, as a language model; data.path and data.tokenizer say where the rows and a

@@ -1,6 +1,6 @@
 """The models that BELLE published, and the commands that bring them in.
 
-    python -m convert.catalogue
+    belle-jax convert catalogue
 
 prints the table of the README, which is made from catalogue.json beside this file.
 """
@@ -8,6 +8,8 @@ prints the table of the README, which is made from catalogue.json beside this fi
 import json
 from pathlib import Path
 from typing import Any
+
+from belle_jax import cli
 
 FILE = Path(__file__).with_name('catalogue.json')
 COLUMNS = ('model', 'base', 'files', 'template', 'licence', 'commands')
@@ -53,4 +55,4 @@ def _row(model: dict[str, Any], number: int | None) -> tuple[str, ...]:
 
 
 if __name__ == '__main__':
-    print(table(read()), end='')
+    cli.run(lambda: table(read()).rstrip())

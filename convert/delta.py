@@ -1,7 +1,7 @@
 """The difference of two models, which gives the one to whoever has the other.
 
-    python -m convert.delta make --base=llama-7b-hf --tuned=models/sft --target=delta
-    python -m convert.delta apply --base=llama-7b-hf --delta=delta --target=models/sft
+    belle-jax convert delta make --base=llama-7b-hf --tuned=models/sft --target=delta
+    belle-jax convert delta apply --base=llama-7b-hf --delta=delta --target=models/sft
 
 Tensors are compared by name: shards and formats (safetensors, .bin) may differ. What is written is
 the XOR of the bits, compressed; what the base lacks (new rows of a vocabulary, an adapter) whole.
@@ -10,9 +10,9 @@ Applying checks the delta and the base first, and gives back every bit.
 
 from absl import flags
 
+from belle_jax import cli
 from belle_jax.diffs import delta
 from belle_jax.weights import shards
-from convert import command
 
 BASE = flags.DEFINE_string('base', None, 'Hugging Face directory or hub name of the base.')
 TUNED = flags.DEFINE_string('tuned', None, 'make: the model that was made from the base.')
@@ -38,4 +38,4 @@ def main(action: str) -> object:
 
 
 if __name__ == '__main__':
-    command.run('convert.delta', main, required=('base', 'target'), actions=('make', 'apply'))
+    cli.run(main, required=('base', 'target'), actions=('make', 'apply'))

@@ -1,6 +1,6 @@
 """Brings a published model into a run directory, at step 0.
 
-    python -m convert.from_hf --source=BelleGroup/BELLE-7B-2M --target=runs/belle --template=belle
+    belle-jax convert from_hf --source=BelleGroup/BELLE-7B-2M --target=runs/belle --template=belle
 
 Sample from the run, export it again with convert.to_hf, or train from it with
 --config.model.source=runs/belle. (Training reads published directories as well, without this step.)
@@ -8,9 +8,9 @@ Sample from the run, export it again with convert.to_hf, or train from it with
 
 from pathlib import Path
 
-from absl import flags, logging
+from absl import flags
 
-from convert import command
+from belle_jax import cli
 
 SOURCE = flags.DEFINE_string('source', None, 'Hugging Face directory or hub name.')
 TARGET = flags.DEFINE_string('target', None, 'Run directory to make.')
@@ -33,10 +33,9 @@ def main() -> object:
     jax.config.update('jax_platforms', 'cpu')
     from belle_jax.runs import initial
 
-    logging.set_verbosity(logging.WARNING)  # Orbax tells every file
     target = Path(str(TARGET.value))
     return initial.from_published(str(SOURCE.value), target, DTYPE.value, TEMPLATE.value)
 
 
 if __name__ == '__main__':
-    command.run('convert.from_hf', main, required=('source', 'target'))
+    cli.run(main, required=('source', 'target'))

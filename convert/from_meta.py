@@ -1,6 +1,6 @@
 """Meta's LLaMA 1, 2 and 3 files as a Hugging Face directory.
 
-    python -m convert.from_meta --source=LLaMA/7B --target=models/llama-7b
+    belle-jax convert from_meta --source=LLaMA/7B --target=models/llama-7b
 
 --source holds consolidated.00.pth and its fellows (one to eight), params.json and tokenizer.model,
 which may also lie in the directory above. Nothing in the .pth files is run, and memory holds a few
@@ -10,9 +10,10 @@ transformers' AutoModelForCausalLM and AutoTokenizer.
 
 from absl import flags
 
-from belle_jax.formats import meta
+from belle_jax import cli
+from belle_jax.files import require_new
+from belle_jax.formats import huggingface, meta
 from belle_jax.weights import shards
-from convert import command
 
 SOURCE = flags.DEFINE_string('source', None, "Directory of Meta's files.")
 TARGET = flags.DEFINE_string('target', None, 'Directory to write: new, or empty.')
@@ -34,15 +35,12 @@ MAX_POSITION = flags.DEFINE_integer(
 
 def main() -> object:
     """Converts, and returns the directory."""
-    return meta.from_meta(
-        str(SOURCE.value),
-        str(TARGET.value),
-        DTYPE.value,
-        shards.parse_size(MAX_SHARD_SIZE.value),
-        FORMAT.value,
-        MAX_POSITION.value,
-    )
+    target = str(TARGET.value)
+    require_new(target)
+    model = meta.open(str(SOURCE.value), MAX_POSITION.value)
+    size = shards.parse_size(MAX_SHARD_SIZE.value)
+    return huggingface.write(model, target, DTYPE.value, size, FORMAT.value)
 
 
 if __name__ == '__main__':
-    command.run('convert.from_meta', main, required=('source', 'target'))
+    cli.run(main, required=('source', 'target'))

@@ -1,6 +1,6 @@
 """Brings a model of PaddleNLP's into a Hugging Face directory.
 
-    python -m convert.from_paddle --source=belle-7b-2m --target=models/belle-7b-2m
+    belle-jax convert from_paddle --source=belle-7b-2m --target=models/belle-7b-2m
 
 The source holds model_state.pdparams, config.json and the tokenizer (vocab.json and merges.txt).
 The weights are a pickle, of which no code is run; they are copied tensor by tensor, bit for bit and
@@ -11,9 +11,10 @@ a template here says; the output says so. Go on with convert.from_hf, or train w
 
 from absl import flags
 
-from belle_jax.formats import paddle
+from belle_jax import cli
+from belle_jax.files import require_new
+from belle_jax.formats import huggingface, paddle
 from belle_jax.weights import shards
-from convert import command
 
 SOURCE = flags.DEFINE_string('source', None, "PaddleNLP's directory.")
 TARGET = flags.DEFINE_string('target', None, 'Directory to write: new, or empty.')
@@ -23,13 +24,12 @@ FORMAT = flags.DEFINE_enum('format', 'safetensors', list(shards.STEMS), 'Of the 
 
 def main() -> object:
     """Converts, and returns the directory."""
-    return paddle.from_paddle(
-        str(SOURCE.value),
-        str(TARGET.value),
-        shards.parse_size(MAX_SHARD_SIZE.value),
-        FORMAT.value,
-    )
+    target = str(TARGET.value)
+    require_new(target)
+    size = shards.parse_size(MAX_SHARD_SIZE.value)
+    model = paddle.open(str(SOURCE.value))
+    return huggingface.write(model, target, max_shard_size=size, kind=FORMAT.value)
 
 
 if __name__ == '__main__':
-    command.run('convert.from_paddle', main, required=('source', 'target'))
+    cli.run(main, required=('source', 'target'))

@@ -1,6 +1,6 @@
 """Exports a run as a Hugging Face directory.
 
-    python -m convert.to_hf --source=runs/sft --target=models/sft --dtype=bfloat16
+    belle-jax convert to_hf --source=runs/sft --target=models/sft --dtype=bfloat16
 
 The newest checkpoint that its manifest vouches for is taken, or the one that --source names
 (runs/sft/checkpoints/100). It is read slice by slice: no device and no mesh is needed, and memory
@@ -9,9 +9,9 @@ holds a few blocks of rows. The result loads with transformers' AutoModelForCaus
 
 from absl import flags
 
+from belle_jax import cli
 from belle_jax.runs import export
 from belle_jax.weights import shards
-from convert import command
 
 SOURCE = flags.DEFINE_string('source', None, 'Run directory, or one of its checkpoints.')
 TARGET = flags.DEFINE_string('target', None, 'Directory to write: new, or empty.')
@@ -38,4 +38,4 @@ def main() -> object:
 
 
 if __name__ == '__main__':
-    command.run('convert.to_hf', main, required=('source', 'target'))
+    cli.run(main, required=('source', 'target'))

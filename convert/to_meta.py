@@ -1,6 +1,6 @@
 """A Hugging Face directory of a LLaMA in Meta's layout.
 
-    python -m convert.to_meta --source=models/llama-13b --target=LLaMA/13B --shards=2
+    belle-jax convert to_meta --source=models/llama-13b --target=LLaMA/13B --shards=2
 
 Writes consolidated.NN.pth (one for each GPU that Meta's code shall use), params.json and
 tokenizer.model. What that layout cannot say, such as biases or linearly scaled positions, is
@@ -9,8 +9,9 @@ refused. convert.from_meta gives every tensor back to the bit.
 
 from absl import flags
 
-from belle_jax.formats import meta
-from convert import command
+from belle_jax import cli
+from belle_jax.files import require_new
+from belle_jax.formats import huggingface, meta
 
 SOURCE = flags.DEFINE_string('source', None, 'Hugging Face directory or hub name.')
 TARGET = flags.DEFINE_string('target', None, 'Directory to write: new, or empty.')
@@ -30,8 +31,11 @@ DTYPE = flags.DEFINE_enum(
 
 def main() -> object:
     """Converts, and returns the directory."""
-    return meta.to_meta(str(SOURCE.value), str(TARGET.value), SHARDS.value, DTYPE.value)
+    target = str(TARGET.value)
+    require_new(target)
+    model = huggingface.open(str(SOURCE.value))
+    return meta.write(model, target, SHARDS.value, DTYPE.value)
 
 
 if __name__ == '__main__':
-    command.run('convert.to_meta', main, required=('source', 'target'))
+    cli.run(main, required=('source', 'target'))

@@ -1,6 +1,6 @@
 """Writes a Hugging Face directory of a BLOOM or LLaMA as PaddleNLP has it.
 
-    python -m convert.to_paddle --source=models/sft --target=models/sft-paddle --dtype=float16
+    belle-jax convert to_paddle --source=models/sft --target=models/sft-paddle --dtype=float16
 
 The result is model_state.pdparams, config.json, vocab.json and merges.txt (LLaMA:
 sentencepiece.bpe.model), which PaddleNLP's AutoModelForCausalLM and AutoTokenizer load, and
@@ -9,8 +9,9 @@ chat_template.json where the model has a template that PaddleNLP's format can sa
 
 from absl import flags
 
-from belle_jax.formats import paddle
-from convert import command
+from belle_jax import cli
+from belle_jax.files import require_new
+from belle_jax.formats import huggingface, paddle
 
 SOURCE = flags.DEFINE_string('source', None, 'Hugging Face directory or hub name.')
 TARGET = flags.DEFINE_string('target', None, 'Directory to write: new, or empty.')
@@ -25,8 +26,10 @@ DTYPE = flags.DEFINE_enum(
 def main() -> object:
     """Converts, and returns the directory."""
     dtype = '' if DTYPE.value == 'source' else DTYPE.value
-    return paddle.to_paddle(str(SOURCE.value), str(TARGET.value), dtype)
+    target = str(TARGET.value)
+    require_new(target)
+    return paddle.write(huggingface.open(str(SOURCE.value)), target, dtype)
 
 
 if __name__ == '__main__':
-    command.run('convert.to_paddle', main, required=('source', 'target'))
+    cli.run(main, required=('source', 'target'))

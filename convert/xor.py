@@ -1,8 +1,8 @@
 """Turns BELLE's XOR diffs into models, and models into XOR diffs.
 
-    python -m convert.xor decrypt --source=belle-enc --key=7B/consolidated.00.pth --target=belle
-    python -m convert.xor encrypt --source=mine --key=7B/consolidated.00.pth --target=mine-enc
-    python -m convert.xor verify --source=belle [--key=FILE] [--md5=FILE]
+    belle-jax convert xor decrypt --source=belle-enc --key=7B/consolidated.00.pth --target=belle
+    belle-jax convert xor encrypt --source=mine --key=7B/consolidated.00.pth --target=mine-enc
+    belle-jax convert xor verify --source=belle [--key=FILE] [--md5=FILE]
 
 Whoever has the original LLaMA file can restore what was made with it; nobody else has anything. A
 file gets its name only when its SHA-256 is right. The same command goes on with work that was
@@ -13,8 +13,8 @@ decrypting, with the SHA-256 in the files' names.
 
 from absl import flags
 
+from belle_jax import cli
 from belle_jax.diffs import xor
-from convert import command
 
 SOURCE = flags.DEFINE_string('source', None, 'File, or directory of files.')
 KEY = flags.DEFINE_string('key', '', "File to XOR with: the original's consolidated.00.pth.")
@@ -44,4 +44,4 @@ def main(action: str) -> object:
 
 
 if __name__ == '__main__':
-    command.run('convert.xor', main, required=('source',), actions=('encrypt', 'decrypt', 'verify'))
+    cli.run(main, required=('source',), actions=('encrypt', 'decrypt', 'verify'))

@@ -7,7 +7,7 @@ from typing import Any
 
 from flax import nnx
 
-from belle_jax import models
+from belle_jax import families, models
 from belle_jax.decoding import beams, loop
 from belle_jax.decoding.batch import AnswerBatch, group_by_length, mesh_of
 from belle_jax.decoding.sampling import Sampling
@@ -70,10 +70,8 @@ class Engine:
 
         Only fixed rotary positions have an end; ALiBi and `dynamic` RoPE read on.
         """
-        a = self.architecture
-        if a.family == 'bloom' or a.rope.kind == 'dynamic':
-            return None
-        return max(a.max_position - prompt_tokens, 0)
+        limit = families.of(self.architecture).context_limit(self.architecture)
+        return None if limit is None else max(limit - prompt_tokens, 0)
 
     def check_prompt(self, tokens: Sequence[int]) -> None:
         """Validates one prompt.

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from belle_jax.architecture import Architecture
+from belle_jax import families
+from belle_jax.families import Architecture, TensorMap
 from belle_jax.files import new_directory
-from belle_jax.formats import names
 from belle_jax.weights.tensors import DTYPES, Index, Planned, Stored, in_dtype, shown, view
 
 
@@ -77,16 +77,16 @@ class PublishedModel:
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of each of our parameters by checkpoint name, padding included."""
-        return {name: entry.our_shape for name, entry in self._entries.items()}
+        return {name: m.our_shape for name, m in self._maps.items()}
 
     def read(self, name: str, index: Index, dtype: np.dtype) -> np.ndarray:
         """A slice of one of our parameters as `dtype`; nothing else is read."""
-        entry = self._entries[name]
-        return entry.take([self.array(n) for n in entry.their_names], index, dtype)
+        m = self._maps[name]
+        return m.take([self.array(n) for n in m.their_names], index, dtype)
 
     @functools.cached_property
-    def _entries(self) -> dict[str, names.Entry]:
-        return {entry.ours: entry for entry in names.table(self.architecture)}
+    def _maps(self) -> dict[str, TensorMap]:
+        return {m.ours: m for m in families.tensor_maps(self.architecture)}
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from belle_jax import sharding
-from belle_jax.models import flash, ops
+from belle_jax.models import flash, layers
 
 QUERY_CHUNK = 256
 """Queries whose scores exist at once; the backward pass recomputes them."""
@@ -113,7 +113,7 @@ def _attend(
         readable &= q_segments[:, :, None] == k_segments[:, None, :]
     scores = jnp.where(readable[:, None, None], scores, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(values.dtype)
-    weights = ops.dropout(weights, dropout, key)
+    weights = layers.dropout(weights, dropout, key)
     out = jnp.einsum(f'bkgts,{axes}->btkgh', weights, values)
     return out.reshape(q_btnh.shape)
 
@@ -157,3 +157,19 @@ def write_cache(cache_bksh: jax.Array, new_btkh: jax.Array, slots: jax.Array) ->
 
     cache = jax.vmap(of_row)(cache_bksh, new_bkth, slots[:, 0])
     return sharding.constrain(cache, ('batch', 'heads', 'length', 'head_dim'))
+
+
+def alibi_slopes(heads: int) -> np.ndarray:
+    """How fast each head's attention falls with distance.
+
+    Args:
+        heads: N, any number.
+    Returns:
+        float32 [N].
+    Source: Press et al., 2022; for an N that is no power of two, as BLOOM: those of the next lower
+        power, then every other one of the next higher power's.
+    """
+    lower = 2 ** math.floor(math.log2(heads))
+    slopes = [2.0 ** (-8.0 * (i + 1) / lower) for i in range(lower)]
+    slopes += [2.0 ** (-4.0 * (2 * i + 1) / lower) for i in range(heads - lower)]
+    return np.asarray(slopes, np.float32)

@@ -5,16 +5,15 @@ from flax import nnx
 
 from belle_jax import sharding
 from belle_jax.config import Architecture
-from belle_jax.models import ops
-from belle_jax.models.attention import attention, cached_attention, write_cache
+from belle_jax.models.attention import alibi_slopes, attention, cached_attention, write_cache
 from belle_jax.models.blueprint import Execution
 from belle_jax.models.decoder import Decoder
-from belle_jax.models.layers import Cache, Context, LayerNorm, Linear
+from belle_jax.models.layers import ACTIVATIONS, Cache, Context, LayerNorm, Linear, dropout
 
 HEADS = ('batch', 'length', 'heads', 'head_dim')
 
 
-class Attention(nnx.Module):
+class BloomAttention(nnx.Module):
     """Multi-head self-attention with linear biases in place of positions."""
 
     def __init__(self, a: Architecture, execution: Execution, layers: int):
@@ -40,7 +39,7 @@ class Attention(nnx.Module):
     ) -> tuple[jax.Array, Cache | None]:
         qkv = self.qkv(x_btd)
         q_btnh, k_btnh, v_btnh = (sharding.constrain(qkv[:, :, :, i], HEADS) for i in range(3))
-        slopes = ops.alibi_slopes(self.architecture.q_heads)
+        slopes = alibi_slopes(self.architecture.q_heads)
         if cache is not None:
             slots = context.positions
             cache = write_cache(cache[0], k_btnh, slots), write_cache(cache[1], v_btnh, slots)
@@ -59,7 +58,7 @@ class Attention(nnx.Module):
         return self.out(out_btnh), cache
 
 
-class MLP(nnx.Module):
+class BloomMLP(nnx.Module):
     """Feed-forward layer with the tanh form of GELU."""
 
     def __init__(self, a: Architecture, layers: int):
@@ -72,20 +71,20 @@ class MLP(nnx.Module):
         )
 
     def __call__(self, x_btd: jax.Array) -> jax.Array:
-        f_btf = ops.ACTIVATIONS[self.activation](self.up(x_btd))
+        f_btf = ACTIVATIONS[self.activation](self.up(x_btd))
         return self.down(sharding.constrain(f_btf, ('batch', 'length', 'hidden')))
 
 
-class Block(nnx.Module):
+class BloomBlock(nnx.Module):
     """One layer, or a stack of them."""
 
     def __init__(self, a: Architecture, execution: Execution, layers: int):
         self.execution = execution
         self.post_norm_residual = a.post_norm_residual
         self.attention_norm = LayerNorm(a.embed, a.norm_eps, layers)
-        self.attention = Attention(a, execution, layers)
+        self.attention = BloomAttention(a, execution, layers)
         self.mlp_norm = LayerNorm(a.embed, a.norm_eps, layers)
-        self.mlp = MLP(a, layers)
+        self.mlp = BloomMLP(a, layers)
 
     def __call__(
         self, x_btd: jax.Array, context: Context, key: jax.Array | None, cache: Cache | None
@@ -95,16 +94,16 @@ class Block(nnx.Module):
         normed = self.attention_norm(x_btd)
         residual = normed if self.post_norm_residual else x_btd
         out_btd, cache = self.attention(normed, context, keys[0], cache)
-        x_btd = residual + ops.dropout(out_btd, rate, keys[1])
+        x_btd = residual + dropout(out_btd, rate, keys[1])
         normed = self.mlp_norm(x_btd)
         residual = normed if self.post_norm_residual else x_btd
-        return residual + ops.dropout(self.mlp(normed), rate, keys[2]), cache
+        return residual + dropout(self.mlp(normed), rate, keys[2]), cache
 
 
 class Bloom(Decoder):
     """A BLOOM."""
 
-    block, norm = Block, LayerNorm
+    block, norm = BloomBlock, LayerNorm
 
     def __init__(self, blueprint, execution: Execution):
         super().__init__(blueprint, execution)

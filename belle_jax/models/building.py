@@ -16,10 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from belle_jax import families
 from belle_jax.models.blueprint import Blueprint, Execution, ParamSpec
 from belle_jax.models.decoder import Decoder
-
-DECODERS = {'llama': 'belle_jax.models.llama:Llama', 'bloom': 'belle_jax.models.bloom:Bloom'}
 
 
 def specs(blueprint: Blueprint) -> dict[str, ParamSpec]:
@@ -142,7 +141,7 @@ def unstack(model: Decoder) -> Decoder:
 
 def _skeleton(blueprint: Blueprint, execution: Execution) -> Decoder:
     """The model with declarations in place of arrays."""
-    decoder = pkgutil.resolve_name(DECODERS[blueprint.architecture.family])
+    decoder = pkgutil.resolve_name(families.of(blueprint.architecture).decoder)
     return decoder(blueprint, execution)
 
 

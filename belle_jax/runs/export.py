@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from belle_jax import families
 from belle_jax.data import template_export, templates, tokenizer
+from belle_jax.families import TensorMap
 from belle_jax.files import require_new
-from belle_jax.formats import huggingface, names
+from belle_jax.formats import huggingface
 from belle_jax.formats.protocol import PublishedModel
 from belle_jax.runs import model_card, origin, run_directory
 from belle_jax.runs.saved import Saved
@@ -57,7 +59,7 @@ def as_published(checkpoint: run_directory.Checkpoint, dtype: str) -> PublishedM
         dtype: In which it will be written, as its model card says.
     """
     saved = Saved(checkpoint)
-    entries = names.table(saved.architecture)
+    entries = families.tensor_maps(saved.architecture)
     stacked = [i for i, e in enumerate(entries) if e.layers]
     first, last = stacked[0], stacked[-1] + 1
     order = [(e, 0) for e in entries[:first]]
@@ -75,7 +77,7 @@ def as_published(checkpoint: run_directory.Checkpoint, dtype: str) -> PublishedM
     )
 
 
-def _planned(saved: Saved, entry: names.Entry, layer: int) -> Planned:
+def _planned(saved: Saved, entry: TensorMap, layer: int) -> Planned:
     name = entry.their_names[layer]
 
     def blocks() -> Iterator[np.ndarray]:
@@ -87,7 +89,7 @@ def _planned(saved: Saved, entry: names.Entry, layer: int) -> Planned:
     return Planned(name, entry.their_shape, saved.dtype_of(entry.ours), blocks)
 
 
-def _rows(saved: Saved, entry: names.Entry) -> int:
+def _rows(saved: Saved, entry: TensorMap) -> int:
     """Rows of a block: whole chunks where possible, for a chunk is always read as a whole."""
     row = int(np.prod(entry.fold[1:])) * saved.dtype_of(entry.ours).itemsize
     axis = entry.order.index(0) + (1 if entry.layers else 0)

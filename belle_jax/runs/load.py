@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import logging
 
-from belle_jax.architecture import Architecture
+from belle_jax.families import Architecture
 from belle_jax.formats import huggingface
 from belle_jax.runs import run_directory
 from belle_jax.runs.saved import Saved

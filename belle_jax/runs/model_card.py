@@ -1,35 +1,26 @@
 """The model card of an export: what the model is, what made it, and what is not known about it."""
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from belle_jax import __version__
-from belle_jax.architecture import Architecture
+from huggingface_hub import ModelCardData, metadata_load
+
+from belle_jax import __version__, families
 from belle_jax.config import parse_sources
-from belle_jax.formats import names
+from belle_jax.families import Architecture
 from belle_jax.runs import origin, run_directory
 
-LICENCES = {'bloom': 'bigscience-bloom-rail-1.0', 'llama': 'other'}
-CITATIONS = {
-    'belle': """@misc{ji2023belle,
+BELLE = """@misc{ji2023belle,
   title = {Exploring the Impact of Instruction Data Scaling on Large Language Models: An Empirical
            Study on Real-World Use Cases},
   author = {Yunjie Ji and Yong Deng and Yan Gong and Yiping Peng and Qiang Niu and Lei Zhang and
             Baochang Ma and Xiangang Li},
   year = {2023}, eprint = {2303.14742}, archivePrefix = {arXiv}
-}""",
-    'bloom': """@misc{bigscience2022bloom,
-  title = {BLOOM: A 176B-Parameter Open-Access Multilingual Language Model},
-  author = {BigScience Workshop}, year = {2022}, eprint = {2211.05100}, archivePrefix = {arXiv}
-}""",
-    'llama': """@misc{touvron2023llama,
-  title = {LLaMA: Open and Efficient Foundation Language Models},
-  author = {Hugo Touvron and others}, year = {2023}, eprint = {2302.13971}, archivePrefix = {arXiv}
-}""",
-}
+}"""
 # What the published BELLE models are sampled with (BELLE-7B-2M's model card).
 BELLE_SAMPLING = 'temperature 0.35, top_k 30, top_p 0.85, repetition_penalty 1.2, 200 new tokens'
 LIMITATIONS = """Language models state wrong facts with confidence, follow harmful instructions, and
@@ -48,6 +39,7 @@ def write(checkpoint: run_directory.Checkpoint, dtype: str, template_note: str) 
     """
     came = origin.read(checkpoint.run)
     base = _name(came.get('source', ''))
+    papers = [BELLE, families.of(checkpoint.architecture).citation] if base else [BELLE]
     licence = _licence(checkpoint, base)
     sections = {
         'Model': _model(checkpoint, base, came.get('revision'), dtype),
@@ -57,18 +49,17 @@ def write(checkpoint: run_directory.Checkpoint, dtype: str, template_note: str) 
         'Evaluation': _evaluation(checkpoint),
         'Limitations': LIMITATIONS,
         'Licence': f'`{licence}`. ' + _terms(base),
-        'Citation': '\n\n'.join(
-            f'```bibtex\n{CITATIONS[key]}\n```'
-            for key in ('belle', checkpoint.architecture.family)
-            if base or key == 'belle'
-        ),
+        'Citation': '\n\n'.join(f'```bibtex\n{paper}\n```' for paper in papers),
     }
-    head = {'library_name': 'transformers', 'pipeline_tag': 'text-generation', 'license': licence}
-    if '/' in base:
-        head['base_model'] = base
-    front = ''.join(f'{key}: {value}\n' for key, value in head.items())
+    front = ModelCardData(
+        base_model=base if '/' in base else None,
+        library_name='transformers',
+        license=licence,
+        pipeline_tag='text-generation',
+        tags=['belle-jax'],
+    )
     body = '\n\n'.join(f'## {title}\n\n{text}' for title, text in sections.items())
-    return f'---\n{front}tags:\n- belle-jax\n---\n\n# {checkpoint.run.absolute().name}\n\n{body}\n'
+    return f'---\n{front.to_yaml()}\n---\n\n# {checkpoint.run.absolute().name}\n\n{body}\n'
 
 
 def _name(source: str) -> str:
@@ -97,8 +88,7 @@ def _public(entry: Mapping[str, Any]) -> dict[str, Any]:
 def _model(
     checkpoint: run_directory.Checkpoint, base: str, revision: str | None, dtype: str
 ) -> str:
-    a = checkpoint.architecture
-    kind = 'BLOOM' if a.family == 'bloom' else 'LLaMA'
+    a, title = checkpoint.architecture, families.of(checkpoint.architecture).title
     origins = f'Base model: `{base}`' + (f', commit {revision}.' if revision else '.')
     if not base:
         origins = 'Trained from random weights: there is no base model.'
@@ -107,7 +97,7 @@ def _model(
         continued = f'Continued from the run `{_name(source)}`'
         origins = f'{origins} {continued}.' if base else f'{continued}, which names no base model.'
     return (
-        f'{kind} architecture, {_parameters(a):,} parameters, {a.vocab_size:,} tokens, {a.layers} '
+        f'{title} architecture, {_parameters(a):,} parameters, {a.vocab_size:,} tokens, {a.layers} '
         f'layers of width {a.embed:,}, weights in {dtype}.\n\n'
         + origins
         + f'\n\nExported by Belle-JAX {__version__} from step {checkpoint.step} of the run.'
@@ -115,13 +105,7 @@ def _model(
 
 
 def _parameters(a: Architecture) -> int:
-    sizes = []
-    for entry in names.table(a):
-        size = 1
-        for n in entry.their_shape:
-            size *= n
-        sizes.append(size * max(entry.layers, 1))
-    return sum(sizes)
+    return sum(math.prod(m.their_shape) * len(m.their_names) for m in families.tensor_maps(a))
 
 
 def _data(checkpoint: run_directory.Checkpoint) -> str:
@@ -209,9 +193,11 @@ def _licence(checkpoint: run_directory.Checkpoint, base: str) -> str:
     if not base:
         return 'unknown'
     card = checkpoint.run / run_directory.SOURCE / 'README.md'
-    front = re.match(r'---\n(.*?)\n---', card.read_text('utf-8'), re.S) if card.is_file() else None
-    found = re.search(r'^license:\s*["\']?([\w.-]+)', front[1], re.M) if front else None
-    return found[1] if found else LICENCES[checkpoint.architecture.family]
+    try:
+        found = (metadata_load(card) or {}).get('license') if card.is_file() else None
+    except Exception:  # somebody's card that is no YAML says nothing
+        found = None
+    return found if isinstance(found, str) else families.of(checkpoint.architecture).licence
 
 
 def _terms(base: str) -> str:

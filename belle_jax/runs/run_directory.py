@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from belle_jax.architecture import Architecture
+from belle_jax.families import Architecture
 from belle_jax.runs import manifest
 
 CONFIG = 'config.json'

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from belle_jax.formats import names
+from belle_jax import families
 from belle_jax.runs import run_directory
 from belle_jax.weights.parameters import Regrouped, common_dtype
 from belle_jax.weights.tensors import Index
@@ -79,7 +79,7 @@ class Saved:
         self._arrays = Arrays(checkpoint)
         self._whole = Regrouped(self._arrays, (self.architecture.layers,))
         self.shapes = self._whole.shapes
-        wanted = {e.ours: e.our_shape for e in names.table(self.architecture)}
+        wanted = {m.ours: m.our_shape for m in families.tensor_maps(self.architecture)}
         for name in sorted(wanted.keys() | self.shapes.keys()):
             if wanted.get(name) != self.shapes.get(name):
                 raise ValueError(

@@ -1,9 +1,8 @@
 """What a kind's parser makes of a reply: rows, and pieces that were rejected with a reason."""
 
 import dataclasses
-from typing import Any
 
-Row = dict[str, Any]
+from belle_jax.texts.filters import Row
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,11 +15,11 @@ from typing import Any
 from belle_jax.data.records import BadRow, layout, parse
 from belle_jax.data.row_file import RowFile
 from belle_jax.progress import Progress
-from belle_jax.synthesis.bands import plan
-from belle_jax.synthesis.minhash import RECALL, MinHashIndex
 from belle_jax.synthesis.row_writer import rows_file
-from belle_jax.synthesis.similarity import Index
-from belle_jax.synthesis.token_codes import Tokens
+from belle_jax.texts.bands import plan
+from belle_jax.texts.minhash import RECALL, MinHashIndex
+from belle_jax.texts.similarity import Index
+from belle_jax.texts.token_codes import Tokens
 
 COMPARE = ('instruction', 'question', 'row')
 BLOCK = 1024  # rows that are read, compared and written at once

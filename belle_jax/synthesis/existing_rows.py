@@ -5,8 +5,7 @@ from collections.abc import Iterable
 
 from belle_jax.data.records import BadRow
 from belle_jax.data.row_file import RowFile
-from belle_jax.synthesis.candidate import Row
-from belle_jax.synthesis.filters import said
+from belle_jax.texts.filters import Row, said
 
 
 def read(paths: Iterable[str | pathlib.Path]) -> list[Row]:

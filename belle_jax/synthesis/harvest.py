@@ -9,11 +9,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from belle_jax.synthesis.candidate import Row
-from belle_jax.synthesis.comparison import Similarity
-from belle_jax.synthesis.filters import Rule, apply_rules
 from belle_jax.synthesis.kinds import Kind
 from belle_jax.synthesis.report_statistics import Point
+from belle_jax.texts.comparison import Similarity
+from belle_jax.texts.filters import Row, Rule, apply_rules
 
 if TYPE_CHECKING:
     from belle_jax.api import Reply

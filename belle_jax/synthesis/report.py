@@ -9,8 +9,7 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from belle_jax.synthesis import report_statistics as statistics
-from belle_jax.synthesis.report_charts import (
+from belle_jax.pages.charts import (
     bars,
     compact,
     escape,
@@ -19,6 +18,7 @@ from belle_jax.synthesis.report_charts import (
     percent,
     sunburst,
 )
+from belle_jax.synthesis import report_statistics as statistics
 from belle_jax.synthesis.report_statistics import Point, RowStatistics, Sample
 from belle_jax.synthesis.report_style import STYLE
 from belle_jax.synthesis.whole_file import WholeFile

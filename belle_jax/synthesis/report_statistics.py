@@ -8,8 +8,8 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from belle_jax.synthesis.filters import said
 from belle_jax.synthesis.verbs import verb
+from belle_jax.texts.filters import said
 
 UNLABELLED = '(no category)'
 OTHERS = '…'  # the end of a verb that is only an instruction's first two characters

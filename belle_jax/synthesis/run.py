@@ -12,9 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from belle_jax.api import Budget, Client, Journal, Request, ask_all
 from belle_jax.progress import Progress
 from belle_jax.synthesis import report
-from belle_jax.synthesis.candidate import Row
-from belle_jax.synthesis.comparison import Similarity
-from belle_jax.synthesis.filters import Rule
 from belle_jax.synthesis.harvest import Harvest
 from belle_jax.synthesis.journal_settings import journal_settings
 from belle_jax.synthesis.kinds import Kind
@@ -22,6 +19,8 @@ from belle_jax.synthesis.live import Live
 from belle_jax.synthesis.outcome import Files, Result
 from belle_jax.synthesis.row_writer import rows_file
 from belle_jax.synthesis.whole_file import remove_leftovers
+from belle_jax.texts.comparison import Similarity
+from belle_jax.texts.filters import Row, Rule
 
 
 @dataclasses.dataclass(frozen=True)

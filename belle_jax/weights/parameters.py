@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from belle_jax.architecture import Architecture
+from belle_jax.families import Architecture
 from belle_jax.weights.tensors import DTYPES, Index
 
 

@@ -1,15 +1,18 @@
-"""The weight files of a Hugging Face directory: one file, or several with an index."""
+"""The weight files of a directory, as Hugging Face has them: one file, or several with an index."""
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from belle_jax.weights import safetensors, torch_files
 from belle_jax.weights.tensors import Planned, Stored
 
 STEMS = {'safetensors': 'model', 'bin': 'pytorch_model'}
-READERS = {'safetensors': safetensors.read, 'bin': torch_files.read}
+READERS: dict[str, Callable[[Path], dict[str, Stored]]] = {
+    'safetensors': safetensors.read,
+    'bin': torch_files.read,
+}
 WRITERS: dict[str, Callable[[Path, Sequence[Planned]], None]] = {
     'safetensors': safetensors.write,
     'bin': torch_files.write,
@@ -17,15 +20,18 @@ WRITERS: dict[str, Callable[[Path, Sequence[Planned]], None]] = {
 UNITS = {'': 1, 'K': 10**3, 'M': 10**6, 'G': 10**9, 'KI': 2**10, 'MI': 2**20, 'GI': 2**30}
 
 
-def find(directory: Path) -> tuple[str, list[Path]]:
+def find(directory: Path, stems: Mapping[str, str] = STEMS) -> tuple[str, list[Path]]:
     """The weight files of a directory.
 
+    Args:
+        directory: Where they lie.
+        stems: How the files of each format are called, the preferred format first.
     Returns:
-        The format ('safetensors', which is preferred, or 'bin') and the files.
+        The format ('safetensors' or 'bin') and the files.
     Raises:
         ValueError: there are none, or the index names one that is not there.
     """
-    for kind, stem in STEMS.items():
+    for kind, stem in stems.items():
         index = directory / f'{stem}.{kind}.index.json'
         if (single := directory / f'{stem}.{kind}').is_file():
             return kind, [single]
@@ -40,26 +46,35 @@ def find(directory: Path) -> tuple[str, list[Path]]:
                         'shards. Complete the download.'
                     )
             return kind, [directory / name for name in names]
+    files = ' or '.join(f'{stem}.{kind}' for kind, stem in stems.items())
     raise ValueError(
-        f'{directory} holds no weights: neither model.safetensors nor pytorch_model.bin, nor an '
-        'index of shards. Point to a complete Hugging Face directory.'
+        f'{directory} holds no weights: no {files}, and no index of shards. Point to a complete '
+        'directory.'
     )
 
 
-def read(directory: Path) -> dict[str, Stored]:
+def read(
+    directory: Path,
+    stems: Mapping[str, str] = STEMS,
+    readers: Mapping[str, Callable[[Path], dict[str, Stored]]] = READERS,
+) -> dict[str, Stored]:
     """All tensors of a directory, mapped, not read.
 
+    Args:
+        directory: Where they lie.
+        stems: As in `find`.
+        readers: What opens a file of each format.
     Raises:
         ValueError: files are missing, damaged, or not those that the index describes.
     """
-    kind, files = find(directory)
+    kind, files = find(directory, stems)
     tensors: dict[str, Stored] = {}
     for file in files:
-        for name, tensor in READERS[kind](file).items():
+        for name, tensor in readers[kind](file).items():
             if name in tensors:
                 raise ValueError(f'{tensor.place} is also in {tensors[name].file}.')
             tensors[name] = tensor
-    index = directory / f'{STEMS[kind]}.{kind}.index.json'
+    index = directory / f'{stems[kind]}.{kind}.index.json'
     if index.is_file() and len(files) > 1:
         for name, file in _weight_map(index).items():
             if name not in tensors or tensors[name].file.name != file:

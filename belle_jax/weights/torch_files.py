@@ -1,25 +1,36 @@
 """Reading and writing PyTorch's `.bin` files without PyTorch and without running what is in them.
 
-Such a file holds a pickle, and a pickle is a program. Here its program may name a handful of
-globals, each replaced by an inert object of this module; everything else is refused by name before
-it is called. The numbers are never unpickled: they stay in the mapped file.
+Such a file holds a pickle. Here it may name a handful of globals, each replaced by an inert object
+of this module; everything else is refused by name before it is called. The numbers are never
+unpickled: they stay in the mapped file.
 Source: torch/serialization.py and torch/_utils.py of PyTorch 2.13 (zip format since 1.6, and the
     one before).
 """
 
-import io
 import math
 import pickle
 import struct
 import zipfile
-from collections.abc import Callable, Sequence
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 
 from belle_jax.files import whole_file
+from belle_jax.weights import pickles
+from belle_jax.weights.pickles import (
+    Global,
+    Inert,
+    InertDict,
+    Unreadable,
+    bring,
+    group,
+    integer,
+    text,
+)
 from belle_jax.weights.tensors import Planned, Stored, map_file
 
 STORAGES = {
@@ -55,8 +66,8 @@ def read(path: Path) -> dict[str, Stored]:
         if data[:4].tobytes() == b'PK\x03\x04':
             contents, storages = _read_zip(path, data)
         else:
-            contents, storages = _read_legacy(path, data)
-    except Exception as error:  # what pickle and zipfile raise on damage is anything at all
+            contents, storages = _read_legacy(data)
+    except Exception as error:  # what zipfile raises on damage is anything at all
         raise ValueError(
             f'{path} cannot be read as PyTorch weights: {error}. Download it again, or convert it '
             'to safetensors where it comes from.'
@@ -74,105 +85,60 @@ def read(path: Path) -> dict[str, Stored]:
 # --- the pickle -----------------------------------------------------------------------------------
 
 
-class _Inert:
-    """Objects that a pickle can hold but not change: no attribute can be set."""
-
-    __slots__ = ()
-
-
-class _Storage(_Inert):
+class _Storage(Inert):
     __slots__ = ('count', 'dtype', 'key')
 
     def __init__(self, dtype: np.dtype, key: str, count: int):
         self.dtype, self.key, self.count = dtype, key, count
 
 
-class _Tensor(_Inert):
+class _Tensor(Inert):
     __slots__ = ('offset', 'shape', 'storage', 'strides')
 
-    def __init__(self, storage, offset, shape, strides):
+    def __init__(self, storage, offset, shape, strides, *_unused):
+        def natural(values):
+            return isinstance(values, tuple) and all(type(v) is int and v >= 0 for v in values)
+
+        if not isinstance(storage, _Storage) or not natural((offset,)):
+            raise Unreadable('it has a tensor without a storage or with a malformed offset')
+        if not natural(shape) or not natural(strides) or len(shape) != len(strides):
+            raise Unreadable('it has a tensor of a malformed shape or strides')
         self.storage, self.offset, self.shape, self.strides = storage, offset, shape, strides
 
 
-class _Global(_Inert):
-    """An allowed global: what the pickle may call, or a storage's type."""
-
-    __slots__ = ('call', 'dtype')
-
-    def __init__(self, call: Callable[..., Any] | None = None, dtype: np.dtype | None = None):
-        self.call, self.dtype = call, dtype
-
-    def __call__(self, *args):
-        if self.call is None:
-            raise pickle.UnpicklingError('a storage type is called')
-        return self.call(*args)
-
-
-class _Dict(dict):
-    """An OrderedDict, of which PyTorch also stores attributes (`_metadata`): they are dropped."""
-
-    __slots__ = ()
-
-    def __setstate__(self, state):
-        pass
-
-
-def _rebuild_tensor(storage, offset, shape, strides, *_unused) -> _Tensor:
-    def natural(values):
-        return isinstance(values, tuple) and all(type(v) is int and v >= 0 for v in values)
-
-    if not isinstance(storage, _Storage) or not natural((offset,)):
-        raise pickle.UnpicklingError('a tensor without a storage or with a malformed offset')
-    if not natural(shape) or not natural(strides) or len(shape) != len(strides):
-        raise pickle.UnpicklingError(f'a tensor of shape {shape!r} and strides {strides!r}')
-    return _Tensor(storage, offset, shape, strides)
-
-
-def _rebuild_parameter(tensor, *_unused) -> _Tensor:
+def _parameter(tensor, *_unused) -> _Tensor:
     if not isinstance(tensor, _Tensor):
-        raise pickle.UnpicklingError('a parameter that is no tensor')
+        raise Unreadable('it has a parameter that is not a tensor')
     return tensor
 
 
-def _allowed() -> dict[tuple[str, str], _Global]:
-    calls = {
-        ('collections', 'OrderedDict'): _Dict,
-        ('torch._utils', '_rebuild_tensor_v2'): _rebuild_tensor,
-        ('torch._utils', '_rebuild_tensor'): _rebuild_tensor,
-        ('torch._utils', '_rebuild_parameter'): _rebuild_parameter,
-    }
-    storages = {('torch', name): _Global(dtype=dtype) for name, dtype in STORAGES.items()}
-    return {place: _Global(call) for place, call in calls.items()} | storages
+ALLOWED = {
+    'collections.OrderedDict': InertDict,
+    'torch._utils._rebuild_tensor_v2': _Tensor,
+    'torch._utils._rebuild_tensor': _Tensor,
+    'torch._utils._rebuild_parameter': _parameter,
+    **{f'torch.{name}': dtype for name, dtype in STORAGES.items()},
+}
 
 
-class _Unpickler(pickle.Unpickler):
-    """The pickle machine with the exact allow-list above and no other way to a Python object."""
+class _Storages(dict[str, _Storage]):
+    """The storages that a pickle refers to, by key."""
 
-    def __init__(self, file: IO[bytes]):
-        super().__init__(file)
-        self.allowed = _allowed()
-        self.storages: dict[str, _Storage] = {}
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self.allowed:
-            raise pickle.UnpicklingError(
-                f'it asks for {module}.{name}, which is no part of a dict of tensors and was not '
-                'run'
-            )
-        return self.allowed[module, name]
-
-    def persistent_load(self, pid: Any) -> _Storage:
+    def refer(self, pid: Any) -> _Storage:
+        """The storage of a persistent id."""
         if not isinstance(pid, tuple) or len(pid) not in (5, 6) or pid[0] != 'storage':
-            raise pickle.UnpicklingError(f'a reference {pid!r} that is no storage')
+            raise Unreadable('it refers to something that is not a storage')
         _, kind, key, _, count, *view = pid
-        dtype = kind.dtype if isinstance(kind, _Global) else None
-        if dtype is None or type(key) is not str or type(count) is not int or count < 0:
-            raise pickle.UnpicklingError(f'a malformed storage {key!r}')
+        dtype = kind.meaning if isinstance(kind, Global) else None
+        if not isinstance(dtype, np.dtype) or type(key) is not str:
+            raise Unreadable('it refers to a malformed storage')
+        if type(count) is not int or count < 0:
+            raise Unreadable(f'storage {key!r} has a malformed size')
         if view and view[0] is not None:
-            raise pickle.UnpicklingError(f'storage {key!r} is a view, as PyTorch before 0.4 wrote')
-        storage = self.storages.setdefault(key, _Storage(dtype, key, count))
+            raise Unreadable(f'storage {key!r} is a view, as PyTorch before 0.4 wrote')
+        storage = self.setdefault(key, _Storage(dtype, key, count))
         if (storage.dtype, storage.count) != (dtype, count):
-            raise pickle.UnpicklingError(f'storage {key!r} has two types or sizes')
+            raise Unreadable(f'storage {key!r} has two types or sizes')
         return storage
 
 
@@ -182,56 +148,69 @@ class _Unpickler(pickle.Unpickler):
 def _read_zip(path: Path, data: np.ndarray) -> tuple[Any, dict[str, np.ndarray]]:
     with zipfile.ZipFile(path) as archive:
         entries = {info.filename: info for info in archive.infolist()}
-        pickles = [name for name in entries if name.split('/', 1)[-1] == 'data.pkl']
-        if len(pickles) != 1 or len(entries) != len(archive.infolist()):
-            raise pickle.UnpicklingError('no single data.pkl in it')
-        prefix = pickles[0].removesuffix('data.pkl')
-        if (order := f'{prefix}byteorder') in entries and archive.read(order) != b'little':
-            raise pickle.UnpicklingError('its numbers are big-endian')
-        unpickler = _Unpickler(io.BytesIO(archive.read(pickles[0])))
-        contents = unpickler.load()
+    programs = [name for name in entries if name.split('/', 1)[-1] == 'data.pkl']
+    if len(programs) != 1 or len(entries) != len(archive.infolist()):
+        raise Unreadable('no single data.pkl in it')
+    prefix = programs[0].removesuffix('data.pkl')
+    order = entries.get(f'{prefix}byteorder')
+    if order is not None and _content(data, order).tobytes() != b'little':
+        raise Unreadable('its numbers are big-endian')
+    program = _content(data, entries[programs[0]])
+    if zlib.crc32(program.data) != entries[programs[0]].CRC:
+        raise Unreadable('its data.pkl is damaged: it has another checksum')
+    found = _Storages()
+    contents, _ = pickles.load(program, ALLOWED, found.refer)
     storages = {}
-    for key, storage in unpickler.storages.items():
-        info = entries.get(f'{prefix}data/{key}')
-        if info is None:
-            raise pickle.UnpicklingError(f'storage {key!r} is missing')
+    for key, storage in found.items():
+        if (info := entries.get(f'{prefix}data/{key}')) is None:
+            raise Unreadable(f'storage {key!r} is missing')
         # The storage as a whole may be larger than what is referred to, never smaller.
-        size = storage.count * storage.dtype.itemsize
-        if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 or info.file_size < size:
-            raise pickle.UnpicklingError(f'storage {key!r} is compressed, encrypted or too short')
-        begin = _data_begin(data, info.header_offset)
-        storages[key] = _numbers(data, begin, storage)
+        if info.file_size < storage.count * storage.dtype.itemsize:
+            raise Unreadable(f'storage {key!r} is too short')
+        storages[key] = _numbers(data, _begin(data, info), storage)
     return contents, storages
 
 
-def _data_begin(data: np.ndarray, header: int) -> int:
+def _content(data: np.ndarray, info: zipfile.ZipInfo) -> np.ndarray:
+    """The bytes of an entry, mapped."""
+    begin = _begin(data, info)
+    if begin + info.file_size > data.size:
+        raise Unreadable(f'truncated in {info.filename!r}')
+    return data[begin : begin + info.file_size]
+
+
+def _begin(data: np.ndarray, info: zipfile.ZipInfo) -> int:
     """Where an entry's bytes begin: its local header has lengths of its own."""
+    # PyTorch compresses nothing; what is compressed could inflate to any size.
+    if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
+        raise Unreadable(f'{info.filename!r} is compressed or encrypted, which PyTorch never does')
+    header = info.header_offset
     fields = struct.unpack('<4s22xHH', data[header : header + 30].tobytes())
     if fields[0] != b'PK\x03\x04':
-        raise pickle.UnpicklingError(f'no zip entry at byte {header}')
+        raise Unreadable(f'no zip entry at byte {header}')
     return header + 30 + fields[1] + fields[2]
 
 
-def _read_legacy(path: Path, data: np.ndarray) -> tuple[Any, dict[str, np.ndarray]]:
-    with path.open('rb') as file:
-        start = [_Unpickler(file).load() for _ in range(3)]
-        if start[:2] != [LEGACY_MAGIC, LEGACY_PROTOCOL]:
-            raise pickle.UnpicklingError('it does not begin as a PyTorch file')
-        if not (isinstance(start[2], dict) and start[2].get('little_endian') is True):
-            raise pickle.UnpicklingError('its numbers are big-endian')
-        unpickler = _Unpickler(file)
-        contents = unpickler.load()
-        keys = _Unpickler(file).load()
-        position = file.tell()
-    if not isinstance(keys, list) or sorted(keys) != sorted(unpickler.storages):
-        raise pickle.UnpicklingError('its storages are not those that its tensors use')
+def _read_legacy(data: np.ndarray) -> tuple[Any, dict[str, np.ndarray]]:
+    found, start, position = _Storages(), [], 0
+    for _ in range(3):
+        value, position = pickles.load(data, ALLOWED, start=position)
+        start.append(value)
+    if start[:2] != [LEGACY_MAGIC, LEGACY_PROTOCOL]:
+        raise Unreadable('it does not begin as a PyTorch file')
+    if not (isinstance(start[2], dict) and start[2].get('little_endian') is True):
+        raise Unreadable('its numbers are big-endian')
+    contents, position = pickles.load(data, ALLOWED, found.refer, position)
+    keys, position = pickles.load(data, ALLOWED, start=position)
+    named = isinstance(keys, list) and all(type(key) is str for key in keys)
+    if not named or sorted(keys) != sorted(found):
+        raise Unreadable('its storages are not those that its tensors use')
     storages = {}
     for key in keys:
-        storage = unpickler.storages[key]
         (count,) = struct.unpack('<q', data[position : position + 8].tobytes())
-        if count != storage.count:
-            raise pickle.UnpicklingError(f'storage {key!r} has two sizes')
-        storages[key] = _numbers(data, position + 8, storage)
+        if count != found[key].count:
+            raise Unreadable(f'storage {key!r} has two sizes')
+        storages[key] = _numbers(data, position + 8, found[key])
         position += 8 + storages[key].nbytes
     return contents, storages
 
@@ -239,9 +218,7 @@ def _read_legacy(path: Path, data: np.ndarray) -> tuple[Any, dict[str, np.ndarra
 def _numbers(data: np.ndarray, begin: int, storage: _Storage) -> np.ndarray:
     end = begin + storage.count * storage.dtype.itemsize
     if end > data.size:
-        raise pickle.UnpicklingError(
-            f'truncated: storage {storage.key!r} ends at byte {end} of {data.size}'
-        )
+        raise Unreadable(f'truncated: storage {storage.key!r} ends at byte {end} of {data.size}')
     return data[begin:end].view(storage.dtype)
 
 
@@ -298,26 +275,12 @@ def _entry(file: Any, name: str, size: int) -> zipfile.ZipInfo:
 def _pickle(tensors: Sequence[Planned]) -> bytes:
     """The program that rebuilds the dict, in the few operations that PyTorch itself uses."""
 
-    def integer(value):
-        if value < 2**31:
-            return pickle.BININT + struct.pack('<i', value)
-        return pickle.LONG1 + b'\x08' + struct.pack('<q', value)
-
-    def text(value):
-        return pickle.BINUNICODE + struct.pack('<I', len(value.encode())) + value.encode()
-
-    def name(module, attribute):
-        return pickle.GLOBAL + f'{module}\n{attribute}\n'.encode()
-
-    def group(*items):
-        return pickle.MARK + b''.join(items) + pickle.TUPLE
-
     def tensor(key, t):
-        kind = name('torch', STORAGE_NAMES[t.dtype])
+        kind = bring('torch', STORAGE_NAMES[t.dtype])
         count = integer(math.prod(t.shape))
         storage = group(text('storage'), kind, text(str(key)), text('cpu'), count)
         strides = [math.prod(t.shape[i + 1 :]) for i in range(len(t.shape))]
-        hooks = name('collections', 'OrderedDict') + pickle.EMPTY_TUPLE + pickle.REDUCE
+        hooks = bring('collections', 'OrderedDict') + pickle.EMPTY_TUPLE + pickle.REDUCE
         arguments = group(
             storage + pickle.BINPERSID,
             integer(0),
@@ -326,7 +289,7 @@ def _pickle(tensors: Sequence[Planned]) -> bytes:
             pickle.NEWFALSE,
             hooks,
         )
-        return name('torch._utils', '_rebuild_tensor_v2') + arguments + pickle.REDUCE
+        return bring('torch._utils', '_rebuild_tensor_v2') + arguments + pickle.REDUCE
 
     items = b''.join(text(t.name) + tensor(key, t) for key, t in enumerate(tensors))
     head = pickle.PROTO + b'\x02' + pickle.EMPTY_DICT

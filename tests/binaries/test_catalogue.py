@@ -19,8 +19,8 @@ FIELDS = {
 }
 
 
-def test_the_readme_has_the_table_of_the_file():
-    assert catalogue.table(CATALOGUE) in (ROOT / 'README.md').read_text('utf-8')
+def test_the_page_has_the_table_of_the_file():
+    assert catalogue.table(CATALOGUE) in (ROOT / 'docs' / 'belle.md').read_text('utf-8')
 
 
 def test_a_model_is_there_once_and_the_file_is_plain_json():

@@ -16,10 +16,10 @@ import pytest
 from tokenizers import pre_tokenizers
 
 import belle_jax
-from belle_jax import config, models, sharding
-from belle_jax.architecture import Architecture, Rope
+from belle_jax import config, families, models, sharding
 from belle_jax.data import tokenizer
-from belle_jax.formats import huggingface, names
+from belle_jax.families import Architecture, Rope
+from belle_jax.formats import huggingface
 from belle_jax.runs import export, initial, manifest, origin
 from belle_jax.runs.checkpoints import Checkpoints
 from belle_jax.runs.load import load_parameters
@@ -62,7 +62,7 @@ def publish(path, architecture, dtype='float32', kind='safetensors', scale=0.1) 
     path.mkdir(parents=True)
     arrays = {
         name: (scale * RNG.normal(size=e.their_shape)).astype(DTYPES[dtype])
-        for e in names.table(architecture)
+        for e in families.tensor_maps(architecture)
         for name in e.their_names
     }
     shards.write(path, [planned(n, a) for n, a in arrays.items()], kind, 100_000)
@@ -108,7 +108,7 @@ def saved_run(path, architecture, steps=(1, 2), **config_fields) -> dict[int, di
     for step in steps:
         saved[step] = {
             e.ours: jnp.asarray(0.1 * RNG.normal(size=e.our_shape), jnp.float32)
-            for e in names.table(architecture)
+            for e in families.tensor_maps(architecture)
         }
         for name in {'embed.table', 'head.table'} & saved[step].keys():
             saved[step][name] = saved[step][name].at[architecture.vocab_size :].set(0)

@@ -28,10 +28,10 @@ from belle_jax.api import Client, Journal, Retries
 from belle_jax.data import prepare, tokenizer
 from belle_jax.data.record_reader import RecordReader
 from belle_jax.synthesis import categories, kinds, seeds
-from belle_jax.synthesis.comparison import similarity
 from belle_jax.synthesis.outcome import Files
 from belle_jax.synthesis.run import Job, generate
 from belle_jax.synthesis.settings import Settings
+from belle_jax.texts.comparison import similarity
 from generate_runs import BAD, KEY, finish, journaled, run, serving, start
 from recipes import tiny as recipe
 

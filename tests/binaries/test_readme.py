@@ -1,4 +1,4 @@
-"""The README's commands: each runs, in its order, on small files in place of published ones."""
+"""The pages' commands: each runs, in its order, on small files in place of published ones."""
 
 import json
 import os
@@ -13,10 +13,11 @@ import pytest
 
 import as_meta
 from api_runs import ServerProcess
-from belle_jax.formats import meta, paddle
+from belle_jax.formats import huggingface, meta, paddle
 from tiny import write_model
 
 ROOT = Path(__file__).resolve().parents[2]
+PAGES = ('README.md', *sorted(f'docs/{page.name}' for page in ROOT.glob('docs/*.md')))
 
 TRAINING = (
     '--config.train.steps=2 --config.batch.size=2 --config.data.seq_len=64 '
@@ -24,11 +25,11 @@ TRAINING = (
 )
 # What makes a command short, by what it begins with.
 SHORTER = {
-    'python -m belle_jax.train': TRAINING,
-    'python -m belle_jax.sample': '--max_new_tokens=4',
-    'python -m belle_jax.generate_data --': '--count=20',
-    'python -m belle_jax.generate_data': '',
-    'python -m convert.': '',
+    'belle-jax train': TRAINING,
+    'belle-jax sample': '--max_new_tokens=4',
+    'belle-jax generate_data --': '--count=20',
+    'belle-jax generate_data': '',
+    'belle-jax convert': '',
 }
 # Commands that another test covers, or that no test machine can run.
 ELSEWHERE = {
@@ -38,11 +39,21 @@ ELSEWHERE = {
 }
 
 
-def commands() -> list[str]:
-    """The indented lines of the README that start Python, in order, each whole."""
-    text = (ROOT / 'README.md').read_text('utf-8').replace('\\\n', ' ')
-    lines = re.findall(r'^ {4,}(python -m (?!venv).*)$', text, re.MULTILINE)
-    return [' '.join(line.partition('  #')[0].split()) for line in lines]
+def commands(*pages: str) -> list[str]:
+    """The indented lines of pages that start a program, in order, each whole and once."""
+    text = ''.join((ROOT / page).read_text('utf-8') for page in pages).replace('\\\n', ' ')
+    lines = re.findall(r'^ {4,}((?:python -m|belle-jax) .*)$', text, re.MULTILINE)
+    return list(dict.fromkeys(' '.join(line.partition('  #')[0].split()) for line in lines))
+
+
+def program(command: str) -> list[str]:
+    """How a command is started here, where nothing is installed."""
+    words = shlex.split(command)
+    if words[0] == 'belle-jax':
+        module = f'convert.{words.pop(2)}' if words[1] == 'convert' else f'belle_jax.{words[1]}'
+        words[:2] = ['python', '-m', module]
+    words = [re.sub(r'^--config=(\w+)(:|$)', r'--config=configs/\1.py\2', w) for w in words]
+    return [sys.executable, *words[1:]]
 
 
 def beginning(command: str, table: dict[str, str]) -> str | None:
@@ -56,12 +67,16 @@ def server(tmp_path):
         yield process.url
 
 
-def test_each_command_of_the_readme_runs(tmp_path, server):
+def test_both_readmes_have_the_same_commands():
+    assert set(commands('README.zh-CN.md')) == set(commands('README.md'))
+
+
+def test_each_command_of_the_pages_runs(tmp_path, server):
     files(tmp_path)
     environment = os.environ | {'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(ROOT)}
     environment |= {'OPENAI_BASE_URL': server, 'OPENAI_API_KEY': 'none'}
     ran = 0
-    for command in commands():
+    for command in commands(*PAGES):
         if beginning(command, ELSEWHERE):
             continue
         extra = beginning(command, SHORTER)
@@ -69,7 +84,7 @@ def test_each_command_of_the_readme_runs(tmp_path, server):
         if '--source=BELLE-LLaMA-7B-2M-enc' in command:  # what the commands before it made
             shutil.move(tmp_path / 'sft-enc', tmp_path / 'BELLE-LLaMA-7B-2M-enc')
         done = subprocess.run(
-            [sys.executable, *shlex.split(f'{command} {extra}')[1:]],
+            program(f'{command} {extra}'),
             cwd=tmp_path,
             env=environment,
             input='天地玄黄\n',
@@ -80,7 +95,7 @@ def test_each_command_of_the_readme_runs(tmp_path, server):
         )
         assert done.returncode == 0, f'{command}\n{done.stdout[-1000:]}\n{done.stderr[-2000:]}'
         ran += 1
-    assert ran >= 21
+    assert ran >= 25
     answers = (tmp_path / 'answers.jsonl').read_text('utf-8').splitlines()
     assert [json.loads(row)['input'] for row in answers] == ['一加一', '天地']
     tuned, again, decrypted = (
@@ -95,10 +110,12 @@ def files(folder: Path) -> None:
     (folder / 'configs').symlink_to(ROOT / 'configs')
     (folder / 'bigscience').mkdir()
     write_model(folder / 'bigscience' / 'bloomz-560m')
-    (folder / 'HF_DIR_OR_NAME').symlink_to(folder / 'bigscience' / 'bloomz-560m')
+    for name in ('HF_DIR_OR_NAME', 'runs/quickstart/run', 'BelleGroup/BELLE-7B-2M'):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).symlink_to(folder / 'bigscience' / 'bloomz-560m')
     as_meta.llama2(folder / 'LLaMA' / '7B', count=1)
-    meta.from_meta(folder / 'LLaMA' / '7B', folder / 'of-paddle')
-    paddle.to_paddle(folder / 'of-paddle', folder / 'belle-7b-2m')
+    huggingface.write(meta.open(folder / 'LLaMA' / '7B'), folder / 'of-paddle')
+    paddle.write(huggingface.open(folder / 'of-paddle'), folder / 'belle-7b-2m')
     rows = [{'instruction': f'{n}加一', 'input': '', 'output': f'{n + 1}'} for n in range(40)]
     for name, content in (
         ('mine.jsonl', rows),
@@ -108,13 +125,8 @@ def files(folder: Path) -> None:
         (folder / name).write_text(text, 'utf-8')
 
 
-def test_the_readmes_recipes_exist():
-    text = (ROOT / 'README.md').read_text('utf-8')
-    named = set(re.findall(r'configs/\w+\.py', text))
-    assert named == {f'configs/{p.name}' for p in (ROOT / 'configs').glob('[a-z]*.py')}
-
-
-@pytest.mark.parametrize('name', ['CONTRIBUTING.md', 'LICENSE'])
-def test_the_readmes_links_lead_somewhere(name):
-    assert f']({name})' in (ROOT / 'README.md').read_text('utf-8')
-    assert (ROOT / name).is_file()
+@pytest.mark.parametrize('page', ['README.md', 'README.zh-CN.md'])
+def test_the_readmes_recipes_exist(page):
+    text = (ROOT / page).read_text('utf-8')
+    named = set(re.findall(r'^\| `(\w+)[:`]', text, re.MULTILINE))
+    assert named == {p.stem for p in (ROOT / 'configs').glob('[a-z]*.py')}

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import belle_jax
-from belle_jax.architecture import PRESETS, Architecture, Rope
+from belle_jax import families
+from belle_jax.families import PRESETS, Architecture, Rope
 from belle_jax.formats import huggingface
 from belle_jax.weights import safetensors, shards
 from belle_jax.weights.tensors import planned
@@ -203,11 +204,9 @@ def whole_directory(path, count=1):
     architecture = Architecture(vocab_size=64, embed=16, layers=1, q_heads=2, mlp=32)
     config = huggingface.architecture_to_hf_config(architecture, 'float32')
     (path / 'config.json').write_text(json.dumps(config))
-    from belle_jax.formats import names
-
     tensors = [
         planned(name, np.full(e.their_shape, 0.1, np.float32))
-        for e in names.table(architecture)
+        for e in families.tensor_maps(architecture)
         for name in e.their_names
     ]
     total = sum(t.size for t in tensors)
@@ -262,8 +261,9 @@ def test_a_wrong_shape_names_tensor_file_and_both_shapes(tmp_path):
 def test_a_name_that_leads_nowhere_gets_one_sentence():
     with pytest.raises(ValueError, match='nowhere is neither a directory here nor a hub name'):
         huggingface.resolve('nowhere')
-    with pytest.raises(ValueError, match=r'BelleGroup/BELLE-7B-2M is no directory here') as error:
-        huggingface.resolve('BelleGroup/BELLE-7B-2M')  # tests run offline
+    name = 'BelleGroup/BELLE-7B-2M'
+    with pytest.raises(ValueError, match=f'{name} is not a directory here') as error:
+        huggingface.resolve(name)  # tests run offline
     assert '\n' not in str(error.value)
 
 

@@ -27,18 +27,19 @@ from as_meta import (
     check_files,
     cut,
     for_huggingface,
+    from_meta,
     llama2,
     publish,
     ranks,
     sentencepiece,
+    to_meta,
     torch,
     weights,
 )
-from belle_jax.architecture import PRESETS, Rope
 from belle_jax.data import tokenizer
-from belle_jax.formats import huggingface, meta
-from belle_jax.formats.meta import layout as meta_layout
-from belle_jax.formats.meta import params as meta_params
+from belle_jax.families import PRESETS, Rope
+from belle_jax.formats import huggingface
+from belle_jax.formats.meta import layout, params
 from belle_jax.weights import shards
 from belle_jax.weights.tensors import DTYPES, in_dtype
 
@@ -66,7 +67,7 @@ def test_every_bit_comes_there_and_back(tmp_path, count, release, dtype, axis, p
     for part in stored if release in buffer else []:
         part[buffer[release]] = torch.ones(DIM // HEADS // 2)
     source = publish(tmp_path / 'meta', stored, params, words)
-    target = meta.from_meta(source, tmp_path / 'hf', max_shard_size=20_000)
+    target = from_meta(source, tmp_path / 'hf', max_shard_size=20_000)
     check(shards.read(target), for_huggingface(whole, kv_heads))
     model = huggingface.read_architecture(target)
     assert (model.mlp, model.vocab_size, model.tied, model.embed) == (MLP, VOCAB, False, DIM)
@@ -79,26 +80,26 @@ def test_every_bit_comes_there_and_back(tmp_path, count, release, dtype, axis, p
     }[release]
     config = json.loads((target / 'config.json').read_text())
     assert config['dtype'] == config['torch_dtype'] == dtype
-    check_files(meta.to_meta(target, tmp_path / 'back', count), parts)
+    check_files(to_meta(target, tmp_path / 'back', count), parts)
     # And cut in another way, from what came back.
-    again, other = meta.from_meta(tmp_path / 'back', tmp_path / 'hf2'), {1: 2, 2: 4, 4: 1}[count]
-    check_files(meta.to_meta(again, tmp_path / 'other', other), cut(whole, other, axis))
+    again, other = from_meta(tmp_path / 'back', tmp_path / 'hf2'), {1: 2, 2: 4, 4: 1}[count]
+    check_files(to_meta(again, tmp_path / 'other', other), cut(whole, other, axis))
     assert json.loads((again / 'config.json').read_text()) == config
     assert (tmp_path / 'other' / 'tokenizer.model').read_bytes() == words
 
 
 def test_a_tensor_larger_than_a_block_is_never_in_memory_as_a_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr(meta_layout, 'BLOCK', 2000)
+    monkeypatch.setattr(layout, 'BLOCK', 2000)
     whole = weights('bfloat16')
     source = publish(tmp_path / 'meta', cut(whole, 4, 1), PARAMS, sentencepiece())
-    target = meta.from_meta(source, tmp_path / 'hf')
+    target = from_meta(source, tmp_path / 'hf')
     check(shards.read(target), for_huggingface(whole))
-    check_files(meta.to_meta(target, tmp_path / 'back', 2), cut(whole, 2, 1))
+    check_files(to_meta(target, tmp_path / 'back', 2), cut(whole, 2, 1))
     rows = [torch.zeros(4000, 1000) for _ in range(2)]  # 32 MB
     for axis, heads in ((0, 10), (1, 0), (0, 0)):
         shape = (8000, 1000) if axis == 0 else (4000, 2000)
-        entry = meta_layout.Entry('x', 'y', shape, axis, heads)
-        tensor = meta_layout.Whole(entry, [r.numpy() for r in rows]).planned()
+        entry = layout.MetaTensor('x', 'y', shape, axis, heads)
+        tensor = layout.Whole(entry, [r.numpy() for r in rows]).planned()
         tensor = in_dtype(tensor, DTYPES['bfloat16'])
         tracemalloc.start()
         with (tmp_path / 'out').open('wb') as file:
@@ -121,29 +122,29 @@ def test_tied_tables_are_found_whether_stored_once_or_twice(tmp_path):
     expected = for_huggingface(whole)
     del expected['lm_head.weight']
     for source in (twice, once):
-        target = meta.from_meta(source, tmp_path / f'{source.name}-hf')
+        target = from_meta(source, tmp_path / f'{source.name}-hf')
         check(shards.read(target), expected)
         model = huggingface.read_architecture(target)
         # Llama 3.2's small models; Meta's code cannot tie, so both tables go back.
         assert (model.tied, model.rope) == (True, Rope('llama3', 5e5, 32.0, 1.0, 4.0, 8192))
         assert (model.max_position, model.eos_ids) == (131_072, (265, 272, 273))
-        check_files(meta.to_meta(target, tmp_path / f'{source.name}-back', 2), cut(whole, 2, 0))
-    model = huggingface.read_architecture(meta.from_meta(untied, tmp_path / 'untied-hf'))
+        check_files(to_meta(target, tmp_path / f'{source.name}-back', 2), cut(whole, 2, 0))
+    model = huggingface.read_architecture(from_meta(untied, tmp_path / 'untied-hf'))
     assert (model.tied, model.rope.factor) == (False, 8.0)
 
 
 def test_a_dtype_that_is_asked_for_is_what_comes(tmp_path):
     source = llama2(tmp_path / 'meta')
-    target = meta.from_meta(source, tmp_path / 'hf', 'float32', kind='bin')
+    target = from_meta(source, tmp_path / 'hf', 'float32', kind='bin')
     whole = weights('bfloat16')
     check(shards.read(target), {n: t.float() for n, t in for_huggingface(whole).items()})
     assert json.loads((target / 'config.json').read_text())['dtype'] == 'float32'
     half = {n: t.half() for n, t in whole.items()}
-    check_files(meta.to_meta(target, tmp_path / 'back', 1, 'float16'), [half])
+    check_files(to_meta(target, tmp_path / 'back', 1, 'float16'), [half])
     whole['norm.weight'][3] = 1e5
     large = publish(tmp_path / 'large', [whole], PARAMS, sentencepiece())
     with pytest.raises(ValueError, match=r'model.norm.weight holds .*--dtype=bfloat16'):
-        meta.from_meta(large, tmp_path / 'hf2', 'float16')
+        from_meta(large, tmp_path / 'hf2', 'float16')
     assert not (tmp_path / 'hf2').exists()
 
 
@@ -196,7 +197,7 @@ def test_it_says_what_metas_code_says_here_and_in_transformers(tmp_path):
     # With this theta the three frequencies are kept, smoothed and divided.
     params = LLAMA_3 | {'use_scaled_rope': True, 'rope_theta': 1e8}
     source = publish(tmp_path / 'meta', cut(whole, 2, 0), params, ranks())
-    target = meta.from_meta(source, tmp_path / 'hf')
+    target = from_meta(source, tmp_path / 'hf')
     tokens = torch.from_numpy(np.random.default_rng(2).integers(0, VOCAB, (2, 9)))
     expected = metas_logits(whole, tokens, 1e8)
     assert np.abs(expected).max() > 1
@@ -216,7 +217,7 @@ def test_transformers_tokenizer_says_the_same_ids(tmp_path, release):
     bare = shutil.copytree(source, tmp_path / 'bare')
     shutil.move(source / 'tokenizer.model', tmp_path / 'tokenizer.model')  # as LLaMA 1 has it
     (tmp_path / 'LICENSE').write_text('terms')
-    target = meta.from_meta(source, tmp_path / 'hf')
+    target = from_meta(source, tmp_path / 'hf')
     assert (target / 'LICENSE').read_text() == 'terms'
     assert (target / 'tokenizer.model').read_bytes() == words
     ours, theirs = tokenizer.load(target), transformers.AutoTokenizer.from_pretrained(target)
@@ -232,8 +233,8 @@ def test_transformers_tokenizer_says_the_same_ids(tmp_path, release):
 def test_a_theta_that_releases_take_differently_comes_back(tmp_path):
     params = LLAMA_3 | {'rope_theta': 10_000.0}
     source = publish(tmp_path / 'meta', cut(weights('float16'), 1, 0), params, ranks())
-    target = meta.from_meta(source, tmp_path / 'hf')
-    again = meta.from_meta(meta.to_meta(target, tmp_path / 'back'), tmp_path / 'hf2')
+    target = from_meta(source, tmp_path / 'hf')
+    again = from_meta(to_meta(target, tmp_path / 'back'), tmp_path / 'hf2')
     assert huggingface.read_architecture(target).rope == Rope(theta=10_000.0)
     assert huggingface.read_architecture(again) == huggingface.read_architecture(target)
 
@@ -262,17 +263,17 @@ def test_published_params_mean_the_published_architectures():
         ('llama3_70b', 'bfloat16', three | seventy | {'multiple_of': 4096}),
     ):
         preset = PRESETS[name]
-        mlp = meta_params.mlp_width(
+        mlp = params.mlp_width(
             values['dim'], values['multiple_of'], values.get('ffn_dim_multiplier')
         )
-        words = meta_params.Words('llama3' in name, preset.bos_id, preset.eos_ids)
+        words = params.Words('llama3' in name, preset.bos_id, preset.eos_ids)
         sizes = {'vocab_size': preset.vocab_size, 'mlp': mlp, 'tied': False, 'dtype': dtype}
-        params = meta_params.parse(values, name)
-        assert meta_params.architecture(params, words, **sizes)[0] == preset, name
-        back = meta_params.values(preset, words.by_rank)
+        said = params.parse(values, name)
+        assert params.architecture(said, words, **sizes)[0] == preset, name
+        back = params.values(preset, words.by_rank)
         assert back | {'vocab_size': values['vocab_size']} == values, name
-        params = meta_params.parse(back, name)
-        assert meta_params.architecture(params, words, **sizes)[0] == preset, name
+        said = params.parse(back, name)
+        assert params.architecture(said, words, **sizes)[0] == preset, name
 
 
 @pytest.mark.parametrize('dim', [48, 64, 4096, 5120])
@@ -280,7 +281,7 @@ def test_every_width_of_an_mlp_can_be_written(dim):
     sizes = {'embed': dim, 'q_heads': 4, 'kv_heads': 4, 'head_dim': dim // 4}
     model = dataclasses.replace(PRESETS['llama_7b'], **sizes)
     for mlp in [*range(dim, 5 * dim, max(1, dim // 61)), 8 * dim // 3, 172, 11_008, 14_336]:
-        values = meta_params.values(dataclasses.replace(model, mlp=mlp), False)
+        values = params.values(dataclasses.replace(model, mlp=mlp), False)
         hidden = int(2 * (4 * dim) / 3)
         if 'ffn_dim_multiplier' in values:
             hidden = int(values['ffn_dim_multiplier'] * hidden)

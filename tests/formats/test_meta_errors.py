@@ -1,5 +1,6 @@
 """Meta's files that are wrong, models that its layout cannot say, disks that are full."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -9,8 +10,20 @@ from pathlib import Path
 
 import pytest
 
-from as_meta import PARAMS, check_files, cut, llama2, publish, ranks, sentencepiece, torch, weights
-from belle_jax.formats import meta
+from as_meta import (
+    PARAMS,
+    check_files,
+    cut,
+    from_meta,
+    llama2,
+    publish,
+    ranks,
+    sentencepiece,
+    to_meta,
+    torch,
+    weights,
+)
+from belle_jax.formats import huggingface, meta
 from belle_jax.weights import shards, torch_files
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -110,7 +123,7 @@ def test_wrong_files_are_one_sentence_that_names_them(tmp_path, what):
     damage, message = WRONG[what]
     damage(source)
     with pytest.raises(ValueError, match=message) as error:
-        meta.from_meta(source, tmp_path / 'hf')
+        from_meta(source, tmp_path / 'hf')
     assert str(source) in str(error.value)
     assert '\n' not in str(error.value)
     assert [p.name for p in tmp_path.iterdir()] == ['meta']
@@ -139,27 +152,28 @@ def test_wrong_files_are_one_sentence_that_names_them(tmp_path, what):
     ],
 )
 def test_what_metas_layout_cannot_say_is_refused(tmp_path, config, message):
-    source = meta.from_meta(llama2(tmp_path / 'meta'), tmp_path / 'hf')
+    source = from_meta(llama2(tmp_path / 'meta'), tmp_path / 'hf')
     values = json.loads((source / 'config.json').read_text()) | config
     del values['rope_parameters']
-    (source / 'config.json').write_text(json.dumps(values))
+    other = huggingface.architecture_from_config(values)
+    model = dataclasses.replace(huggingface.open(source), architecture=other)
     with pytest.raises(ValueError, match=message):
-        meta.to_meta(source, tmp_path / 'out')
+        meta.write(model, tmp_path / 'out')
     assert not (tmp_path / 'out').exists()
 
 
 @pytest.mark.parametrize(('count', 'what'), [(3, 'query'), (8, 'key-value'), (0, 'query')])
 def test_shards_that_share_no_heads_are_refused(tmp_path, count, what):
-    source = meta.from_meta(llama2(tmp_path / 'meta'), tmp_path / 'hf')
+    source = from_meta(llama2(tmp_path / 'meta'), tmp_path / 'hf')
     with pytest.raises(ValueError, match=f'^{count} files .* {what} heads .* --shards'):
-        meta.to_meta(source, tmp_path / 'out', count)
+        to_meta(source, tmp_path / 'out', count)
 
 
 def test_what_metas_layout_leaves_out_is_told(tmp_path, capsys):
-    source = meta.from_meta(llama2(tmp_path / 'meta'), tmp_path / 'hf', max_position=777)
+    source = from_meta(llama2(tmp_path / 'meta'), tmp_path / 'hf', max_position=777)
     assert 'Context: 777 tokens (--max_position)' in capsys.readouterr().out
     (source / 'tokenizer.model').unlink()
-    meta.to_meta(source, tmp_path / 'out')
+    to_meta(source, tmp_path / 'out')
     said = capsys.readouterr().out
     assert 'has no tokenizer.model' in said
     assert '--max_position=777, or 4096 is taken (Llama 2, by bfloat16)' in said
@@ -168,7 +182,7 @@ def test_what_metas_layout_leaves_out_is_told(tmp_path, capsys):
 @pytest.mark.parametrize('code', [errno.ENOSPC, errno.EROFS, errno.EACCES])
 def test_a_full_or_read_only_disk_leaves_nothing(tmp_path, monkeypatch, code):
     source = llama2(tmp_path / 'meta')
-    good = meta.from_meta(source, tmp_path / 'hf')
+    good = from_meta(source, tmp_path / 'hf')
 
     def fail(path, *_):
         (path if path.is_dir() else path.parent).joinpath('part').write_bytes(b'some')
@@ -176,7 +190,7 @@ def test_a_full_or_read_only_disk_leaves_nothing(tmp_path, monkeypatch, code):
 
     monkeypatch.setattr(shards, 'write', fail)
     monkeypatch.setattr(torch_files, 'write', fail)
-    for work, folder in ((meta.from_meta, source), (meta.to_meta, good)):
+    for work, folder in ((from_meta, source), (to_meta, good)):
         with pytest.raises(OSError, match='out is full|out cannot be written') as error:
             work(folder, tmp_path / 'out')
         assert '\n' not in str(error.value)

@@ -17,8 +17,8 @@ from tokenizers import Tokenizer as Backend
 
 import belle_jax
 from belle_jax.data import templates, tokenizer
-from belle_jax.formats import paddle
-from belle_jax.formats.paddle import files as paddle_files
+from belle_jax.formats import huggingface, paddle
+from belle_jax.formats.paddle import pdparams
 from belle_jax.weights import shards
 from belle_jax.weights.tensors import planned
 
@@ -132,6 +132,16 @@ def program(name, *flags):
     )
 
 
+def from_paddle(source, target, max_shard_size=5 * 10**9, kind='safetensors'):
+    """What convert.from_paddle does."""
+    return huggingface.write(paddle.open(source), target, '', max_shard_size, kind)
+
+
+def to_paddle(source, target, dtype=''):
+    """What convert.to_paddle does."""
+    return paddle.write(huggingface.open(source), target, dtype)
+
+
 def arrays(directory):
     return {name: np.array(t.array) for name, t in shards.read(directory).items()}
 
@@ -174,7 +184,7 @@ def test_a_packed_model_says_what_transformers_says_and_comes_back_exactly(
         content = pickle.load(file)
     assert set(content.pop(TABLE)) == set(content)
     check_equal(content, in_paddles_layout(weights, family))
-    paddle.from_paddle(back, tmp_path / 'again')
+    from_paddle(back, tmp_path / 'again')
     check_equal(arrays(tmp_path / 'again'), published(weights, family))
     for name in ('config.json', 'generation_config.json', 'tokenizer.json'):
         if (target / name).is_file():
@@ -188,7 +198,7 @@ def test_the_tokenizer_says_the_ids_of_bloom_here_and_in_transformers(tmp_path, 
     source = pack(tmp_path / 'source', in_paddles_layout(originals['bloom'][0], 'bloom'))
     (tmp_path / 'x').mkdir()
     oracle = words(tmp_path / 'x')
-    paddle.from_paddle(source, tmp_path / 'target')
+    from_paddle(source, tmp_path / 'target')
     expected = [oracle.encode(text).ids for text in TEXTS]
     assert expected[0] == [oracle.token_to_id(t) for t in ('ab', 'Ġa', '.', 'a')]
     made = tokenizer.load(tmp_path / 'target')
@@ -205,7 +215,7 @@ def test_the_tokenizer_says_the_ids_of_bloom_here_and_in_transformers(tmp_path, 
 def test_names_may_have_any_prefix(tmp_path, originals, prefix):
     weights = in_paddles_layout(originals['bloom'][0], 'bloom', prefix)
     weights[f'{prefix}h.0.self_attention.scale_mask_softmax.causal_mask'] = np.ones((1, 1, 8, 8))
-    paddle.from_paddle(pack(tmp_path / 'a', weights), tmp_path / 'b', 50_000, 'bin')
+    from_paddle(pack(tmp_path / 'a', weights), tmp_path / 'b', 50_000, 'bin')
     assert len(list((tmp_path / 'b').glob('*.bin'))) > 2
     check_equal(arrays(tmp_path / 'b'), published(originals['bloom'][0], 'bloom'))
 
@@ -216,22 +226,22 @@ def test_a_tied_head_may_be_stored_if_it_is_the_same(tmp_path, originals):
     for i, stored in enumerate(
         ({'lm_head.weight': head}, {'lm_head.weight': head.T}, {'lm_head.decoder_weight': head})
     ):
-        paddle.from_paddle(pack(tmp_path / f's{i}', weights | stored), tmp_path / f't{i}')
+        from_paddle(pack(tmp_path / f's{i}', weights | stored), tmp_path / f't{i}')
         check_equal(arrays(tmp_path / f't{i}'), published(originals['bloom'][0], 'bloom'))
     other = head.copy()
     other[-1, -1] += 1
     source = pack(tmp_path / 'other', weights | {'lm_head.weight': other})
     with pytest.raises(ValueError, match=r'lm_head.weight in .*model_state.pdparams differs'):
-        paddle.from_paddle(source, tmp_path / 'no')
+        from_paddle(source, tmp_path / 'no')
 
 
 def test_uint16_is_bfloat16_both_ways(tmp_path, originals):
     exact = {k: v.astype(ml_dtypes.bfloat16) for k, v in originals['bloom'][0].items()}
     stored = {k: v.view(np.uint16) for k, v in in_paddles_layout(exact, 'bloom').items()}
-    paddle.from_paddle(pack(tmp_path / 'a', stored), tmp_path / 'b')
+    from_paddle(pack(tmp_path / 'a', stored), tmp_path / 'b')
     check_equal(arrays(tmp_path / 'b'), published(exact, 'bloom'))
     assert json.loads((tmp_path / 'b' / 'config.json').read_text())['dtype'] == 'bfloat16'
-    paddle.to_paddle(tmp_path / 'b', tmp_path / 'c')
+    to_paddle(tmp_path / 'b', tmp_path / 'c')
     content = pickle.loads((tmp_path / 'c' / 'model_state.pdparams').read_bytes())
     content.pop(TABLE)
     check_equal(content, stored)
@@ -240,13 +250,11 @@ def test_uint16_is_bfloat16_both_ways(tmp_path, originals):
 @pytest.mark.parametrize('dtype', ['float16', 'bfloat16'])
 def test_weights_are_rounded_to_the_dtype_asked_for(tmp_path, originals, dtype):
     weights = originals['llama'][0]
-    paddle.from_paddle(
-        pack(tmp_path / 'a', in_paddles_layout(weights, 'llama'), 'llama'), tmp_path / 'b'
-    )
-    paddle.to_paddle(tmp_path / 'b', tmp_path / 'c', dtype)
+    from_paddle(pack(tmp_path / 'a', in_paddles_layout(weights, 'llama'), 'llama'), tmp_path / 'b')
+    to_paddle(tmp_path / 'b', tmp_path / 'c', dtype)
     numbers = np.dtype(dtype if dtype == 'float16' else ml_dtypes.bfloat16)
     expected = in_paddles_layout({k: v.astype(numbers) for k, v in weights.items()}, 'llama')
-    read = paddle_files.read(tmp_path / 'c' / 'model_state.pdparams')
+    read = pdparams.read(tmp_path / 'c' / 'model_state.pdparams')
     check_equal({k: np.array(v.array) for k, v in read.items()}, expected)
     assert json.loads((tmp_path / 'c' / 'config.json').read_text())['dtype'] == dtype
 
@@ -254,16 +262,16 @@ def test_weights_are_rounded_to_the_dtype_asked_for(tmp_path, originals, dtype):
 def test_large_matrices_are_turned_exactly(tmp_path):
     weight = RNG.integers(0, 60_000, (700, 520)).astype(np.uint16)
     for array in (weight.T, weight[:, ::2].T, weight[:1].T, weight[3:].T[5:]):
-        paddle_files.write(tmp_path / 'x', [planned('a', array.view(ml_dtypes.bfloat16))])
+        pdparams.write(tmp_path / 'x', [planned('a', array.view(ml_dtypes.bfloat16))])
         assert np.array_equal(pickle.loads((tmp_path / 'x').read_bytes())['a'], array)
 
 
 def test_numbers_that_float16_cannot_hold_are_refused_with_their_tensor(tmp_path, originals):
     weights = dict(originals['bloom'][0])
     weights['transformer.h.1.mlp.dense_h_to_4h.weight'] = np.full((192, 48), 1e5, np.float32)
-    paddle.from_paddle(pack(tmp_path / 'a', in_paddles_layout(weights, 'bloom')), tmp_path / 'b')
+    from_paddle(pack(tmp_path / 'a', in_paddles_layout(weights, 'bloom')), tmp_path / 'b')
     with pytest.raises(ValueError, match=r'1.mlp.dense_h_to_4h.weight .*--dtype=bfloat16'):
-        paddle.to_paddle(tmp_path / 'b', tmp_path / 'c', 'float16')
+        to_paddle(tmp_path / 'b', tmp_path / 'c', 'float16')
     assert sorted(p.name for p in tmp_path.iterdir()) == ['a', 'b']
 
 
@@ -302,7 +310,7 @@ def test_tensors_that_do_not_fit_are_named(tmp_path, originals, what, message):
     break_names(weights, what)
     source = pack(tmp_path / 'a', weights)
     with pytest.raises(ValueError, match=message):
-        paddle.from_paddle(source, tmp_path / 'b')
+        from_paddle(source, tmp_path / 'b')
     assert [p.name for p in tmp_path.iterdir()] == ['a']
 
 
@@ -319,7 +327,7 @@ def test_tensors_that_do_not_fit_are_named(tmp_path, originals, what, message):
 def test_configurations_that_mean_another_model_are_refused(tmp_path, family, config, message):
     source = pack(tmp_path / 'a', {}, family, **config)
     with pytest.raises(ValueError, match=f'config.json: .*{message}'):
-        paddle.from_paddle(source, tmp_path / 'b')
+        from_paddle(source, tmp_path / 'b')
 
 
 def test_older_configurations_nest_the_settings(tmp_path, originals):
@@ -329,7 +337,7 @@ def test_older_configurations_nest_the_settings(tmp_path, originals):
     inner = CONFIGS['bloom'] | {'init_class': 'BloomModel'}
     nested = {'init_args': [inner], 'init_class': 'BloomForCausalLM'}
     (source / 'model_config.json').write_text(json.dumps(nested))
-    model = belle_jax.load_model(paddle.from_paddle(source, tmp_path / 'b'))
+    model = belle_jax.load_model(from_paddle(source, tmp_path / 'b'))
     logits = np.asarray(model(jnp.asarray(TOKENS)))
     assert np.abs(logits - originals['bloom'][1]).max() < 2e-5
 
@@ -337,15 +345,15 @@ def test_older_configurations_nest_the_settings(tmp_path, originals):
 def test_paddles_rotary_scaling_is_hugging_faces(tmp_path, originals):
     weights = in_paddles_layout(originals['llama'][0], 'llama')
     scaled = {'rope_scaling_type': 'linear', 'rope_scaling_factor': 4.0}
-    target = paddle.from_paddle(pack(tmp_path / 'a', weights, 'llama', **scaled), tmp_path / 'b')
+    target = from_paddle(pack(tmp_path / 'a', weights, 'llama', **scaled), tmp_path / 'b')
     values = json.loads((target / 'config.json').read_text())
     assert values['rope_parameters'] == {'rope_type': 'linear', 'factor': 4.0, 'rope_theta': 500.0}
-    back = json.loads((paddle.to_paddle(target, tmp_path / 'c') / 'config.json').read_text())
+    back = json.loads((to_paddle(target, tmp_path / 'c') / 'config.json').read_text())
     assert {k: back[k] for k in scaled} == scaled
     values['rope_scaling'] = {'rope_type': 'dynamic', 'factor': 4.0}
     (target / 'config.json').write_text(json.dumps(values))
     with pytest.raises(ValueError, match="of the kind dynamic, which PaddleNLP's has not"):
-        paddle.to_paddle(target, tmp_path / 'd')
+        to_paddle(target, tmp_path / 'd')
 
 
 def test_the_programs_end_in_one_sentence_and_leave_nothing(tmp_path, originals):
@@ -360,7 +368,7 @@ def test_the_programs_end_in_one_sentence_and_leave_nothing(tmp_path, originals)
     for missing in ('model_state.pdparams', 'config.json'):
         (source / missing).unlink()
         with pytest.raises(ValueError, match=rf'{source}.*{missing}|{missing} is missing'):
-            paddle.from_paddle(source, tmp_path / 'b')
+            from_paddle(source, tmp_path / 'b')
 
 
 # --- the pickle -----------------------------------------------------------------------------------
@@ -388,7 +396,7 @@ def test_every_protocol_and_form_of_paddle_save_is_read(tmp_path, protocol, kind
     path = tmp_path / 'x.pdparams'
     path.write_bytes(pickle.dumps(content, protocol))
     content.pop(TABLE, None)
-    read = paddle_files.read(path)
+    read = pdparams.read(path)
     for name, tensor in read.items():
         expected = content[name][1] if kind == 'named' else content[name]
         if name == 'bits':
@@ -411,13 +419,13 @@ def test_arrays_in_pieces_are_put_together(tmp_path, protocol):
     path = tmp_path / 'x.pdparams'
     content = {'a': np.ones(3, np.float32)} | pieces | {'UnpackBigParamInfor@@': table}
     path.write_bytes(pickle.dumps(content, protocol))
-    read = paddle_files.read(path)
+    read = pdparams.read(path)
     assert list(read) == ['a', 'w']
     assert np.array_equal(read['w'].array, whole)
     del content['w@@.2']
     path.write_bytes(pickle.dumps(content, protocol))
     with pytest.raises(ValueError, match="'w' lacks a piece"):
-        paddle_files.read(path)
+        pdparams.read(path)
 
 
 class Touch:
@@ -442,7 +450,7 @@ def test_a_pickle_that_would_run_code_is_refused_by_name_and_runs_none(tmp_path,
     ):
         path.write_bytes(pickle.dumps({'a': np.ones(3), 'b': thing}, protocol))
         with pytest.raises(ValueError, match=rf'x.pdparams .*{name}, .* was not run, at byte \d+'):
-            paddle_files.read(path)
+            pdparams.read(path)
     assert not mark.exists()
 
 
@@ -480,7 +488,7 @@ def test_tricks_and_damage_are_refused_in_a_sentence(tmp_path, program, message)
     path = tmp_path / 'x.pdparams'
     path.write_bytes(program)
     with pytest.raises(ValueError, match=message) as error:
-        paddle_files.read(path)
+        pdparams.read(path)
     assert str(path) in str(error.value)
 
 
@@ -493,7 +501,7 @@ def test_a_value_that_grows_when_it_is_shown_is_not_shown(tmp_path):
     path = tmp_path / 'x.pdparams'
     path.write_bytes(b''.join(lists) + b'cnumpy\ndtype\nh\x28\x85R.')
     with pytest.raises(ValueError, match='dtype a list') as error:
-        paddle_files.read(path)
+        pdparams.read(path)
     assert len(str(error.value)) < 400
 
 
@@ -505,13 +513,13 @@ def test_truncation_and_random_damage_raise_nothing_but_a_sentence(tmp_path, pro
     for cut in range(len(whole)):
         path.write_bytes(whole[:cut])
         with pytest.raises(ValueError, match=rf'{path} .* at byte \d+'):
-            paddle_files.read(path)
+            pdparams.read(path)
     for _ in range(400):
         damaged = bytearray(whole)
         damaged[RNG.integers(len(whole))] = RNG.integers(256)
         path.write_bytes(damaged)
         try:
-            for tensor in paddle_files.read(path).values():
+            for tensor in pdparams.read(path).values():
                 tensor.array.tobytes()
         except ValueError as error:
             assert str(path) in str(error)
@@ -529,7 +537,7 @@ CONVERSATION = [
 
 def test_belles_chat_template_becomes_the_tokenizers_own(tmp_path, originals, capsys):
     source = pack(tmp_path / 'a', in_paddles_layout(originals['bloom'][0], 'bloom'))
-    made = tokenizer.load(paddle.from_paddle(source, tmp_path / 'b'))
+    made = tokenizer.load(from_paddle(source, tmp_path / 'b'))
     assert 'says what the template belle says.' in capsys.readouterr().out
     own, belle = (templates.Template(name, made) for name in ('tokenizer', 'belle'))
     for end in (1, 3):
@@ -538,7 +546,7 @@ def test_belles_chat_template_becomes_the_tokenizers_own(tmp_path, originals, ca
     assert made.decode(own.prompt(CONVERSATION), skip_special=False) == expected
     # Without PaddleNLP's file, the way back says it from the tokenizer's own.
     (tmp_path / 'b' / 'chat_template.json').unlink()
-    back = paddle.to_paddle(tmp_path / 'b', tmp_path / 'c')
+    back = to_paddle(tmp_path / 'b', tmp_path / 'c')
     assert json.loads((back / 'chat_template.json').read_text()) == BELLE_CHAT
 
 
@@ -559,7 +567,7 @@ def test_belles_chat_template_becomes_the_tokenizers_own(tmp_path, originals, ca
 )  # fmt: skip
 def test_other_chat_templates_are_told_apart_and_kept(tmp_path, originals, capsys, chat, said, own):
     source = pack(tmp_path / 'a', in_paddles_layout(originals['bloom'][0], 'bloom'), chat=chat)
-    target = paddle.from_paddle(source, tmp_path / 'b')
+    target = from_paddle(source, tmp_path / 'b')
     assert said in capsys.readouterr().out
     assert (tokenizer.load(target).chat_template is not None) == own
     assert json.loads((target / 'chat_template.json').read_text()) == chat
@@ -567,10 +575,10 @@ def test_other_chat_templates_are_told_apart_and_kept(tmp_path, originals, capsy
 
 def test_a_tokenizer_json_alone_becomes_words_and_merges(tmp_path, originals, capsys):
     source = pack(tmp_path / 'a', in_paddles_layout(originals['bloom'][0], 'bloom'))
-    target = paddle.from_paddle(source, tmp_path / 'b')
+    target = from_paddle(source, tmp_path / 'b')
     (target / 'vocab.json').unlink()
     (target / 'merges.txt').unlink()
-    back = paddle.to_paddle(target, tmp_path / 'c')
+    back = to_paddle(target, tmp_path / 'c')
     assert (back / 'merges.txt').read_bytes() == (source / 'merges.txt').read_bytes()
     ids = json.loads((source / 'vocab.json').read_text('utf-8'))
     assert json.loads((back / 'vocab.json').read_text('utf-8')) == ids
@@ -580,7 +588,7 @@ def test_a_tokenizer_json_alone_becomes_words_and_merges(tmp_path, originals, ca
     state['pre_tokenizer'] = {'type': 'ByteLevel', 'add_prefix_space': False, 'use_regex': True}
     state['pre_tokenizer'] |= {'trim_offsets': True}
     (target / 'tokenizer.json').write_text(json.dumps(state), 'utf-8')
-    paddle.to_paddle(target, tmp_path / 'd')
+    to_paddle(target, tmp_path / 'd')
     assert 'splits words otherwise' in capsys.readouterr().out
 
 
@@ -589,10 +597,10 @@ def test_llamas_pieces_change_their_name_and_nothing_else(tmp_path, originals, s
     source = pack(tmp_path / 'a', weights, 'llama')
     pieces = (shared / 'data/tokenizers/llama_tokenizer.model').read_bytes()
     (source / 'sentencepiece.bpe.model').write_bytes(pieces)
-    target = paddle.from_paddle(source, tmp_path / 'b')
+    target = from_paddle(source, tmp_path / 'b')
     assert (target / 'tokenizer.model').read_bytes() == pieces
     assert tokenizer.load(target).encode('Hello', bos=True) == [1, 15043]
-    back = paddle.to_paddle(target, tmp_path / 'c')
+    back = to_paddle(target, tmp_path / 'c')
     assert (back / 'sentencepiece.bpe.model').read_bytes() == pieces
 
 
@@ -626,11 +634,11 @@ def test_the_real_paddle_reads_our_files_and_we_read_its(tmp_path):
     }
     np.savez(tmp_path / 'arrays.npz', **values)
     ours = values | {'bf16': values['a'].astype(ml_dtypes.bfloat16)}
-    paddle_files.write(tmp_path / 'ours.pdparams', [planned(n, a) for n, a in ours.items()])
+    pdparams.write(tmp_path / 'ours.pdparams', [planned(n, a) for n, a in ours.items()])
     done = subprocess.run(
         [python, '-c', SAVE, str(tmp_path)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     for protocol in (2, 3, 4):
-        read = paddle_files.read(tmp_path / f'{protocol}.pdparams')
+        read = pdparams.read(tmp_path / f'{protocol}.pdparams')
         check_equal({n: np.array(t.array) for n, t in read.items()}, ours)

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from belle_jax.models import attention as attention_lib
-from belle_jax.models import flash, ops
+from belle_jax.models import flash
+from belle_jax.models.attention import alibi_slopes, attention
 
 
 def reference(q, k, v, segments, slopes):
@@ -37,10 +37,10 @@ def random_inputs(length, heads, kv_heads, head_dim=8, batch=2):
 @pytest.mark.parametrize(('heads', 'kv_heads'), [(4, 4), (4, 2), (4, 1)])
 @pytest.mark.parametrize('chunk', [256, 5])
 def test_plain_attention_equals_float64(monkeypatch, heads, kv_heads, chunk):
-    monkeypatch.setattr(attention_lib, 'QUERY_CHUNK', chunk)
+    monkeypatch.setattr('belle_jax.models.attention.QUERY_CHUNK', chunk)
     q, k, v, segments = random_inputs(23, heads, kv_heads)
     slopes = np.linspace(0.1, 0.7, heads).astype(np.float32)
-    out = attention_lib.attention(
+    out = attention(
         *(jnp.asarray(x, jnp.float32) for x in (q, k, v)),
         segment_ids=jnp.asarray(segments),
         slopes=slopes,
@@ -50,16 +50,16 @@ def test_plain_attention_equals_float64(monkeypatch, heads, kv_heads, chunk):
 
 
 def test_slopes_are_those_of_the_paper_and_of_bloom():
-    np.testing.assert_allclose(ops.alibi_slopes(8), [2.0**-i for i in range(1, 9)])
+    np.testing.assert_allclose(alibi_slopes(8), [2.0**-i for i in range(1, 9)])
     # 14 heads: the 8 of the next lower power, then every other one of 16's.
     expected = [2.0**-i for i in range(1, 9)] + [2.0 ** (-0.5 * i) for i in (1, 3, 5, 7, 9, 11)]
-    np.testing.assert_allclose(ops.alibi_slopes(14), expected, rtol=1e-6)
+    np.testing.assert_allclose(alibi_slopes(14), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize('heads', [16, 32, 112])
 def test_folded_alibi_in_bfloat16_is_as_exact_as_float32(heads):
     """slope · key index as a product of bfloat16 features, up to 2,048 tokens."""
-    slopes = ops.alibi_slopes(heads)
+    slopes = alibi_slopes(heads)
     scale = 1 / np.sqrt(128)
     zeros = jnp.zeros((1, 2048, heads, 8), jnp.bfloat16)
     q, k = flash.fold_alibi(zeros, zeros, jnp.asarray(slopes / scale))
@@ -80,7 +80,7 @@ def test_segment_offsets_are_what_cudnn_takes():
     ]
 
 
-@pytest.mark.parametrize('slopes', [None, ops.alibi_slopes(2)], ids=['rope', 'alibi'])
+@pytest.mark.parametrize('slopes', [None, alibi_slopes(2)], ids=['rope', 'alibi'])
 def test_splash_equals_plain_attention_on_packed_rows(monkeypatch, slopes):
     """The TPU kernel, run by Pallas' interpreter."""
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel
@@ -91,9 +91,7 @@ def test_splash_equals_plain_attention_on_packed_rows(monkeypatch, slopes):
     q, k, v = (jnp.asarray(x, jnp.float32) for x in (q, k, v))
 
     def run(q, k, v, backend):
-        return attention_lib.attention(
-            q, k, v, segment_ids=jnp.asarray(segments), slopes=slopes, backend=backend
-        )
+        return attention(q, k, v, segment_ids=jnp.asarray(segments), slopes=slopes, backend=backend)
 
     ours, theirs = run(q, k, v, 'splash'), run(q, k, v, 'xla')
     np.testing.assert_allclose(ours, theirs, atol=2e-5)
@@ -109,8 +107,8 @@ def test_splash_equals_plain_attention_on_packed_rows(monkeypatch, slopes):
 def test_a_backend_that_cannot_do_it_says_so():
     q = jnp.zeros((1, 100, 2, 16))
     with pytest.raises(ValueError, match='cudnn takes 16-bit activations, not float32'):
-        attention_lib.attention(q, q, q, backend='cudnn')
+        attention(q, q, q, backend='cudnn')
     with pytest.raises(ValueError, match='multiples of 128, not 100'):
-        attention_lib.attention(q, q, q, backend='splash')
+        attention(q, q, q, backend='splash')
     with pytest.raises(ValueError, match='no attention dropout'):
-        attention_lib.attention(q, q, q, backend='splash', dropout=0.1, key=jax.random.key(0))
+        attention(q, q, q, backend='splash', dropout=0.1, key=jax.random.key(0))

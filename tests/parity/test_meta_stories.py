@@ -10,9 +10,9 @@ import pytest
 
 import belle_jax
 import llama2c
+from as_meta import from_meta, to_meta
 from belle_jax.data import tokenizer
 from belle_jax.decoding import Engine, Sampling
-from belle_jax.formats import meta
 from belle_jax.weights import shards, torch_files
 
 torch = pytest.importorskip('torch')
@@ -117,14 +117,14 @@ def test_in_one_two_and_four_shards_it_is_the_same_model_there_and_back(shared, 
     for count in (1, 2, 4):
         theirs, ours = tmp_path / f'meta{count}', tmp_path / f'hf{count}'
         stories_in_metas_layout(source, theirs, count)
-        meta.from_meta(theirs, ours, max_position=512)
+        from_meta(theirs, ours, max_position=512)
         assert equal(shards.read(ours), shards.read(expected))
         if count != 2:  # the test above
             words = tokenizer.load(ours)
             engine = Engine(belle_jax.load_model(ours), words)
             (said,) = engine.generate([words.encode('', bos=True)], Sampling(max_new_tokens=200))
             assert said.text == (source / 'expected_greedy_200.txt').read_text('utf-8')
-        meta.to_meta(ours, tmp_path / f'back{count}', count)
+        to_meta(ours, tmp_path / f'back{count}', count)
         for index in range(count):
             name = f'consolidated.{index:02d}.pth'
             before = torch_files.read(theirs / name)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from belle_jax.formats import huggingface, meta
 from belle_jax.weights import torch_files
 from belle_jax.weights.tensors import DTYPES
 
@@ -120,6 +121,16 @@ def for_huggingface(whole: dict, kv_heads: int = KV_HEADS) -> dict:
             tensor = torch.cat(halves)
         result[f'{layer}{names[bare]}.weight'] = tensor
     return result
+
+
+def from_meta(source: Path, target: Path, dtype: str = '', max_position: int = 0, **how) -> Path:
+    """What convert.from_meta does."""
+    return huggingface.write(meta.open(source, max_position), target, dtype, **how)
+
+
+def to_meta(source: Path, target: Path, count: int = 1, dtype: str = '') -> Path:
+    """What convert.to_meta does."""
+    return meta.write(huggingface.open(source), target, count, dtype)
 
 
 def check(stored, expected: dict) -> None:

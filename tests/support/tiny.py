@@ -13,9 +13,9 @@ from safetensors.numpy import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
 from tokenizers import models as tokenizer_models
 
-from belle_jax import models
+from belle_jax import families, models
 from belle_jax.config import Architecture, Rope
-from belle_jax.formats import huggingface, names
+from belle_jax.formats import huggingface
 
 LLAMA = Architecture(
     family='llama',
@@ -119,7 +119,7 @@ def write_model(target):
     arrays = {k: np.asarray(v) for k, v in params(architecture).items()}
     weights = {
         name: entry.give(arrays[entry.ours].__getitem__, layer, 0, entry.fold[0])
-        for entry in names.table(architecture)
+        for entry in families.tensor_maps(architecture)
         for layer, name in enumerate(entry.their_names)
     }
     save_file(weights, target / 'model.safetensors')

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from belle_jax.synthesis import dedupe
-from belle_jax.synthesis.similarity import Index
+from belle_jax.texts.similarity import Index
 
 SPRING = {'instruction': '请写一首关于春天的诗，不超过八行。', 'input': '', 'output': '春风'}
 AUTUMN = {'instruction': '请写一首关于秋天的诗，不超过八行。', 'input': '', 'output': '落叶'}

@@ -7,11 +7,11 @@ import pytest
 
 from belle_jax.api import Counters, Reply
 from belle_jax.synthesis import existing_rows, kinds, seeds
-from belle_jax.synthesis.comparison import similarity
 from belle_jax.synthesis.harvest import Harvest
 from belle_jax.synthesis.journal_settings import journal_settings
 from belle_jax.synthesis.live import Live
 from belle_jax.synthesis.settings import Settings
+from belle_jax.texts.comparison import similarity
 
 TASKS = (
     '说出春天开的五种花', '解释彩虹为什么是弯的', '说出秋天结的三样果子', '给新同事写一段欢迎词',

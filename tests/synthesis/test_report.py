@@ -9,10 +9,10 @@ import re
 
 import pytest
 
+from belle_jax.pages.charts import bars, compact, histogram, lines, percent, sunburst
 from belle_jax.synthesis import report_statistics as statistics
 from belle_jax.synthesis import seeds
 from belle_jax.synthesis.report import Point, ReportData, page, write
-from belle_jax.synthesis.report_charts import bars, compact, histogram, lines, percent, sunburst
 from belle_jax.synthesis.verbs import verb
 
 EVIL = '</style></title><script>alert(1)</script><img src=x onerror="alert(2)">\'&amp;'

@@ -5,12 +5,13 @@ import collections
 import io
 import os
 import pickle
+import tracemalloc
 import zipfile
 
 import numpy as np
 import pytest
 
-from belle_jax.weights import torch_files
+from belle_jax.weights import pickles, torch_files
 from belle_jax.weights.tensors import DTYPES, Planned, planned
 
 torch = pytest.importorskip('torch')
@@ -215,6 +216,67 @@ def test_what_is_no_dict_of_tensors_is_refused(tmp_path, zipped):
     torch.save({'step': 3}, path, _use_new_zipfile_serialization=zipped)
     with pytest.raises(ValueError, match=r"'step' is a int, not a tensor"):
         torch_files.read(path)
+
+
+def memory(path) -> tuple[int, str]:
+    """Bytes that reading a file takes at most, and the sentence with which it ends."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match='x.bin') as error:
+            torch_files.read(path)
+        return tracemalloc.get_traced_memory()[1], str(error.value)
+    finally:
+        tracemalloc.stop()
+
+
+FAR = (0x7FFFFFFF).to_bytes(4, 'little')
+
+
+@pytest.mark.parametrize(
+    ('program', 'message'),
+    [
+        (b'\x80\x02]r' + FAR + b'0' * 400, 'the instruction POP'),
+        (b'\x80\x02]r' + FAR + b'j' + FAR + b'\x86.', 'holds a tuple'),  # stored and recalled
+        (b'\x80\x02]j' + FAR + b'.', 'recalls a value 2147483647'),
+        (b'\x80\x04]\x8d' + FAR + bytes(4), 'truncated: 2147483647 bytes should follow byte 12'),
+        (b'\x80\x04]\x95' + FAR + FAR + b'.', 'holds a list'),  # how much to read ahead
+    ],
+)
+def test_a_small_pickle_takes_little_memory_whatever_it_says(tmp_path, program, message):
+    path = tmp_path / 'x.bin'
+    with zipfile.ZipFile(path, 'w') as archive:
+        archive.writestr('x/data.pkl', program)
+    peak, said = memory(path)
+    assert message in said
+    assert peak < 1_000_000
+    path.write_bytes(program)  # the format before
+    peak, said = memory(path)
+    assert peak < 1_000_000
+
+
+@pytest.mark.parametrize('method', [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_pickle_that_inflates_is_refused_because_pytorch_compresses_nothing(tmp_path, method):
+    path, program = tmp_path / 'x.bin', tmp_path / 'program'
+    with program.open('wb') as file:
+        file.truncate(20_000_000)
+    for bomb in ('data.pkl', 'byteorder'):
+        with zipfile.ZipFile(path, 'w', method) as archive:
+            archive.write(program, f'x/{bomb}')
+            if bomb != 'data.pkl':
+                archive.writestr('x/data.pkl', b'}.')
+        assert path.stat().st_size < 100_000
+        peak, said = memory(path)
+        assert f"'x/{bomb}' is compressed or encrypted, which PyTorch never does" in said
+        assert peak < 1_000_000
+
+
+def test_a_pickle_of_too_many_instructions_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(pickles, 'STEPS_MAX', 1000)
+    path = tmp_path / 'x.bin'
+    torch_files.write(path, [planned(f'{i}', np.ones(1, np.float32)) for i in range(25)])
+    assert len(torch_files.read(path)) == 25
+    torch_files.write(path, [planned(f'{i}', np.ones(1, np.float32)) for i in range(50)])
+    assert 'more than 1,000 instructions' in memory(path)[1]
 
 
 @ZIPPED

@@ -4,11 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from belle_jax.diffs.delta import manifest
-from belle_jax.formats import names
+from belle_jax.families import FAMILIES, HEAD
 from belle_jax.weights import shards
 from belle_jax.weights.tensors import Stored
-
-EMBEDDINGS = ('model.embed_tokens.weight', 'transformer.word_embeddings.weight')
 
 
 def reference(tensor: Stored, bases: Mapping[str, Stored]) -> Stored | None:
@@ -23,10 +21,10 @@ def reference(tensor: Stored, bases: Mapping[str, Stored]) -> Stored | None:
         ValueError: the base has one of that name that it cannot be compared with.
     """
     found = named(tensor.name, bases)
-    if found is None and tensor.name == names.HEAD:
+    if found is None and tensor.name == HEAD:
         # A tied base has no output table of its own; the tuned one began as its embedding, which
         # carrying it whole would publish.
-        found = next((f for name in EMBEDDINGS if (f := named(name, bases))), None)
+        found = next((f for f in (named(k.embedding, bases) for k in FAMILIES.values()) if f), None)
     if found is None:
         return None
     ours, theirs = tensor.array, found.array
@@ -45,7 +43,7 @@ def reference(tensor: Stored, bases: Mapping[str, Stored]) -> Stored | None:
 
 def named(name: str, tensors: Mapping[str, Stored]) -> Stored | None:
     """A tensor by its name, or by its name with or without a family's prefix."""
-    for prefix in ('', *names.PREFIX.values()):
+    for prefix in ('', *(family.prefix for family in FAMILIES.values())):
         for candidate in (prefix + name, name.removeprefix(prefix)):
             if candidate in tensors:
                 return tensors[candidate]
@@ -55,8 +53,7 @@ def named(name: str, tensors: Mapping[str, Stored]) -> Stored | None:
 def _is_buffer(name: str) -> bool:
     """Computed from the configuration: nobody's weights."""
     return any(
-        pattern.fullmatch(name.removeprefix(names.PREFIX[family]))
-        for family, pattern in names.BUFFERS.items()
+        family.buffers.fullmatch(name.removeprefix(family.prefix)) for family in FAMILIES.values()
     )
 
 

@@ -4,6 +4,7 @@ from belle_jax.formats.huggingface.config import (
     architecture_from_config,
     architecture_to_hf_config,
     generation_config,
+    read_architecture,
 )
 from belle_jax.formats.huggingface.directory import (
     HUB_FILES,
@@ -14,8 +15,7 @@ from belle_jax.formats.huggingface.directory import (
     resolve,
     write_json,
 )
-from belle_jax.formats.huggingface.reader import open, read_architecture
-from belle_jax.formats.huggingface.writer import write
+from belle_jax.formats.huggingface.model import open, write
 
 __all__ = [
     'HUB_FILES',

@@ -1,5 +1,6 @@
 """Meta's LLaMA files, in and out."""
 
-from belle_jax.formats.meta.directory import from_meta, to_meta
+from belle_jax.formats.meta.reader import open
+from belle_jax.formats.meta.writer import write
 
-__all__ = ['from_meta', 'to_meta']
+__all__ = ['open', 'write']

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from belle_jax.architecture import Architecture
+from belle_jax.families import Architecture
 from belle_jax.weights.tensors import BLOCK, Planned
 
 # Computed from params.json. LLaMA 1 has one in every layer, LLaMA 2 one in all.
@@ -22,7 +22,7 @@ ROWS, COLUMNS = 0, 1
 
 
 @dataclasses.dataclass(frozen=True)
-class Entry:
+class MetaTensor:
     """A tensor of a model.
 
     Attributes:
@@ -40,11 +40,11 @@ class Entry:
     heads: int = 0
 
     def part_shape(self, shards: int) -> tuple[int, ...]:
-        """Shape of what one of so many files has."""
+        """Shape of what one of that many files has."""
         return tuple(n // shards if i == self.axis else n for i, n in enumerate(self.shape))
 
 
-def table(model: Architecture, embedding_axis: int) -> list[Entry]:
+def table(model: Architecture, embedding_axis: int) -> list[MetaTensor]:
     """All tensors of a model, in the order of Hugging Face's files.
 
     Args:
@@ -54,7 +54,7 @@ def table(model: Architecture, embedding_axis: int) -> list[Entry]:
     d, v, f = model.embed, model.vocab_size, model.mlp
     q, k = model.q_heads * model.head_dim, model.kv_heads * model.head_dim
     entries = [
-        Entry('tok_embeddings.weight', 'model.embed_tokens.weight', (v, d), embedding_axis),
+        MetaTensor('tok_embeddings.weight', 'model.embed_tokens.weight', (v, d), embedding_axis),
     ]
     for i in range(model.layers):
         meta, name = f'layers.{i}', f'model.layers.{i}'
@@ -70,14 +70,14 @@ def table(model: Architecture, embedding_axis: int) -> list[Entry]:
             ('feed_forward.w2', 'mlp.down_proj', (d, f), COLUMNS, 0),
         ):
             entries.append(
-                Entry(f'{meta}.{theirs}.weight', f'{name}.{ours}.weight', shape, axis, heads)
+                MetaTensor(f'{meta}.{theirs}.weight', f'{name}.{ours}.weight', shape, axis, heads)
             )
-    entries.append(Entry('norm.weight', 'model.norm.weight', (d,)))
-    return [*entries, Entry('output.weight', 'lm_head.weight', (v, d), ROWS)]
+    entries.append(MetaTensor('norm.weight', 'model.norm.weight', (d,)))
+    return [*entries, MetaTensor('output.weight', 'lm_head.weight', (v, d), ROWS)]
 
 
 def check_divides(model: Architecture, shards: int, remedy: str) -> None:
-    """Whether so many files can hold a model.
+    """Whether that many files can hold a model.
 
     Args:
         model: The model.
@@ -102,7 +102,7 @@ def check_divides(model: Architecture, shards: int, remedy: str) -> None:
 class Whole:
     """A tensor in parts, read by rows: a head of rotary pairs counts as one row."""
 
-    def __init__(self, entry: Entry, parts: Sequence[np.ndarray]):
+    def __init__(self, entry: MetaTensor, parts: Sequence[np.ndarray]):
         """
         Args:
             entry: What it is.
@@ -141,7 +141,7 @@ class Whole:
         return Planned(self.entry.name, self.entry.shape, self.parts[0].dtype, self.blocks)
 
 
-def part(entry: Entry, whole: np.ndarray, index: int, shards: int) -> Planned:
+def part(entry: MetaTensor, whole: np.ndarray, index: int, shards: int) -> Planned:
     """What one of Meta's files has of a tensor.
 
     Args:

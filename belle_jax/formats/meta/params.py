@@ -6,11 +6,9 @@ release.
 """
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
-from belle_jax.architecture import Architecture, Rope
-from belle_jax.formats import huggingface
+from belle_jax.families import Architecture, Rope
 
 FILE = 'params.json'
 REFUSED = ('quantization_args', 'lora_args', 'moe', 'moe_args')
@@ -49,15 +47,6 @@ class Words:
     by_rank: bool
     bos_id: int | None
     eos_ids: tuple[int, ...]
-
-
-def read(path: Path) -> Params:
-    """Reads the file.
-
-    Raises:
-        ValueError: it is missing or broken, or as `parse`.
-    """
-    return parse(huggingface.read_json(path), str(path))
 
 
 def parse(values: dict[str, Any], path: str) -> Params:

@@ -1,5 +1,5 @@
 """PaddleNLP's files, in and out."""
 
-from belle_jax.formats.paddle.directory import from_paddle, to_paddle
+from belle_jax.formats.paddle.directory import open, write
 
-__all__ = ['from_paddle', 'to_paddle']
+__all__ = ['open', 'write']

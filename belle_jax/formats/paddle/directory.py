@@ -1,146 +1,108 @@
-"""PaddleNLP's model directories to Hugging Face's and back, tensor by tensor.
+"""PaddleNLP's model directories: opened, and written.
 
 PaddleNLP gives its models the names of transformers' with a prefix of its own, and Paddle stores
 the weight of a linear layer inputs first, [in, out], where PyTorch has [out, in].
 Source: `_get_name_mappings` of paddlenlp 2.8's bloom and llama.
 """
 
+import functools
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from belle_jax.architecture import Architecture
-from belle_jax.files import new_directory, require_new
+from belle_jax import families
+from belle_jax.families import HEAD, Architecture
 from belle_jax.formats import huggingface, names
-from belle_jax.formats.paddle import config as paddle_config
-from belle_jax.formats.paddle import files as paddle_files
-from belle_jax.formats.paddle import tokenizer as paddle_tokenizer
-from belle_jax.weights import shards as hf_files
+from belle_jax.formats.paddle import pdparams, tokenizer_files
+from belle_jax.formats.paddle.config import (
+    OWN,
+    generation_config,
+    paddle_config,
+    read_architecture,
+)
+from belle_jax.formats.protocol import PublishedModel, new_model
+from belle_jax.weights import shards
 from belle_jax.weights.parameters import common_dtype
-from belle_jax.weights.tensors import DTYPES, Stored, in_dtype, shown, view
+from belle_jax.weights.tensors import DTYPES, Stored, in_dtype, view
 
-FILE = 'model_state.pdparams'
-INDEX = 'model_state.pdparams.index.json'
-PREFIX = {'bloom': 'bloom.', 'llama': 'llama.'}
+KIND, STEM = 'pdparams', 'model_state'
+KEPT = ('README.md', *huggingface.LICENCE_FILES)
 TABLE = 'embed.table'
 # The output table: BLOOM's is a second name of the embedding, stored by some versions.
-HEADS = (names.HEAD, 'lm_head.decoder_weight')
+HEADS = (HEAD, 'lm_head.decoder_weight')
 MASK = re.compile(r'h\.\d+\.self_attention\.scale_mask_softmax\.causal_mask')
 
 
-def from_paddle(
-    source: str | Path,
-    target: str | Path,
-    max_shard_size: int = 5 * 10**9,
-    kind: str = 'safetensors',
-) -> Path:
-    """Writes a BLOOM or LLaMA of PaddleNLP's as a Hugging Face directory.
-
-    No code in the files is run, and memory holds a few blocks of rows. The directory appears when
-    it is complete.
+def open(directory: str | Path) -> PublishedModel:
+    """Opens a BLOOM or LLaMA of PaddleNLP's; no code in the files is run.
 
     Args:
-        source: A directory of `model_state.pdparams`, `config.json` and a tokenizer.
-        target: A directory that does not exist yet, or is empty.
-        max_shard_size: Bytes of a weight file.
-        kind: 'safetensors' or 'bin'.
-    Returns:
-        The target.
+        directory: Of `model_state.pdparams`, `config.json` and a tokenizer.
     Raises:
-        ValueError: a file is missing, damaged, holds something else than a model of such a
-            configuration, or the target is not empty.
-        OSError: the disk is full; nothing is left behind.
+        ValueError: a file is missing, damaged, or holds something else than a model of such a
+            configuration.
     """
-    require_new(target)
-    source = Path(source)
-    architecture = paddle_config.read(source)
-    named = translated(architecture, read(source))
+    source = Path(directory)
+    architecture = read_architecture(source)
+    if not any(source.glob(f'{STEM}.{KIND}*')):
+        raise ValueError(
+            f'{source} holds no {STEM}.{KIND}: point to a complete directory of PaddleNLP. '
+            "(Weights in safetensors are not read here: Hugging Face's need no conversion.)"
+        )
+    named = translated(architecture, shards.read(source, {KIND: STEM}, {KIND: pdparams.read}))
     found = names.match(architecture, named)
-    tensors = [view(name, found[name].array) for name in named if name in found]
-    tensors.sort(key=lambda t: -t.dtype.itemsize)  # safetensors wants the larger ones first
-    dtype = common_dtype({t.place: t.array.dtype for t in found.values()})
-    with new_directory(target, sum(t.size for t in tensors)) as partial:
-        hf_files.write(partial, shown(tensors, 'Converting'), kind, max_shard_size)
-        config = huggingface.architecture_to_hf_config(architecture, dtype)
-        huggingface.write_json(partial / 'config.json', config)
-        generation = paddle_config.generation(source, architecture)
-        huggingface.write_json(partial / 'generation_config.json', generation)
-        huggingface.copy(source, partial, ('README.md', *huggingface.LICENCE_FILES))
-        for note in paddle_tokenizer.from_paddle(source, partial, architecture.family):
-            print(note)
-    return Path(target)
+    order = [name for name in named if name in found]
+    order.sort(key=lambda n: -found[n].array.dtype.itemsize)  # as safetensors wants them
+    return PublishedModel(
+        directory=source,
+        architecture=architecture,
+        tensors={name: found[name] for name in order},
+        dtype=common_dtype({t.place: t.array.dtype for t in found.values()}),
+        carry=functools.partial(_carry, source, architecture),
+    )
 
 
-def to_paddle(source: str | Path, target: str | Path, dtype: str = '') -> Path:
-    """Writes a Hugging Face directory as PaddleNLP has it.
+def _carry(source: Path, architecture: Architecture, target: Path) -> list[str]:
+    generation = generation_config(source, architecture)
+    huggingface.write_json(target / 'generation_config.json', generation)
+    huggingface.copy(source, target, KEPT)
+    return tokenizer_files.to_huggingface(source, target, architecture.family)
+
+
+def write(model: PublishedModel, target: str | Path, dtype: str = '') -> Path:
+    """Writes a model as PaddleNLP has it; the directory appears when it is complete.
 
     Args:
-        source: The directory of a BLOOM or LLaMA, or a hub name.
+        model: Open in a layout that has whole tensors; the small files are taken from its
+            directory, as Hugging Face has them.
         target: A directory that does not exist yet, or is empty.
         dtype: 'float32', 'bfloat16' or 'float16'; '' leaves every tensor as it is stored.
     Returns:
         The target.
     Raises:
-        ValueError: PaddleNLP has no such model, a file is missing or damaged, a number does not fit
-            the dtype, or the target is not empty.
+        ValueError: PaddleNLP has no such model, a number does not fit the dtype, or the target is
+            not empty.
         OSError: the disk is full; nothing is left behind.
     """
-    require_new(target)
-    source = huggingface.resolve(source)
-    architecture = huggingface.read_architecture(source)
-    stored = names.match(architecture, hf_files.read(source))
-    dtypes = {t.place: t.array.dtype for t in stored.values()}
-    config = paddle_config.values(architecture, dtype or common_dtype(dtypes))
-    linear = {n for e in names.table(architecture) if _is_linear(e) for n in e.their_names}
-    prefix, ours = names.PREFIX[architecture.family], PREFIX[architecture.family]
-    tensors = []
-    for name, tensor in stored.items():
-        array = tensor.array.T if name in linear else tensor.array
-        theirs = name if name == names.HEAD else ours + name.removeprefix(prefix)
+    architecture, family = model.architecture, model.architecture.family
+    config = paddle_config(architecture, dtype or model.dtype)
+    linear = {n for e in families.tensor_maps(architecture) if _is_linear(e) for n in e.their_names}
+    prefix, tensors = families.of(architecture).prefix, []
+    for name in model.tensors:
+        array = model.array(name).T if name in linear else model.array(name)
+        theirs = name if name == HEAD else f'{family}.{name.removeprefix(prefix)}'
         tensors.append(in_dtype(view(theirs, array), DTYPES.get(dtype)))
-    with new_directory(target, sum(t.size for t in tensors)) as partial:
-        paddle_files.write(partial / FILE, shown(tensors, 'Converting'))
+    with new_model(model, target, tensors) as (partial, planned):
+        pdparams.write(partial / f'{STEM}.{KIND}', planned)
         huggingface.write_json(partial / 'config.json', config)
-        generation = paddle_config.generation(source, architecture)
+        generation = generation_config(model.directory, architecture)
         huggingface.write_json(partial / 'generation_config.json', generation)
-        huggingface.copy(source, partial, ('README.md', *huggingface.LICENCE_FILES))
-        for note in paddle_tokenizer.to_paddle(source, partial, architecture.family):
+        huggingface.copy(model.directory, partial, KEPT)
+        for note in tokenizer_files.to_paddle(model.directory, partial, family):
             print(note)
     return Path(target)
-
-
-# --- the files ------------------------------------------------------------------------------------
-
-
-def read(directory: Path) -> dict[str, Stored]:
-    """All tensors of a PaddleNLP directory by PaddleNLP's names, mapped, not read.
-
-    Raises:
-        ValueError: there are none, or files are missing or damaged.
-    """
-    if (directory / FILE).is_file():
-        return paddle_files.read(directory / FILE)
-    if not (directory / INDEX).is_file():
-        raise ValueError(
-            f'{directory} holds no {FILE}: point to a complete directory of PaddleNLP. (Weights in '
-            "safetensors are not read here: Hugging Face's need no conversion.)"
-        )
-    weight_map = huggingface.read_json(directory / INDEX).get('weight_map')
-    tensors: dict[str, Stored] = {}
-    files = sorted({str(f) for f in weight_map.values()}) if isinstance(weight_map, dict) else []
-    for file in files:
-        if Path(file).name != file or not (directory / file).is_file():
-            raise ValueError(
-                f'{directory / file} is missing: {INDEX} lists it among {len(files)} files. '
-                'Complete the download.'
-            )
-        for name, tensor in paddle_files.read(directory / file).items():
-            if name in tensors:
-                raise ValueError(f'{tensor.place} is also in {tensors[name].file}.')
-            tensors[name] = tensor
-    return tensors
 
 
 # --- names and layouts ----------------------------------------------------------------------------
@@ -157,16 +119,16 @@ def translated(architecture: Architecture, stored: Mapping[str, Stored]) -> dict
     Raises:
         ValueError: a linear layer has another shape, or a tensor is there twice.
     """
-    family = architecture.family
-    entries = {name: e for e in names.table(architecture) for name in e.their_names}
+    own, prefix = f'{architecture.family}.', families.of(architecture).prefix
+    entries = {name: e for e in families.tensor_maps(architecture) for name in e.their_names}
     found: dict[str, Stored] = {}
     for name, tensor in stored.items():
-        bare = name.removeprefix(PREFIX[family]).removeprefix(names.PREFIX[family])
+        bare = name.removeprefix(own).removeprefix(prefix)
         if MASK.fullmatch(bare):
             continue  # computed, as GPT-2's code has it
-        full = names.HEAD if name in HEADS else names.PREFIX[family] + bare
+        full = HEAD if name in HEADS else prefix + bare
         array = tensor.array
-        if full == names.HEAD:
+        if full == HEAD:
             array = _head(array, architecture)
             name = full
         elif full in entries and _is_linear(entries[full]):
@@ -184,13 +146,12 @@ def translated(architecture: Architecture, stored: Mapping[str, Stored]) -> dict
     return found
 
 
-def _is_linear(entry: names.Entry) -> bool:
+def _is_linear(entry: families.TensorMap) -> bool:
     return bool(entry.inputs) and entry.ours != TABLE
 
 
 def _head(array: np.ndarray, architecture: Architecture) -> np.ndarray:
-    """The output table [V, D]: LLaMA's is stored as a linear layer, BLOOM's as its embedding."""
+    """The output table [V, D], stored as a linear layer or, if always tied, as the embedding."""
     shape = (architecture.vocab_size, architecture.embed)
-    square = shape[0] == shape[1]
-    turned = array.shape == shape[::-1] and (not square or architecture.family == 'llama')
-    return array.T if turned else array
+    as_stored = array.shape == shape and (shape[0] != shape[1] or OWN[architecture.family].tied)
+    return array.T if array.shape == shape[::-1] and not as_stored else array

@@ -8,12 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from belle_jax.synthesis import prompting
-from belle_jax.synthesis.candidate import Candidate, Row, refused
-from belle_jax.synthesis.cleaning import BROKEN_TEXT, REPETITION, language_rule, length_rules
-from belle_jax.synthesis.filters import NAMES_A_MODEL, Rule
+from belle_jax.synthesis.candidate import Candidate, refused
 from belle_jax.synthesis.kinds.base import Kind
 from belle_jax.synthesis.settings import Settings
 from belle_jax.synthesis.turns import Speakers
+from belle_jax.texts.cleaning import BROKEN_TEXT, REPETITION, language_rule, length_rules
+from belle_jax.texts.filters import NAMES_A_MODEL, Row, Rule
 
 if TYPE_CHECKING:
     from belle_jax.api.request import Reply

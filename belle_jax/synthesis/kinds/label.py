@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from belle_jax.synthesis import categories, prompting
-from belle_jax.synthesis.candidate import Candidate, Row, refused
-from belle_jax.synthesis.filters import said
+from belle_jax.synthesis.candidate import Candidate, refused
 from belle_jax.synthesis.kinds.base import Kind
 from belle_jax.synthesis.settings import Settings
+from belle_jax.texts.filters import Row, said
 
 if TYPE_CHECKING:
     from belle_jax.api.request import Reply

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from belle_jax.synthesis import categories, prompting
 from belle_jax.synthesis.candidate import Candidate
-from belle_jax.synthesis.cleaning import cleaning
-from belle_jax.synthesis.filters import BELLE, Rule
 from belle_jax.synthesis.kinds.base import Kind
 from belle_jax.synthesis.parsing import TASK
 from belle_jax.synthesis.settings import LIST_STOP, Settings
+from belle_jax.texts.cleaning import cleaning
+from belle_jax.texts.filters import BELLE, Rule
 
 if TYPE_CHECKING:
     from belle_jax.api.request import Reply

@@ -1,0 +1,36 @@
+"""Model families: what each says about its models, JAX aside.
+
+A family is an object, which `of(architecture)` gives; outside of this folder and of its file in
+`models` nothing spells its name. A new one is a file here, its blocks there, and a line below, or
+`add(family)` from anywhere else.
+"""
+
+from belle_jax.families.architecture import (
+    FAMILIES,
+    PRESETS,
+    Architecture,
+    Family,
+    Rope,
+    add,
+    of,
+    tensor_maps,
+)
+from belle_jax.families.bloom import BloomFamily
+from belle_jax.families.llama import LlamaFamily
+from belle_jax.families.tensor_map import HEAD, TensorMap
+
+__all__ = [
+    'FAMILIES',
+    'HEAD',
+    'PRESETS',
+    'Architecture',
+    'Family',
+    'Rope',
+    'TensorMap',
+    'add',
+    'of',
+    'tensor_maps',
+]
+
+add(LlamaFamily())
+add(BloomFamily())

@@ -1,0 +1,224 @@
+"""What a model is, by shape alone, and what a family says about its models."""
+
+import dataclasses
+import re
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+from belle_jax.families.published_config import PublishedConfig
+from belle_jax.families.tensor_map import TensorMap
+
+VOCAB_MULTIPLE = 128
+"""Tables are padded to this many rows, whatever the mesh, so that a checkpoint fits every mesh."""
+
+ACTIVATIONS = ('silu', 'gelu', 'gelu_tanh', 'relu')
+ROPE_KINDS = ('default', 'linear', 'dynamic', 'llama3')
+
+
+@dataclasses.dataclass(frozen=True)
+class Rope:
+    """Rotary position embedding.
+
+    Attributes:
+        kind: One of ROPE_KINDS.
+        theta: Base of the frequencies.
+        factor: How many times longer the context is than in pretraining (all kinds but default).
+        low_freq_factor: llama3: wavelengths over original_max_position / this are stretched.
+        high_freq_factor: llama3: wavelengths under original_max_position / this are kept.
+        original_max_position: llama3: the pretraining context in tokens.
+    """
+
+    kind: str = 'default'
+    theta: float = 10_000.0
+    factor: float = 1.0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_max_position: int = 8192
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """Everything about a model that decides its arithmetic, and nothing about how it is run.
+
+    `vocab_size` is the tokenizer's side of the tables (0: taken from the tokenizer when a model is
+    trained from nothing); `padded_vocab` is what they hold. `max_position` is in tokens.
+    """
+
+    family: str = 'llama'
+    vocab_size: int = 0
+    embed: int = 256
+    layers: int = 4
+    q_heads: int = 4
+    kv_heads: int = 0  # 0: as many as q_heads
+    head_dim: int = 0  # 0: embed / q_heads
+    mlp: int = 0  # 0: what is usual in the family
+    max_position: int = 2048
+    norm_eps: float = 1e-5
+    tied: bool = False
+    attention_bias: bool = False
+    mlp_bias: bool = False
+    activation: str = 'silu'
+    rope: Rope = Rope()
+    post_norm_residual: bool = False
+    init_std: float = 0.02
+    bos_id: int | None = None
+    eos_ids: tuple[int, ...] = ()
+    pad_id: int | None = None
+
+    def __post_init__(self):
+        if self.family not in list(FAMILIES):
+            raise _unknown('family', self.family, FAMILIES)
+        family = FAMILIES[self.family]
+        for name, value in (
+            ('kv_heads', self.kv_heads or self.q_heads),
+            ('head_dim', self.head_dim or self.embed // max(self.q_heads, 1)),
+            ('mlp', self.mlp or family.mlp_width(self.embed)),
+            ('eos_ids', tuple(self.eos_ids)),
+            *family.fixed.items(),
+        ):
+            object.__setattr__(self, name, value)
+        self._validate()
+        family.check(self)
+
+    def _validate(self):
+        for name, value, allowed in (
+            ('activation', self.activation, ACTIVATIONS),
+            ('rope.kind', self.rope.kind, ROPE_KINDS),
+        ):
+            if value not in allowed:
+                raise _unknown(name, value, allowed)
+        for name in ('embed', 'layers', 'q_heads', 'kv_heads', 'head_dim', 'mlp', 'max_position'):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f'model.architecture.{name}={getattr(self, name)} must be at least 1.'
+                )
+        if self.q_heads % self.kv_heads:
+            raise ValueError(
+                f'model.architecture.kv_heads={self.kv_heads} does not divide q_heads='
+                f'{self.q_heads}: each key-value head serves a whole number of query heads.'
+            )
+
+    @property
+    def padded_vocab(self) -> int:
+        """Rows of the embedding and output tables."""
+        return -(-self.vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as `config.json` of a run directory holds them."""
+        return dataclasses.asdict(self) | {'eos_ids': list(self.eos_ids)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> 'Architecture':
+        """The inverse of `to_dict`; a missing field takes its default, an unknown one is an error.
+
+        Raises:
+            ValueError: naming the field.
+        """
+        values = dict(values)
+        if isinstance(rope := values.get('rope'), dict):
+            _reject_unknown(rope, Rope, 'model.architecture.rope')
+            values['rope'] = Rope(**rope)
+        _reject_unknown(values, cls, 'model.architecture')
+        return cls(**values)
+
+
+class Family:
+    """What sets a family of models apart, but for its arithmetic, which `models` has.
+
+    Attributes:
+        name: As configurations have it, here and in `model_type`.
+        title: For people.
+        decoder: Where its JAX class is: 'package.module:Class'.
+        published_class: As transformers calls it.
+        prefix: Of its published tensors; some files lack it.
+        embedding: Published name of the embedding table.
+        buffers: Published tensors, without the prefix, that are computed from the configuration.
+        fixed: Fields of an architecture that no model of the family has otherwise.
+        licence: Of models whose card names none, as the hub calls it.
+        citation: The paper, as BibTeX.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    decoder: ClassVar[str]
+    published_class: ClassVar[str]
+    prefix: ClassVar[str]
+    embedding: ClassVar[str]
+    buffers: ClassVar[re.Pattern[str]]
+    fixed: ClassVar[dict[str, Any]] = {}
+    licence: ClassVar[str]
+    citation: ClassVar[str]
+
+    def presets(self) -> dict[str, Architecture]:
+        """Published sizes by name."""
+        return {}
+
+    def mlp_width(self, embed: int) -> int:
+        """Channels of the MLP where an architecture names none."""
+        raise NotImplementedError
+
+    def check(self, architecture: Architecture) -> None:
+        """Refuses shapes that the family cannot have.
+
+        Raises:
+            ValueError: naming the field.
+        """
+
+    def context_limit(self, architecture: Architecture) -> int | None:
+        """Tokens that a model can read at most; None: any number."""
+        return architecture.max_position
+
+    def tensors(self, architecture: Architecture) -> list[TensorMap]:
+        """Every parameter of a model, in the order in which its published files have them."""
+        raise NotImplementedError
+
+    def from_config(self, config: PublishedConfig, special: dict[str, Any]) -> Architecture:
+        """The model that a published configuration means.
+
+        Args:
+            config: Its settings.
+            special: Fields of the architecture that name tokens.
+        Raises:
+            ValueError: a setting is malformed or not known here; it is named.
+        """
+        raise NotImplementedError
+
+    def to_config(self, architecture: Architecture) -> dict[str, Any]:
+        """The settings of a published configuration that not all families share."""
+        raise NotImplementedError
+
+
+FAMILIES: dict[str, Family] = {}
+PRESETS: dict[str, Architecture] = {}
+"""Published sizes of all families."""
+
+
+def add(family: Family) -> None:
+    """Makes a family known: from here on architectures of its name can be made."""
+    FAMILIES[family.name] = family
+    PRESETS.update(family.presets())
+
+
+def of(architecture: Architecture) -> Family:
+    """The family of a model."""
+    return FAMILIES[architecture.family]
+
+
+def tensor_maps(architecture: Architecture) -> list[TensorMap]:
+    """Every parameter of a model, in the order in which its published files have them."""
+    return of(architecture).tensors(architecture)
+
+
+def _unknown(name: str, value: str, allowed: Iterable[str]) -> ValueError:
+    return ValueError(
+        f'model.architecture.{name}={value!r} is not known: choose one of {", ".join(allowed)}.'
+    )
+
+
+def _reject_unknown(values: dict[str, Any], cls: type, place: str) -> None:
+    known = {f.name for f in dataclasses.fields(cls)}
+    for name in values:
+        if name not in known:
+            raise ValueError(
+                f'{place}.{name} is not a field: the fields are {", ".join(sorted(known))}.'
+            )

@@ -1,0 +1,193 @@
+"""LLaMA 1, 2 and 3 and their like."""
+
+import dataclasses
+import re
+from typing import Any
+
+from belle_jax.families.architecture import Architecture, Family, Rope
+from belle_jax.families.published_config import ACTIVATION_NAMES, PublishedConfig
+from belle_jax.families.tensor_map import HEAD, TensorMap, linear, table, vector
+
+
+class LlamaFamily(Family):
+    """Rotary positions, RMS norms, a gated MLP."""
+
+    name = 'llama'
+    title = 'LLaMA'
+    decoder = 'belle_jax.models.llama:Llama'
+    published_class = 'LlamaForCausalLM'
+    prefix = 'model.'
+    embedding = 'model.embed_tokens.weight'
+    # Transformers before 4.32 saved them with the weights.
+    buffers = re.compile(r'(layers\.\d+\.self_attn\.)?rotary_emb\.(inv_freq|cos_cached|sin_cached)')
+    licence = 'other'
+    citation = """@misc{touvron2023llama,
+  title = {LLaMA: Open and Efficient Foundation Language Models},
+  author = {Hugo Touvron and others}, year = {2023}, eprint = {2302.13971}, archivePrefix = {arXiv}
+}"""
+
+    def presets(self) -> dict[str, Architecture]:
+        """Published sizes by name."""
+        return {
+            'llama_7b': _size(4096, 32, 32, 11_008),
+            'llama_13b': _size(5120, 40, 40, 13_824),
+            'llama_30b': _size(6656, 60, 52, 17_920),
+            'llama_65b': _size(8192, 80, 64, 22_016),
+            'llama2_7b': _size_2(4096, 32, 32, 11_008),
+            'llama2_13b': _size_2(5120, 40, 40, 13_824),
+            'llama2_70b': _size_2(8192, 80, 64, 28_672, kv_heads=8),
+            'llama3_8b': _size_3(4096, 32, 32, 14_336),
+            'llama3_70b': _size_3(8192, 80, 64, 28_672),
+        }
+
+    def mlp_width(self, embed: int) -> int:
+        """8/3 of the model's width, rounded up to 64."""
+        return -(-8 * embed // 3 // 64) * 64
+
+    def check(self, architecture: Architecture) -> None:
+        """Refuses heads that cannot be rotated."""
+        if architecture.head_dim % 2:
+            raise ValueError(
+                f'model.architecture.head_dim={architecture.head_dim} is odd: rotary positions '
+                'turn pairs of channels. Choose an even head_dim.'
+            )
+
+    def context_limit(self, architecture: Architecture) -> int | None:
+        """Fixed rotary positions have an end; dynamic ones read on."""
+        return None if architecture.rope.kind == 'dynamic' else architecture.max_position
+
+    def tensors(self, architecture: Architecture) -> list[TensorMap]:
+        """Every parameter of a model, in the order in which its published files have them."""
+        a = architecture
+        d, n, k, h, f = a.embed, a.q_heads, a.kv_heads, a.head_dim, a.mlp
+        ours, theirs = 'blocks.0.', self.prefix + 'layers.{layer}.'
+        rows = [table('embed.table', self.embedding, a.vocab_size, d, a.padded_vocab)]
+        for our, their, outputs, inputs, biased in (
+            ('attention.query', 'self_attn.q_proj', (n, h), (d,), a.attention_bias),
+            ('attention.key', 'self_attn.k_proj', (k, h), (d,), a.attention_bias),
+            ('attention.value', 'self_attn.v_proj', (k, h), (d,), a.attention_bias),
+            ('attention.out', 'self_attn.o_proj', (d,), (n, h), a.attention_bias),
+            ('mlp.gate', 'mlp.gate_proj', (f,), (d,), a.mlp_bias),
+            ('mlp.up', 'mlp.up_proj', (f,), (d,), a.mlp_bias),
+            ('mlp.down', 'mlp.down_proj', (d,), (f,), a.mlp_bias),
+        ):
+            rows += linear(ours + our, theirs + their, outputs, inputs, a.layers, biased)
+        for our, their in (
+            ('attention_norm', 'input_layernorm'),
+            ('mlp_norm', 'post_attention_layernorm'),
+        ):
+            rows.append(vector(f'{ours}{our}.scale', f'{theirs}{their}.weight', (d,), a.layers))
+        rows.append(vector('final_norm.scale', self.prefix + 'norm.weight', (d,)))
+        if not a.tied:
+            rows.append(table('head.table', HEAD, a.vocab_size, d, a.padded_vocab))
+        return rows
+
+    def from_config(self, config: PublishedConfig, special: dict[str, Any]) -> Architecture:
+        """The model that a published configuration means."""
+        embed = config.count('hidden_size', default=4096)
+        heads = config.count('num_attention_heads', default=32)
+        if not config.get('head_dim') and embed % heads:
+            raise ValueError(f'num_attention_heads={heads} does not divide hidden_size={embed}.')
+        # LLaMA-1's first conversions: max_sequence_length.
+        positions = config.count('max_position_embeddings', 'max_sequence_length', default=2048)
+        return Architecture(
+            family=self.name,
+            vocab_size=config.count('vocab_size', default=32_000),
+            embed=embed,
+            layers=config.count('num_hidden_layers', default=32),
+            q_heads=heads,
+            kv_heads=config.count('num_key_value_heads', default=heads),
+            head_dim=config.count('head_dim', default=embed // heads),
+            mlp=config.count('intermediate_size', default=11_008),
+            max_position=positions,
+            norm_eps=float(config.get('rms_norm_eps', default=1e-6)),
+            tied=bool(config.get('tie_word_embeddings', default=False)),
+            attention_bias=bool(config.get('attention_bias', default=False)),
+            mlp_bias=bool(config.get('mlp_bias', default=False)),
+            activation=config.activation('hidden_act', default='silu'),
+            rope=_rope(config, positions),
+            init_std=float(config.get('initializer_range', default=0.02)),
+            **special,
+        )
+
+    def to_config(self, architecture: Architecture) -> dict[str, Any]:
+        """The settings of a published configuration that not all families share."""
+        a = architecture
+        rope: dict[str, Any] = {'rope_type': a.rope.kind}
+        if a.rope.kind != 'default':
+            rope['factor'] = a.rope.factor
+        if a.rope.kind == 'llama3':
+            rope['low_freq_factor'] = a.rope.low_freq_factor
+            rope['high_freq_factor'] = a.rope.high_freq_factor
+            rope['original_max_position_embeddings'] = a.rope.original_max_position
+        return {
+            'intermediate_size': a.mlp,
+            'num_hidden_layers': a.layers,
+            'num_attention_heads': a.q_heads,
+            'num_key_value_heads': a.kv_heads,
+            'head_dim': a.head_dim,
+            'hidden_act': ACTIVATION_NAMES[a.activation],
+            'max_position_embeddings': a.max_position,
+            'rms_norm_eps': a.norm_eps,
+            'attention_bias': a.attention_bias,
+            'mlp_bias': a.mlp_bias,
+            'rope_theta': a.rope.theta,
+            # transformers before 4.43 knows `type` alone.
+            'rope_scaling': None if a.rope.kind == 'default' else rope | {'type': a.rope.kind},
+            'rope_parameters': rope | {'rope_theta': a.rope.theta},
+        }
+
+
+def _rope(config: PublishedConfig, positions: int) -> Rope:
+    # In transformers, too, the old key wins where both are there.
+    values = dict(config.get('rope_scaling', 'rope_parameters', default={}))
+    kind = values.get('rope_type', values.get('type', 'default'))
+    theta = float(values.get('rope_theta', config.get('rope_theta', default=10_000.0)))
+    part = values.get('partial_rotary_factor', config.get('partial_rotary_factor', default=1.0))
+    if part != 1:
+        raise ValueError(f'partial_rotary_factor={part}: only whole heads are rotated here.')
+    if kind == 'default':
+        return Rope(theta=theta)
+    if kind not in ('linear', 'dynamic', 'llama3'):
+        raise ValueError(f'rope_type={kind!r} is not known: default, linear, dynamic, llama3 are.')
+    needed = ('factor', 'low_freq_factor', 'high_freq_factor')
+    for name in needed if kind == 'llama3' else needed[:1]:
+        if not isinstance(values.get(name), int | float):
+            raise ValueError(f'rope_scaling.{name}={values.get(name)!r}: {kind} needs a number.')
+    if kind != 'llama3':
+        return Rope(kind=kind, theta=theta, factor=float(values['factor']))
+    original = config.get('original_max_position_embeddings') or values.get(
+        'original_max_position_embeddings', positions
+    )
+    return Rope(
+        kind, theta, *(float(values[n]) for n in needed), original_max_position=int(original)
+    )
+
+
+def _size(embed, layers, heads, mlp, *, kv_heads=0, norm_eps=1e-6, max_position=2048):
+    return Architecture(
+        vocab_size=32_000,
+        embed=embed,
+        layers=layers,
+        q_heads=heads,
+        kv_heads=kv_heads,
+        mlp=mlp,
+        norm_eps=norm_eps,
+        max_position=max_position,
+        bos_id=1,
+        eos_ids=(2,),
+    )
+
+
+def _size_2(embed, layers, heads, mlp, kv_heads=0):
+    return _size(embed, layers, heads, mlp, kv_heads=kv_heads, norm_eps=1e-5, max_position=4096)
+
+
+def _size_3(embed, layers, heads, mlp):
+    return dataclasses.replace(
+        _size(embed, layers, heads, mlp, kv_heads=8, norm_eps=1e-5, max_position=8192),
+        vocab_size=128_256,
+        rope=Rope(theta=500_000.0),
+        bos_id=128_000,
+        eos_ids=(128_001,),
+    )

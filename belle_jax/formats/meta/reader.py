@@ -1,0 +1,219 @@
+"""Meta's directory opened: every tensor of its `consolidated.NN.pth` accounted for."""
+
+import dataclasses
+import functools
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from belle_jax.formats import huggingface
+from belle_jax.formats.meta import layout, params, tokenizer_model
+from belle_jax.formats.meta.layout import BUFFERS, COLUMNS, ROWS, MetaTensor, Whole
+from belle_jax.formats.meta.params import FILE, Params
+from belle_jax.formats.protocol import PublishedModel
+from belle_jax.weights import torch_files
+from belle_jax.weights.parameters import common_dtype
+from belle_jax.weights.tensors import Stored
+
+NAME = 'consolidated.{:02d}.pth'
+_NAME = re.compile(r'consolidated\.(\d+)\.pth')
+_EMBEDDING, _QUERY, _GATE, _HEAD = (
+    'tok_embeddings.weight',
+    'layers.0.attention.wq.weight',
+    'layers.0.feed_forward.w1.weight',
+    'output.weight',
+)
+
+
+def open(directory: str | Path, max_position: int = 0) -> PublishedModel:
+    """Opens a LLaMA 1, 2 or 3 as Meta published it; no code in the files is run.
+
+    Args:
+        directory: Of `consolidated.NN.pth`, `params.json` and `tokenizer.model` (which may also lie
+            in the directory above).
+        max_position: Tokens of context, which Meta's files do not give; 0: as published.
+    Returns:
+        The model, whose tensors can only be read in order: each is put together of its parts.
+    Raises:
+        ValueError: a file is missing, damaged or of another model.
+    """
+    source = Path(directory)
+    said = params.parse(huggingface.read_json(source / FILE), str(source / FILE))
+    words_file = tokenizer_model.find(source)
+    tokenizer, words = tokenizer_model.read(words_file, said.scaled)
+    files = MetaFiles(source, said)
+    tokenizer_model.check_size(words_file, tokenizer, words, files.vocab_size)
+    dtype = common_dtype({t.place: t.array.dtype for t in files.stored()})
+    meant = functools.partial(
+        params.architecture, said, words, vocab_size=files.vocab_size, mlp=files.mlp, dtype=dtype
+    )
+    model, reason = meant(tied=False)
+    remedy = f'Take the {FILE} that belongs to {source}, or a download in fewer files.'
+    layout.check_divides(model, len(files.paths), remedy)
+    entries = layout.table(model, files.embedding_axis)
+    wholes = files.match(entries if files.has_head else entries[:-1])
+    # Llama 3.2's small models store the one table that they have twice.
+    if not files.has_head or layout.same(wholes[-1], wholes[0]):
+        wholes = wholes[: len(entries) - 1]
+        model, reason = meant(tied=True)
+    if max_position:
+        model, reason = dataclasses.replace(model, max_position=max_position), '--max_position'
+    return PublishedModel(
+        directory=source,
+        architecture=model,
+        tensors={whole.entry.name: whole.planned() for whole in wholes},
+        dtype=dtype,
+        carry=functools.partial(_carry, words_file, tokenizer),
+        notes=[
+            f"Context: {model.max_position:,} tokens ({reason}), which Meta's files do not give."
+        ],
+    )
+
+
+def _carry(words_file: Path, tokenizer: Tokenizer, target: Path) -> list[str]:
+    tokenizer_model.write(words_file, tokenizer, target)
+    huggingface.copy(words_file.parent, target, huggingface.LICENCE_FILES)
+    return []
+
+
+class MetaFiles:
+    """The shards of a model, mapped, not read.
+
+    Attributes:
+        paths: The files in order.
+        embedding_axis: Along which they cut the embedding.
+        vocab_size: Rows of the whole embedding.
+        mlp: Width of the whole MLP.
+        has_head: Whether they hold an output table.
+    """
+
+    def __init__(self, directory: Path, params: Params):
+        """Opens the files of a directory.
+
+        Args:
+            directory: Where they lie.
+            params: What `params.json` beside them says.
+        Raises:
+            ValueError: a file is missing or damaged, or they are cut in another way than Meta's.
+        """
+        self.paths = find(directory)
+        self.tensors: list[dict[str, Stored]] = []
+        for path in self.paths:
+            tensors = torch_files.read(path)
+            self.tensors.append({n: t for n, t in tensors.items() if not BUFFERS.fullmatch(n)})
+        self._check_count(params)
+        self.has_head = any(_HEAD in tensors for tensors in self.tensors)
+        rows, columns = self._matrix(_EMBEDDING)
+        # With one file both are true, and it does not matter.
+        self.embedding_axis = ROWS if columns == params.dim else COLUMNS
+        self.vocab_size = rows * (len(self.paths) if self.embedding_axis == ROWS else 1)
+        self.mlp = self._matrix(_GATE)[0] * len(self.paths)
+        if params.vocab_size not in (None, self.vocab_size):
+            raise ValueError(
+                f'{directory / FILE}: vocab_size={params.vocab_size}, but {_EMBEDDING} has '
+                f'{self.vocab_size} rows. The files belong to two models.'
+            )
+
+    def stored(self) -> Iterator[Stored]:
+        """The tensors of all files."""
+        return (tensor for tensors in self.tensors for tensor in tensors.values())
+
+    def _matrix(self, name: str) -> tuple[int, int]:
+        """Shape of a matrix in the first file."""
+        if name not in self.tensors[0]:
+            raise ValueError(_missing(name, self.paths[0]))
+        shape = self.tensors[0][name].array.shape
+        if len(shape) != 2:
+            raise ValueError(f'{self.tensors[0][name].place} has shape {list(shape)}: no matrix.')
+        return shape
+
+    def _check_count(self, params: Params) -> None:
+        """One file of four looks complete, but its shapes tell."""
+        rows = max(1, self._matrix(_QUERY)[0])
+        shards, have = params.dim // rows, len(self.paths)
+        if shards > have and params.dim % rows == 0:
+            raise ValueError(
+                f'{self.paths[0].with_name(NAME.format(have))} is missing: {_QUERY} is one of '
+                f'{shards} parts, and there are {have} files. Complete the download.'
+            )
+
+    def match(self, entries: list[MetaTensor]) -> list[Whole]:
+        """Finds every tensor of a table in every file, and nothing else.
+
+        Args:
+            entries: What a model has.
+        Returns:
+            The tensors, in the order of the table.
+        Raises:
+            ValueError: a tensor is missing, left over, of another shape or dtype, or what should be
+                the same in all files is not; it is named with its file.
+        """
+        wanted = {entry.meta for entry in entries}
+        for path, tensors in zip(self.paths, self.tensors, strict=True):
+            for name in wanted - tensors.keys():
+                raise ValueError(_missing(name, path))
+            for name in tensors.keys() - wanted:
+                raise ValueError(
+                    f'{tensors[name].place} belongs to no part of a LLaMA with this {FILE}: '
+                    'converting the rest would give another model than was saved.'
+                )
+        return [self._whole(entry) for entry in entries]
+
+    def _whole(self, entry: MetaTensor) -> Whole:
+        found = [tensors[entry.meta] for tensors in self.tensors]
+        shape = entry.part_shape(len(found))
+        for tensor in found:
+            if tensor.array.shape != shape:
+                raise ValueError(
+                    f'{tensor.place} has shape {list(tensor.array.shape)}, but {FILE} asks for '
+                    f'{list(shape)}, one of {len(found)} parts of {list(entry.shape)}. The files '
+                    'belong to two models, or one is missing.'
+                )
+            if tensor.array.dtype != found[0].array.dtype:
+                raise ValueError(
+                    f'{tensor.place} is {tensor.array.dtype}, and {found[0].array.dtype} in '
+                    f'{found[0].file.name}. The files belong to two models.'
+                )
+        if entry.axis is None:
+            for tensor in found[1:]:
+                if tensor.array.tobytes() != found[0].array.tobytes():
+                    raise ValueError(
+                        f'{tensor.place} differs from the one in {found[0].file.name}, and all '
+                        'files must have the same. They belong to two models.'
+                    )
+        return Whole(entry, [tensor.array for tensor in found])
+
+
+def find(directory: Path) -> list[Path]:
+    """The files of a model in order.
+
+    Raises:
+        ValueError: there are none, or one is missing in between; it is named.
+    """
+    if not directory.is_dir():
+        raise ValueError(f"--source={directory} is no directory: give the one of Meta's files.")
+    found = {}
+    for path in sorted(directory.iterdir()):
+        if name := _NAME.fullmatch(path.name):
+            found[int(name[1])] = path
+    if not found:
+        raise ValueError(
+            f"{directory} holds no {NAME.format(0)}, with which Meta's LLaMA files begin. Point "
+            'to the directory of one model, such as LLaMA/7B.'
+        )
+    for index in range(max(found)):
+        if index not in found:
+            raise ValueError(
+                f'{directory / NAME.format(index)} is missing, and there is '
+                f'{found[max(found)].name}. Complete the download.'
+            )
+    return [found[index] for index in sorted(found)]
+
+
+def _missing(name: str, path: Path) -> str:
+    return (
+        f'{name} is missing from {path}: {FILE} asks for it. Complete the download, or take the '
+        f'{FILE} that belongs to it.'
+    )

@@ -1,0 +1,1 @@
+"""Pages for people: charts, style and templates. They ask for nothing from elsewhere."""

@@ -1,0 +1,225 @@
+"""Which text of a growing pool is nearest to a new one: exact ROUGE-L, without comparing them all.
+
+ROUGE-L F1 of texts with m and n tokens is 2 L / (m + n), where L is their longest common
+subsequence. L is at most the number of tokens that they share, counted with repetitions. So a
+score of t needs t (m + n) / 2 shared tokens, and lengths within a factor of (2 - t) / t; an
+inverted index finds the few texts that have them, and those alone are compared.
+Source: Lin, 2004 (ROUGE), section 3; the prefix bound is that of Chaudhuri et al., 2006 (SSJoin).
+"""
+
+import array
+from collections import Counter
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from belle_jax.texts.rouge import (
+    EPSILON,
+    NOTHING,
+    Match,
+    Texts,
+    fewest_shared,
+    length_range,
+    top,
+)
+from belle_jax.texts.token_codes import Tokens, encoder
+
+# Of a text's rarest tokens so many are looked up that each candidate must share HITS of them: one
+# more posting list costs less than comparing the texts that it rules out.
+HITS = 4
+FIRST = 64  # texts with the highest bounds that most_similar compares first
+
+
+class Pool(Protocol):
+    """What every index offers: `Index`, `BM25Index` and `MinHashIndex`."""
+
+    def __len__(self) -> int: ...
+    def add(self, text: str) -> int: ...
+    def prepare(self, texts: Sequence[str]) -> None: ...
+    def nearest(self, text: str, cutoff: float = 0.0) -> Match: ...
+    def first_over(self, text: str, threshold: float) -> Match | None: ...
+    def most_similar(self, text: str, k: int = 10, compare: int | None = None) -> list[Match]: ...
+    def average(self, text: str, sample: int | None = 1024) -> float: ...
+
+
+class Index:
+    """A pool of texts with exact ROUGE-L F1 between a text and all of them.
+
+    Scores are 2 L / (m + n), correctly rounded; a text without tokens scores 0 with every other.
+    No text that reaches a threshold is ever missed.
+    """
+
+    def __init__(self, tokens: Tokens = 'characters') -> None:
+        """Starts an empty pool.
+
+        Args:
+            tokens: What is compared: 'characters', 'words', or a function (see `encoder`).
+        """
+        self._encode = encoder(tokens)
+        self._texts = Texts()
+        self._same: dict[str, int] = {}
+        self._lengths = array.array('q')
+        # For each token, which texts have it at least once, twice, ...
+        self._postings: dict[str, list[array.array]] = {}
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    def add(self, text: str) -> int:
+        """Adds a text.
+
+        Args:
+            text: The text; one that is in the pool already counts again.
+        Returns:
+            Its number: 0, 1, ...
+        """
+        codes = self._encode(text)
+        index = self._append(codes)
+        for token, count in Counter(codes).items():
+            lists = self._postings.setdefault(token, [])
+            while len(lists) < count:
+                lists.append(array.array('q'))
+            for posting in lists[:count]:
+                posting.append(index)
+        return index
+
+    def size(self, index: int) -> int:
+        """How many tokens text number `index` has."""
+        return self._lengths[index]
+
+    def prepare(self, texts: Sequence[str]) -> None:
+        """Says which texts are compared or added next; other indexes save time by it."""
+
+    def nearest(self, text: str, cutoff: float = 0.0) -> Match:
+        """The text with the highest score, the earliest one of several.
+
+        Args:
+            text: The text to compare.
+            cutoff: Only scores of at least this count; the higher, the faster.
+        Returns:
+            The match; (0.0, -1) where there is none.
+        """
+        codes = self._encode(text)
+        if codes in self._same and codes:
+            return Match(1.0, self._same[codes])
+        if cutoff <= 0:
+            return (self.most_similar(text, 1) or [NOTHING])[0]
+        return self._texts.best(codes, self._candidates(codes, cutoff), cutoff)
+
+    def first_over(self, text: str, threshold: float) -> Match | None:
+        """The earliest text that reaches a threshold.
+
+        Args:
+            text: The text to compare.
+            threshold: The least score, above 0.
+        Returns:
+            The match, or None.
+        """
+        codes = self._encode(text)
+        candidates = self._candidates(codes, threshold)
+        scores = self._texts.scores(codes, candidates, threshold)
+        over = np.flatnonzero(scores)
+        return Match(float(scores[over[0]]), int(candidates[over[0]])) if over.size else None
+
+    def most_similar(self, text: str, k: int = 10, compare: int | None = None) -> list[Match]:
+        """The texts with the highest scores.
+
+        Args:
+            text: The text to compare.
+            k: How many.
+            compare: Compare at most about so many texts, those that could score highest; None: as
+                many as needed to be exact, which for a long text is most of the pool. 512 of
+                52,000 found 94 % of the ten nearest, in less than half the time.
+        Returns:
+            At most k matches, the best first, of equal ones the earliest first. Texts that share no
+            token with this one are left out.
+        """
+        codes = self._encode(text)
+        found, _ = self._lists(codes)
+        if not found or k < 1:
+            return []
+        shared = np.bincount(_joined(found), minlength=len(self))
+        bounds = 2 * shared / (np.frombuffer(self._lengths, np.int64) + len(codes))
+        first = max(FIRST, k)
+        if len(self) <= first:
+            indices = np.flatnonzero(shared)
+            return top(self._texts.scores(codes, indices), indices, k)
+        indices = _highest(bounds, first)
+        scores = self._texts.scores(codes, indices)
+        # Only a text whose bound reaches the k-th score of these can take its place.
+        kept = float(np.sort(scores)[-k]) if len(scores) >= k else 0.0
+        over = (bounds >= kept) & (shared > 0)
+        over[indices] = False
+        rest = np.flatnonzero(over)
+        if compare is not None:
+            rest = rest[_highest(bounds[rest], max(0, compare - first))]
+        scores = np.concatenate([scores, self._texts.scores(codes, rest, kept)])
+        return top(scores, np.concatenate([indices, rest]), k)
+
+    def average(self, text: str, sample: int | None = 1024) -> float:
+        """The mean score over the pool: how unlike everything else a text is.
+
+        Args:
+            text: The text to compare.
+            sample: From how many texts, evenly spread over the pool, it is estimated; None: all
+                of them, which is exact and takes as long as comparing with each.
+        Returns:
+            The mean; 0 for an empty pool.
+        """
+        if not len(self):
+            return 0.0
+        count = len(self) if sample is None else min(sample, len(self))
+        indices = np.arange(count) * len(self) // count
+        return float(self._texts.scores(self._encode(text), indices).mean())
+
+    def _append(self, codes: str) -> int:
+        index = len(self._texts)
+        self._texts.append(codes)
+        self._same.setdefault(codes, index)
+        self._lengths.append(len(codes))
+        return index
+
+    def _lists(self, codes: str) -> tuple[list[array.array], int]:
+        """The posting lists of a text's tokens; how many of its tokens have none."""
+        lists = []
+        for token, count in Counter(codes).items():
+            lists += self._postings.get(token, ())[:count]
+        return lists, len(codes) - len(lists)
+
+    def _candidates(self, codes: str, threshold: float) -> np.ndarray:
+        """The numbers, ascending, of all texts whose bounds reach the threshold, and few others."""
+        if threshold <= 0:
+            raise ValueError(f'threshold={threshold} must be above 0: every text reaches it.')
+        length = len(codes)
+        found, unknown = self._lists(codes)
+        shortest, longest = length_range(length, threshold)
+        fewest = max(1, int(fewest_shared(length, shortest, threshold)))
+        # Whoever shares `fewest` of all tokens shares HITS of any `length - fewest + HITS` of them.
+        looked_up = min(length, length - fewest + HITS)
+        rarest = sorted(found, key=len)[: max(0, looked_up - unknown)]
+        if not rarest:
+            return np.empty(0, np.int64)
+        shared = np.bincount(_joined(rarest))
+        indices = np.flatnonzero(shared >= max(1, fewest - (length - looked_up)))
+        sizes = np.frombuffer(self._lengths, np.int64)[indices]
+        needed = fewest_shared(length, sizes, threshold) - (length - looked_up)
+        keep = (sizes >= shortest) & (sizes <= longest) & (shared[indices] >= needed)
+        return indices[keep]
+
+
+def _joined(lists: list[array.array]) -> np.ndarray:
+    return np.frombuffer(b''.join(lists), np.int64)
+
+
+def _highest(values: np.ndarray, count: int) -> np.ndarray:
+    """The places of the highest positive values, in no order; argpartition of all takes longer."""
+    if count < 1 or not values.size:
+        return np.empty(0, np.int64)
+    places, limit = np.empty(0, np.int64), float(values.max())
+    while len(places) < min(count, len(values)) and limit > EPSILON:
+        limit *= 0.8
+        places = np.flatnonzero(values >= limit)
+    if len(places) <= count:
+        return places
+    return places[np.argpartition(values[places], len(places) - count)[-count:]]

@@ -1,0 +1,97 @@
+"""The command belle-jax: its map, its names, and what it says when a name is wrong."""
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from belle_jax import cli
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def belle_jax(monkeypatch, *words):
+    """Calls the command in this process."""
+    monkeypatch.setattr(sys, 'argv', ['belle-jax', *words])
+    cli.main()
+
+
+def test_the_map_has_every_program_converter_and_recipe(monkeypatch, capsys):
+    belle_jax(monkeypatch, '--help')
+    shown = {line.split()[0] for line in capsys.readouterr().out.splitlines() if line[:2] == '  '}
+    programs = {p for p in (ROOT / 'belle_jax').rglob('*.py') if '\n    cli.run(' in p.read_text()}
+    expected = {p.parent.name if p.stem == '__main__' else p.stem for p in programs}
+    for folder in ('convert', 'configs'):
+        expected |= {p.stem for p in (ROOT / folder).glob('[a-z]*.py')}
+    assert shown == expected and len(expected) > 15
+    belle_jax(monkeypatch)
+    assert 'generate_data' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ('words', 'sentence'),
+    [
+        (['trian'], "'trian' is not a program; did you mean train?"),
+        (['convert', 'xro'], "'xro' is not a converter; did you mean xor?"),
+        (['completion', 'fish'], 'completion bash|zsh'),
+    ],
+)
+def test_an_unknown_name_is_a_sentence_with_the_nearest(monkeypatch, capsys, words, sentence):
+    monkeypatch.setattr(sys.modules['__main__'], '__spec__', None)  # as in a script of the wheel
+    with pytest.raises(SystemExit) as ended:
+        belle_jax(monkeypatch, *words)
+    said = capsys.readouterr()
+    assert ended.value.code == 1 and not said.out
+    assert said.err.startswith('belle-jax: ') and sentence in said.err
+    assert said.err.count('\n') == 1
+
+
+def test_a_recipe_is_found_by_its_name_unless_a_file_is_meant(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    file = ROOT / 'configs' / 'sft_bloom.py'
+    assert cli.recipe('sft_bloom:560m') == f'{file}:560m'
+    assert cli.recipe('configs/sft_bloom.py:560m') == 'configs/sft_bloom.py:560m'
+    (tmp_path / 'sft_bloom').write_text('')
+    assert cli.recipe('sft_bloom:560m') == 'sft_bloom:560m'
+    with pytest.raises(ValueError, match=r'sft_blom is not a recipe; did you mean sft_bloom\?'):
+        cli.recipe('sft_blom:560m')
+
+
+@pytest.mark.parametrize(
+    ('line', 'expected'),
+    [
+        ('belle-jax con', 'convert'),
+        ('belle-jax convert from_', 'from_hf from_meta from_paddle'),
+        ('belle-jax train --config = sft_', 'sft_bloom sft_llama'),
+        ('belle-jax train --config =', 'pretrain quickstart sft_bloom sft_llama zh_small'),
+    ],
+)
+def test_bash_completes_names(monkeypatch, capsys, line, expected):
+    belle_jax(monkeypatch, 'completion', 'bash')
+    script = capsys.readouterr().out
+    ask = f'COMP_WORDS=({line}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); _belle_jax'
+    code = f'{script}\n{ask}\necho "${{COMPREPLY[@]}}"'
+    done = subprocess.run(['bash', '-c', code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == expected.split()
+
+
+def test_a_converter_runs_by_name_in_the_repository_and_without_jax(tmp_path):
+    code = (
+        'import sys; from belle_jax import cli; sys.argv[1:] = ["convert", "catalogue"]; '
+        'cli.main(); sys.exit("jax" in sys.modules)'
+    )
+    environment = {'PYTHONPATH': str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, '-c', code], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout in (ROOT / 'README.md').read_text('utf-8')
+
+
+def test_the_packages_of_the_wheel_are_the_folders():
+    settings = tomllib.loads((ROOT / 'pyproject.toml').read_text('utf-8'))['tool']['setuptools']
+    folders = {p.parent.relative_to(ROOT) for p in (ROOT / 'belle_jax').rglob('__init__.py')}
+    packages = {'.'.join(folder.parts) for folder in folders}
+    assert set(settings['packages']) == packages | set(settings['package-dir'])
