@@ -5,7 +5,8 @@
 
 Each side decodes alone, in turn, several times; the best time of each counts, because whatever else
 a machine does can only add to it. Weights are random: speed does not depend on them. Without torch
-ours alone is measured.
+ours alone is measured. With --tokenizer=DIRECTORY the text of a long answer is streamed as well,
+token by token, and compared with decoding all of it at every eighth.
 """
 
 import json
@@ -26,6 +27,7 @@ PROMPT = flags.DEFINE_integer('prompt', 32, 'Tokens of each prompt.')
 NEW = flags.DEFINE_integer('new', 192, 'Tokens of each answer.')
 REPEATS = flags.DEFINE_integer('repeats', 5, 'Runs of each side; the best counts.')
 TRANSFORMERS = flags.DEFINE_bool('transformers', True, 'Compare with transformers and torch.')
+TOKENIZER = flags.DEFINE_string('tokenizer', '', 'Streams text with the one of a directory.')
 OUTPUT = flags.DEFINE_string('output', 'runs/benchmarks/decode.json', 'Where the figures go.')
 
 # llama2.c's 15M: 288 wide, 6 layers, 32,000 tokens, tied. BLOOM of the same width.
@@ -138,6 +140,28 @@ def measure(family: str) -> list[dict[str, Any]]:
     return rows
 
 
+def streamed(directory: str) -> dict[str, Any]:
+    """Seconds to make the text of 16,000 tokens as they come."""
+    from belle_jax.data import tokenizer
+    from belle_jax.decoding.text import TextStream
+
+    made = tokenizer.load(directory)
+    tokens = made.encode('今天天气很好。Hello world, this is streamed text.\n' * 4000)[:16_000]
+
+    def stream(tokens) -> None:
+        text = TextStream(made)
+        for token in tokens:
+            text.feed([token])
+
+    def whole(tokens) -> None:
+        for end in range(8, len(tokens) + 1, 8):
+            made.decode(tokens[:end])
+
+    best = min(seconds(stream, tokens) for _ in range(REPEATS.value))
+    other = min(seconds(whole, tokens) for _ in range(2))
+    return {'tokens': len(tokens), 'seconds': round(best, 4), 'times_whole': round(best / other, 4)}
+
+
 def main(argv: list[str]) -> None:
     """Measures, prints JSON, and writes it to --output."""
     del argv
@@ -159,6 +183,8 @@ def main(argv: list[str]) -> None:
         'new_tokens': NEW.value,
         'rows': [row for family in FAMILIES.value for row in measure(family)],
     }
+    if TOKENIZER.value:
+        figures['streamed_text'] = streamed(TOKENIZER.value)
     text = json.dumps(figures, indent=1)
     path = Path(OUTPUT.value)
     path.parent.mkdir(parents=True, exist_ok=True)

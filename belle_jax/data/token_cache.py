@@ -16,7 +16,6 @@ import collections
 import concurrent.futures
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import itertools
 import json
@@ -34,6 +33,7 @@ from belle_jax.data.record_reader import RecordReader
 from belle_jax.data.records import Record
 from belle_jax.data.templates import Template
 from belle_jax.data.tokenizer import Piece
+from belle_jax.files import locked, whole_directory, write_text
 from belle_jax.progress import Progress
 
 VERSION = 1  # raise it when the same source gives other tokens, or the files change
@@ -98,7 +98,7 @@ def open_source(
     entry = cache / key
     found = _open(entry)
     if found is None:
-        with _locked(cache / f'{key}.lock'):
+        with locked(cache / f'{key}.lock'):
             found = _open(entry)  # another process may have made it meanwhile
             if found is None:
                 _make(entry, reader, template, system)
@@ -112,21 +112,9 @@ def open_source(
 
 def _make(entry: pathlib.Path, reader: RecordReader, template: Template, system: str) -> None:
     """Tokenises a source into a directory beside its place, then moves it there."""
-    for left in entry.parent.glob(f'.{entry.name}.*'):  # of processes that died; we hold the lock
-        shutil.rmtree(left, ignore_errors=True)
     shutil.rmtree(entry, ignore_errors=True)
-    work = entry.parent / f'.{entry.name}.{os.getpid()}'
-    work.mkdir()
-    try:
+    with whole_directory(entry) as work:
         _write(work, reader, template, system)
-        for file in work.iterdir():
-            _sync(file)
-        # Where locks do not work (some network file systems) another process may have been faster.
-        with contextlib.suppress(OSError):
-            work.rename(entry)
-        _sync(entry.parent)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def _write(work: pathlib.Path, reader: RecordReader, template: Template, system: str) -> None:
@@ -272,24 +260,5 @@ def _digest(reader: RecordReader, cache: pathlib.Path) -> str:
     digest = reader.digest()
     # A file changed a moment ago may change again within its clock's tick: not remembered.
     if time.time() - stat.st_mtime > 2:
-        draft = note.with_suffix(f'.{os.getpid()}')
-        draft.write_text(json.dumps({'state': state, 'digest': digest}), 'utf-8')
-        draft.rename(note)
+        write_text(note, json.dumps({'state': state, 'digest': digest}))
     return digest
-
-
-@contextlib.contextmanager
-def _locked(path: pathlib.Path) -> Iterator[None]:
-    """Holds a lock that ends with the process, however that ends."""
-    with path.open('w') as file:
-        with contextlib.suppress(OSError):  # no locks here: the rename decides
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _sync(path: pathlib.Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

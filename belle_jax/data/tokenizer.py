@@ -2,17 +2,24 @@
 
 import array
 import dataclasses
+import functools
 import hashlib
+import itertools
 import pathlib
+import re
 import shutil
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from tokenizers import Tokenizer as Backend
 
 from belle_jax.data import tokenizer_directory
 from belle_jax.data.tokenizer_directory import FILES
+from belle_jax.files import whole_directory
+
+BROKEN = '\ufffd'  # stands for what is not UTF-8
+ESCAPED = re.compile('[\udc80-\udcff]')
 
 
 class Piece(NamedTuple):
@@ -101,7 +108,37 @@ class Tokenizer:
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
         """The text of ids; bytes that are not UTF-8 become U+FFFD."""
-        return self.backend.decode(list(ids), skip_special_tokens=skip_special)
+        text = self.backend.decode(list(ids), skip_special_tokens=skip_special)
+        if BROKEN in text and not self._bytes.keys().isdisjoint(ids):
+            return self._decode_bytes(ids, skip_special)
+        return text
+
+    def _decode_bytes(self, ids: Sequence[int], skip_special: bool) -> str:
+        """`decode` of byte tokens as SentencePiece has it: a broken byte spoils no others.
+
+        `tokenizers` gives up all byte tokens that follow each other for one that does not belong
+        there: whole characters, too.
+        """
+        skipped = self.special.values() if skip_special else ()
+        kept = [index for index in ids if index not in skipped]
+        spelled: list[str] = []
+        for are_bytes, run in itertools.groupby(kept, self._bytes.__contains__):
+            if are_bytes:
+                # Each byte that is not UTF-8 comes as half a surrogate pair.
+                text = bytes(map(self._bytes.__getitem__, run)).decode(errors='surrogateescape')
+                spelled.append(ESCAPED.sub(BROKEN, text))
+            else:
+                spelled += filter(None, map(self.backend.id_to_token, run))
+        decoder: Any = self.backend.decoder
+        return decoder.decode(spelled)
+
+    @functools.cached_property
+    def _bytes(self) -> dict[int, int]:
+        """The byte that a token stands for, where the vocabulary has such tokens."""
+        if 'ByteFallback' not in repr(self.backend.decoder):
+            return {}
+        ids = ((self.backend.token_to_id(f'<0x{byte:02X}>'), byte) for byte in range(256))
+        return {index: byte for index, byte in ids if index is not None}
 
     def token(self, index: int) -> str:
         """How the vocabulary spells an id, such as '</s>'."""
@@ -118,20 +155,12 @@ class Tokenizer:
         vocab.json with merges.txt does not say how words are split, and what does may be a
         config.json that is not copied: beside them tokenizer.json is written.
         """
-        partial = directory.with_name(f'.{directory.name}.partial')
-        shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed here
-        partial.mkdir(parents=True)
-        for name in FILES:
-            if (self.directory / name).is_file():
-                shutil.copyfile(self.directory / name, partial / name)
-        if not any((partial / name).is_file() for name in FILES[:2]):
-            self.backend.save(str(partial / 'tokenizer.json'))
-        if directory.is_dir():
-            for file in partial.iterdir():
-                file.replace(directory / file.name)
-            partial.rmdir()
-        else:
-            partial.rename(directory)
+        with whole_directory(directory) as partial:
+            for name in FILES:
+                if (self.directory / name).is_file():
+                    shutil.copyfile(self.directory / name, partial / name)
+            if not any((partial / name).is_file() for name in FILES[:2]):
+                self.backend.save(str(partial / 'tokenizer.json'))
 
 
 def load(path: str | pathlib.Path) -> Tokenizer:

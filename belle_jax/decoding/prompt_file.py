@@ -3,9 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import os
-import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,8 @@ from belle_jax.decoding.assistant import Voice
 from belle_jax.decoding.batch import group_by_length
 from belle_jax.decoding.engine import Completion, Engine
 from belle_jax.decoding.sampling import Sampling
+from belle_jax.files import write_text
+from belle_jax.progress import Progress
 
 WINDOW = 16
 """Batches that are sorted by length together: answers wait for at most so many to be written."""
@@ -117,7 +116,8 @@ class Output:
             self._check(settings, json.loads(json.dumps(run)))
             self._resume()
         else:
-            _write(settings, json.dumps(run, ensure_ascii=False, indent=1))
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(settings, json.dumps(run, ensure_ascii=False, indent=1) + '\n')
         self._file = open(self.path, 'a', encoding='utf-8')  # noqa: SIM115 - until close()
 
     def write(self, completion: Completion, output: str) -> None:
@@ -177,13 +177,6 @@ def _id(line: bytes) -> Any:
         return ValueError
 
 
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + '.part')
-    temporary.write_text(text + '\n', 'utf-8')
-    os.replace(temporary, path)
-
-
 def answer(
     engine: Engine,
     voice: Voice,
@@ -211,7 +204,9 @@ def answer(
             engine.check_prompt(prompts[-1])
         except ValueError as error:
             raise ValueError(f'{row.place}: {error}') from error
-    progress = Progress(len(rows), output.done)
+    progress = Progress('answering', 'rows', len(rows), output.done)
+    made = output.done
+    tokens = 0
     waiting: dict[int, Completion] = {}
     size = WINDOW * engine.batch_size
     for start in range(output.done - output.done % size, len(rows), size):
@@ -226,37 +221,7 @@ def answer(
             while output.done in waiting:
                 completion = waiting.pop(output.done)
                 output.write(completion, voice.answer(completion.text))
-            progress.show(completions)
-    progress.end()
-
-
-class Progress:
-    """A line on standard error: rows, rate, time left."""
-
-    def __init__(self, total: int, done: int):
-        self._total, self._done, self._began = total, done, time.monotonic()
-        self._rows = self._tokens = 0
-        self._shown = -10.0
-
-    def show(self, completions: Sequence[Completion]) -> None:
-        """Counts a finished batch in."""
-        self._rows += len(completions)
-        self._tokens += sum(c.completion_tokens for c in completions)
-        elapsed = time.monotonic() - self._began
-        live = sys.stderr.isatty()
-        if not live and elapsed - self._shown < 10:
-            return
-        self._shown = elapsed
-        made = min(self._done + self._rows, self._total)
-        left = elapsed / self._rows * (self._total - made)
-        line = (
-            f'{made:,}/{self._total:,} rows · {self._rows / elapsed:.1f} rows/s · '
-            f'{self._tokens / elapsed:,.0f} tokens/s · {left / 60:.1f} min left'
-        )
-        print(f'\r{line}\033[K' if live else line, end='' if live else '\n', file=sys.stderr)
-        sys.stderr.flush()
-
-    def end(self) -> None:
-        """Leaves the line."""
-        if sys.stderr.isatty() and self._rows:
-            print(file=sys.stderr)
+            made = min(made + len(completions), len(rows))
+            tokens += sum(c.completion_tokens for c in completions)
+            progress.show(made, tokens=tokens)
+    progress.end(made)

@@ -4,17 +4,19 @@ from collections.abc import Sequence
 from typing import Any
 
 UNFINISHED = '\ufffd'
-"""What tokenizers put where bytes are no UTF-8, so also for the first bytes of a character."""
+"""What tokenizers put where bytes are not UTF-8, so also for the first bytes of a character."""
 
 CONTEXT = 8
 """Tokens of the prompt decoded along, so that an answer's first space is kept or not made up."""
 
+WINDOW = 6
+"""Tokens that are decoded together; more only where they say too little."""
+
 
 class TextStream:
-    """The text of one answer.
+    """The text of one answer, of which each token is decoded with a few before it, not with all.
 
     Attributes:
-        text: What is certain so far.
         tokens: Those that were taken in, up to the one that completed a stop string.
         stopped: Whether a stop string ended the answer; then `text` ends before it.
     """
@@ -26,10 +28,17 @@ class TextStream:
             prompt: The tokens before the answer.
             stop: Strings that end it.
         """
-        self.text, self.tokens, self.stopped = '', [], False
-        self._tokenizer, self._stop = tokenizer, tuple(stop)
-        self._context = list(prompt[-CONTEXT:])
-        self._before = len(self._decode([]))
+        self.tokens, self.stopped = [], False
+        self._decode, self._stop = tokenizer.decode, tuple(stop)
+        self._certain: list[str] = []
+        self._window = list(prompt[-CONTEXT:])  # the newest tokens
+        self._told = len(self._decode(self._window))  # characters of theirs that are certain
+
+    @property
+    def text(self) -> str:
+        """What is certain so far."""
+        self._certain = [''.join(self._certain)]
+        return self._certain[0]
 
     def feed(self, tokens: Sequence[int], last: bool = False) -> str:
         """Takes new tokens in.
@@ -40,31 +49,47 @@ class TextStream:
         Returns:
             The text that became certain.
         """
+        # One by one, so that the text and its end do not depend on how many came at once.
+        new = [self._take(token) for token in tokens]
+        if last and not self.stopped:
+            new.append(self._decode(self._window)[self._told :])
+            self._told += len(new[-1])
+        self._certain += new
+        return ''.join(new)
+
+    def _take(self, token: int) -> str:
+        """The text that one more token makes certain."""
         if self.stopped:
             return ''
-        before = len(self.text)
-        # A text is decoded whole: what a token says may depend on those before it. Decoding is
-        # about a microsecond a token, far below the time to make one.
-        text = self._decode(self.tokens + list(tokens))
-        if self._cut(text) is None:
-            self.tokens += tokens
-        else:
-            # Token by token, so that the cut does not depend on how many came at once.
-            for token in tokens:
-                self.tokens.append(token)
-                text = self._decode(self.tokens)
-                if (cut := self._cut(text)) is not None:
-                    text, self.stopped = text[:cut], True
-                    break
-        if not (last or self.stopped):
-            text = text.rstrip(UNFINISHED)
-            text = text[: len(text) - self._held_back(text)]
-        self.text = text if len(text) > before or self.stopped else self.text
-        return self.text[before:]
+        self.tokens.append(token)
+        self._window.append(token)
+        decoded = self._decode(self._window)
+        text = decoded[self._told :]  # what is certain holds no part of a stop string
+        cut = self._cut(text)
+        self.stopped = cut is not None
+        if cut is None:
+            # A character has four bytes at most, so more than three broken ones are not its
+            # beginning.
+            end = text[-3:]
+            cut = len(text) - len(end) + len(end.rstrip(UNFINISHED))
+            cut -= self._held_back(text[:cut])
+        self._told += cut
+        if len(self._window) >= WINDOW:
+            self._shorten(decoded)
+        return text[:cut]
 
-    def _decode(self, tokens: list[int]) -> str:
-        text = self._tokenizer.decode(self._context + tokens)
-        return text[self._before :] if tokens else text
+    def _shorten(self, decoded: str) -> None:
+        """Forgets the older half of the window, unless that changes what is not certain yet.
+
+        A cut spoils the beginning at most: a space is stripped there, and a character whose first
+        byte is gone becomes up to three broken ones.
+        """
+        window = self._window[len(self._window) // 2 :]
+        shorter, uncertain = self._decode(window), decoded[self._told :]
+        told = len(shorter) - len(uncertain)
+        spoilt = 3 if shorter.startswith(UNFINISHED) else 0
+        if told > spoilt and shorter.endswith(uncertain):
+            self._window, self._told = window, told
 
     def _cut(self, text: str) -> int | None:
         """Where the first stop string begins."""

@@ -13,7 +13,6 @@ import tiny
 from belle_jax import config, models, sharding
 from belle_jax.decoding import Completion, Engine, Sampling, beams, loop, score
 from belle_jax.decoding.batch import AnswerBatch
-from belle_jax.decoding.text import TextStream
 
 families = pytest.mark.parametrize('family', ['llama', 'bloom'])
 
@@ -218,26 +217,6 @@ def test_a_stop_string_ends_an_answer_and_is_not_in_it():
     assert answer.tokens == free.tokens[: answer.completion_tokens]
     pieces, again = streamed(engine, prompt, Sampling(max_new_tokens=60, stop=(stop,)))
     assert ''.join(pieces) == answer.text and again.tokens == answer.tokens
-
-
-def test_text_holds_back_half_characters_and_beginnings_of_stop_strings():
-    text = '你好 stop!'
-    tokens = list(text.encode())
-    stream = TextStream(Bytes(), [65, 66], stop=['stopped', 'p?'])
-    pieces = [stream.feed([t]) for t in tokens]
-    assert [p for p in pieces if p] == ['你', '好', ' ', 'stop!']
-    assert stream.feed([0xE4, 0xBD]) == ''
-    assert stream.feed([], last=True) == '\ufffd'
-
-
-@pytest.mark.parametrize('size', [1, 2, 5, 100])
-def test_a_stop_string_is_found_across_chunks_of_any_size(size):
-    tokens = list('一二STOP三STO'.encode())
-    stream = TextStream(Bytes(), stop=['STOP', 'TO'])
-    text = ''.join(stream.feed(tokens[i : i + size]) for i in range(0, len(tokens), size))
-    # 'TO' is complete before 'STOP' is, whatever came at once.
-    assert (text, stream.text, stream.stopped) == ('一二S', '一二S', True)
-    assert bytes(stream.tokens) == '一二STO'.encode()
 
 
 @families
