@@ -6,8 +6,10 @@ the files agree with it. Old ones are deleted after that, never before.
 
 import json
 import shutil
+import sys
 import threading
 from collections.abc import Mapping
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,19 @@ from belle_jax.runs import manifest
 
 # Orbax logs a traceback in every thread that an error passes; the error itself reaches the caller.
 logging.get_absl_logger().addFilter(lambda record: 'orbax' not in record.pathname)
+# When a write fails, Orbax closes its event loop under the writes beside it, and each of them would
+# have a traceback printed after our sentence: by asyncio, or from the thread that ran into the loop.
+getLogger('asyncio').addFilter(
+    lambda record: not record.getMessage().startswith(('Task exception was never', 'Task was des'))
+)
+
+
+def _quiet(unraisable: Any, told: Any = sys.unraisablehook) -> None:
+    if str(unraisable.exc_value) != 'Event loop is closed':
+        told(unraisable)
+
+
+sys.unraisablehook = _quiet
 
 CHUNK_BYTES = 64 * 2**20
 
