@@ -1,1 +1,1 @@
-"""Published layouts of models: Hugging Face's, Meta's, PaddleNLP's."""
+"""Published layouts of models, each a folder that keeps to `protocol`: opened, and written."""

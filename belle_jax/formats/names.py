@@ -8,13 +8,13 @@ from belle_jax.weights.tensors import Stored
 
 
 def match(architecture: Architecture, stored: Mapping[str, Stored]) -> dict[str, Stored]:
-    """Finds every tensor of the table among those of a model's files, and accounts for all others.
+    """Finds every tensor of a model among those of its files, and accounts for all others.
 
     Args:
         architecture: The model.
         stored: The files' tensors by name, with or without the family's prefix.
     Returns:
-        The tensors by the table's names.
+        The tensors by their whole names.
     Raises:
         ValueError: a tensor is missing, has another shape, or is left over; it is named with its
             file.

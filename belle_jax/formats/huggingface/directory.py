@@ -40,7 +40,7 @@ def resolve(name: str | Path) -> Path:
         except (OSError, ValueError):
             reason = (str(error).strip() or repr(error)).splitlines()[0]
             raise ValueError(
-                f"{name} is no directory here, is not in the hub's cache, and the hub did not "
+                f"{name} is not a directory here, is not in the hub's cache, and the hub did not "
                 f'give it ({reason}). Give the path of a directory, or make the hub reachable.'
             ) from error
 
@@ -49,12 +49,12 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file.
 
     Raises:
-        ValueError: it is missing or no JSON object; it is named.
+        ValueError: it is missing or not a JSON object; it is named.
     """
     try:
         values = json.loads(path.read_text('utf-8'))
     except FileNotFoundError as error:
-        raise ValueError(f'{path} is missing: {path.parent} is no model directory.') from error
+        raise ValueError(f'{path} is missing: {path.parent} is not a model directory.') from error
     except (ValueError, RecursionError) as error:
         raise ValueError(f'{path} is not readable JSON ({error}).') from error
     if not isinstance(values, dict):
