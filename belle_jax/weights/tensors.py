@@ -172,7 +172,7 @@ def shown(tensors: Sequence[Planned], what: str) -> list[Planned]:
 def map_file(path: Path) -> np.ndarray:
     """The bytes of a file as a read-only array that the kernel reads on use.
 
-    The pages belong to the file: they are no anonymous memory, and the kernel drops them at will.
+    The pages belong to the file: they are not anonymous memory, and the kernel drops them at will.
     """
     if path.stat().st_size == 0:
         return np.empty(0, np.uint8)

@@ -73,7 +73,7 @@ def test_a_state_dict_with_parameters_and_metadata_is_read(tmp_path, zipped, pro
     state = module.state_dict(keep_vars=True)
     assert isinstance(state['0.weight'], torch.nn.Parameter)
     assert isinstance(state, collections.OrderedDict)
-    state._metadata[3] = {1: 2.5, 'none': None, 2**40: [True, (1, 'a')]}
+    state._metadata[3] = {1: 2.5, 'none': None, 2**40: [True, (1, 'a')]}  # pyright: ignore[reportAttributeAccessIssue]
     path = tmp_path / 'x.bin'
     how = {'_use_new_zipfile_serialization': zipped, 'pickle_protocol': protocol}
     torch.save(state, path, **how)
