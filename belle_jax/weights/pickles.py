@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-LONG_TEXT = 256  # bytes; a longer text is no name: it holds numbers, and stays in the file
+LONG_TEXT = 256  # bytes; a longer text is not a name: it holds numbers, and stays in the file
 STEPS_MAX = 2_000_000  # instructions; a tensor takes 40, and large models have 1,000 in a file
 KEYS = (str, int, float, type(None))  # hashed at once, while nested tuples can take for ever
 

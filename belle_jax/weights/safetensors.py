@@ -99,7 +99,7 @@ def _header(path: Path, data: np.ndarray) -> tuple[dict[str, Any], int]:
     length = int.from_bytes(data[:8].tobytes(), 'little') if data.size >= 8 else data.size
     if data.size < 8 or length > min(MAX_HEADER, data.size - 8):
         raise ValueError(
-            f'{path} is no complete safetensors file: its header would end at byte {8 + length} of '
+            f'{path} is not a complete safetensors file: its header would end at byte {8 + length} of '
             f'{data.size}. Download or copy it again.'
         )
     try:
@@ -107,7 +107,7 @@ def _header(path: Path, data: np.ndarray) -> tuple[dict[str, Any], int]:
     except (ValueError, RecursionError) as error:
         raise ValueError(f'{path} has a header that is not JSON ({error}).') from error
     if not isinstance(header, dict):
-        raise ValueError(f'{path} has a header that is no JSON object.')
+        raise ValueError(f'{path} has a header that is not a JSON object.')
     return header, 8 + length
 
 

@@ -39,7 +39,9 @@ def find(directory: Path, stems: Mapping[str, str] = STEMS) -> tuple[str, list[P
             names = sorted(set(_weight_map(index).values()))
             for name in names:
                 if Path(name).name != name:
-                    raise ValueError(f'{index} names {name!r}, which is no file beside it.')
+                    raise ValueError(
+                        f'{index} names {name!r}: there is no file beside it of that name.'
+                    )
                 if not (directory / name).is_file():
                     raise ValueError(
                         f'{directory / name} is missing: {index.name} lists it among {len(names)} '
@@ -123,11 +125,11 @@ def parse_size(text: str) -> int:
     """'5GB' -> 5,000,000,000; 'MiB' and its like are powers of two.
 
     Raises:
-        ValueError: it is no size.
+        ValueError: it is not a size.
     """
     found = re.fullmatch(r'(\d+(?:\.\d+)?)\s*([KMG]?I?)B?', text.strip().upper())
     if not found or found[2] not in UNITS or float(found[1]) <= 0:
-        raise ValueError(f'--max_shard_size={text!r} is no size: write 5GB, 500MB or 2GiB.')
+        raise ValueError(f'--max_shard_size={text!r} is not a size: write 5GB, 500MB or 2GiB.')
     return int(float(found[1]) * UNITS[found[2]])
 
 
@@ -137,5 +139,5 @@ def _weight_map(index: Path) -> dict[str, str]:
         if all(isinstance(v, str) for v in weight_map.values()):
             return weight_map
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f'{index} is no index of shards ({error!r}).') from error
-    raise ValueError(f'{index} names a shard that is no text. Download it again.')
+        raise ValueError(f'{index} is not an index of shards ({error!r}).') from error
+    raise ValueError(f'{index} names a shard that is not text. Download it again.')

@@ -114,7 +114,7 @@ def test_a_malformed_file_is_named_with_its_fault(tmp_path, header, data, messag
 def test_a_file_without_a_whole_header_is_named(tmp_path, content):
     path = tmp_path / 'bad.safetensors'
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r'bad.safetensors is no complete safetensors file'):
+    with pytest.raises(ValueError, match=r'bad.safetensors is not a complete safetensors file'):
         ours.read(path)
 
 

@@ -67,13 +67,16 @@ def test_views_are_followed_and_shared_storages_stay_shared(tmp_path, zipped):
 
 
 @ZIPPED
-def test_a_state_dict_with_parameters_and_metadata_is_read(tmp_path, zipped):
+@pytest.mark.parametrize('protocol', [2, 3, 4, 5])
+def test_a_state_dict_with_parameters_and_metadata_is_read(tmp_path, zipped, protocol):
     module = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.LayerNorm(4))
     state = module.state_dict(keep_vars=True)
     assert isinstance(state['0.weight'], torch.nn.Parameter)
     assert isinstance(state, collections.OrderedDict)
+    state._metadata[3] = {1: 2.5, 'none': None, 2**40: [True, (1, 'a')]}  # pyright: ignore[reportAttributeAccessIssue]
     path = tmp_path / 'x.bin'
-    torch.save(state, path, _use_new_zipfile_serialization=zipped)
+    how = {'_use_new_zipfile_serialization': zipped, 'pickle_protocol': protocol}
+    torch.save(state, path, **how)
     check(path, state)
 
 

@@ -126,7 +126,9 @@ class MetaFiles:
             raise ValueError(_missing(name, self.paths[0]))
         shape = self.tensors[0][name].array.shape
         if len(shape) != 2:
-            raise ValueError(f'{self.tensors[0][name].place} has shape {list(shape)}: no matrix.')
+            raise ValueError(
+                f'{self.tensors[0][name].place} has shape {list(shape)}: it is not a matrix.'
+            )
         return shape
 
     def _check_count(self, params: Params) -> None:
@@ -193,7 +195,7 @@ def find(directory: Path) -> list[Path]:
         ValueError: there are none, or one is missing in between; it is named.
     """
     if not directory.is_dir():
-        raise ValueError(f"--source={directory} is no directory: give the one of Meta's files.")
+        raise ValueError(f"--source={directory} is not a directory: give the one of Meta's files.")
     found = {}
     for path in sorted(directory.iterdir()):
         if name := _NAME.fullmatch(path.name):

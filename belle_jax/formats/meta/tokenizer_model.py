@@ -48,7 +48,7 @@ def read(path: Path, scaled: bool) -> tuple[Tokenizer, Words]:
     tokenizer = sentencepiece_model.build(sentencepiece_model.read_model(path), path)
     bos, eos = tokenizer.token_to_id(BOS), tokenizer.token_to_id(EOS)
     if bos is None or eos is None:
-        raise ValueError(f"{path} has no {BOS} and {EOS}: it is no LLaMA's. Copy the right one.")
+        raise ValueError(f"{path} has no {BOS} and {EOS}: it is not a LLaMA's. Copy the right one.")
     tokenizer.post_processor = processors.TemplateProcessing(  # pyright: ignore[reportAttributeAccessIssue]
         single=f'{BOS} $A', pair=f'{BOS} $A {BOS}:1 $B:1', special_tokens=[(BOS, bos)]
     )
