@@ -1,7 +1,7 @@
 """Models: what they are made of, and how arrays become one that runs."""
 
-from belle_jax.models.blueprint import Blueprint, Execution, ParamSpec
-from belle_jax.models.building import (
+from belle_jax.models.blueprint import (
+    ParamSpec,
     build,
     count_parameters,
     initialise,
@@ -10,7 +10,7 @@ from belle_jax.models.building import (
     specs,
     unstack,
 )
-from belle_jax.models.decoder import Decoder, empty_cache
+from belle_jax.models.decoder import Blueprint, Decoder, Execution, empty_cache
 
 __all__ = [
     'Blueprint',

@@ -6,8 +6,7 @@ from flax import nnx
 from belle_jax import sharding
 from belle_jax.config import Architecture
 from belle_jax.models.attention import alibi_slopes, attention, cached_attention, write_cache
-from belle_jax.models.blueprint import Execution
-from belle_jax.models.decoder import Decoder
+from belle_jax.models.decoder import Decoder, Execution
 from belle_jax.models.layers import ACTIVATIONS, Cache, Context, LayerNorm, Linear, dropout
 
 HEADS = ('batch', 'length', 'heads', 'head_dim')

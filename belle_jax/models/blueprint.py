@@ -1,43 +1,23 @@
-"""What a model is made of: its declarations, before there is an array.
+"""From a blueprint to declarations, to arrays, to a model that runs, and back.
 
-A module declares each parameter once, with shape, logical axes, initialiser, kind of number and the
-part of the model that it is. A declaration holds no numbers (`jax.ShapeDtypeStruct`), `building`
-puts arrays in. With `layers` a module declares a stack: one more leading dimension, which
-`jax.lax.scan` takes apart again.
+Parameters are a flat dict from checkpoint names ('blocks.0.mlp.up.kernel') to arrays; a model is an
+NNX module that holds them. `build` and `parameters` go from one to the other and cost nothing.
 """
 
 import dataclasses
-from typing import NamedTuple
+import math
+import pkgutil
+import zlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
-from belle_jax.config import Architecture
-
-
-@dataclasses.dataclass(frozen=True)
-class Blueprint:
-    """Everything that decides a model's parameters.
-
-    Attributes:
-        architecture: The shape.
-        groups: Layers in each group, in order. The layers of a group have the same structure, are
-            stacked, and run by one scan. All in one group by default.
-    """
-
-    architecture: Architecture
-    groups: tuple[int, ...] = ()
-
-    def __post_init__(self):
-        layers = self.architecture.layers
-        object.__setattr__(self, 'groups', tuple(self.groups) or (layers,))
-        if sum(self.groups) != layers or min(self.groups) < 1:
-            raise ValueError(f'groups of {self.groups} layers do not make a model of {layers}.')
-
-    def separated(self) -> 'Blueprint':
-        """The same model with every layer a group of its own."""
-        return dataclasses.replace(self, groups=(1,) * self.architecture.layers)
+from belle_jax import families
+from belle_jax.models.decoder import Blueprint, Decoder, Execution
 
 
 class ParamSpec(NamedTuple):
@@ -59,38 +39,169 @@ class ParamSpec(NamedTuple):
     part: str = 'base'
 
 
-@dataclasses.dataclass(frozen=True)
-class Execution:
-    """How a model's arithmetic is run; the fields are those of `config.Model`."""
-
-    dtype: str = 'float32'
-    attention: str = 'auto'
-    remat: str = 'none'
-    scan: bool = True
-    hidden_dropout: float = 0.0
-    attention_dropout: float = 0.0
+def specs(blueprint: Blueprint) -> dict[str, ParamSpec]:
+    """Every parameter of a model by name, without an array being made."""
+    declared = nnx.to_flat_state(nnx.state(_skeleton(blueprint, Execution())))
+    return {_name(path): _spec(variable) for path, variable in declared}
 
 
-def declare(
-    shape,
-    axes,
-    *,
-    init: str = 'normal',
-    layers: int = 0,
-    dtype: str = 'float32',
-    part: str = 'base',
-) -> nnx.Param:
-    """A parameter, by shape alone.
+def count_parameters(blueprint: Blueprint) -> int:
+    """Parameters of a model, padding of the vocabulary left out."""
+    a = blueprint.architecture
+    padding = (a.padded_vocab - a.vocab_size) * a.embed
+    total = sum(math.prod(spec.shape) for spec in specs(blueprint).values())
+    return total - padding * (1 if a.tied else 2)
+
+
+def build(
+    blueprint: Blueprint,
+    params: Mapping[str, jax.Array],
+    execution: Execution | None = None,
+    **settings: Any,
+) -> Decoder:
+    """A model from its parameters.
 
     Args:
-        shape: Of one layer.
-        axes: The logical axis of each dimension.
-        init: normal, ones or zeros.
-        layers: Above 0, a stack of that many.
-        dtype: Of the numbers.
-        part: Of the model: base, adapter or head.
+        blueprint: What it is made of.
+        params: Arrays by checkpoint name.
+        execution: How to run it; or its fields as keywords.
+        **settings: Fields of `Execution`.
+    Returns:
+        The model; its arrays are those of `params`.
+    Raises:
+        ValueError: a parameter is missing, left over, or of another shape or kind of number.
     """
-    if layers:
-        shape, axes = (layers, *shape), ('layers', *axes)
-    declared = jax.ShapeDtypeStruct(tuple(shape), jnp.dtype(dtype))
-    return nnx.Param(declared, axes=tuple(axes), init=init, part=part)
+    execution = dataclasses.replace(execution or Execution(), **settings)
+    graphdef, state = nnx.split(_skeleton(blueprint, execution))
+    declared = {_name(path): (path, variable) for path, variable in nnx.to_flat_state(state)}
+    if difference := declared.keys() ^ params.keys():
+        name = min(difference)
+        problem = 'is missing' if name in declared else 'belongs to no layer of this architecture'
+        raise ValueError(f"parameter {name} {problem}: the weights are another model's.")
+    for name, (_, variable) in declared.items():
+        _check(name, params[name], _spec(variable))
+    filled = [(path, variable.replace(params[n])) for n, (path, variable) in declared.items()]
+    return nnx.merge(graphdef, nnx.from_flat_state(filled))
+
+
+def parameters(model: Decoder) -> dict[str, jax.Array]:
+    """A model's arrays by checkpoint name."""
+    return {_name(path): v.get_value() for path, v in nnx.to_flat_state(nnx.state(model))}
+
+
+def initialise(
+    blueprint: Blueprint,
+    key: jax.Array,
+    shardings: Mapping[str, Any] | None = None,
+    dtype: Any = jnp.float32,
+) -> dict[str, jax.Array]:
+    """Random parameters, the same on every mesh and in whatever groups the layers are.
+
+    Args:
+        blueprint: What is made; weights are normal with the architecture's init_std, norms one,
+            biases zero.
+        key: A JAX random key.
+        shardings: Where each parameter goes, by name; by default to the default device.
+        dtype: Of the arrays.
+    Returns:
+        Arrays by checkpoint name; rows that pad the vocabulary are zero.
+    """
+    whole = Blueprint(blueprint.architecture)
+    declared = specs(whole)
+
+    def make(key):
+        made = {
+            name: _initial(blueprint.architecture, name, spec, key, dtype)
+            for name, spec in declared.items()
+        }
+        return regroup(made, whole, blueprint)
+
+    return jax.jit(make, out_shardings=dict(shardings) if shardings else None)(key)
+
+
+def regroup(params: Mapping[str, Any], before: Blueprint, after: Blueprint) -> dict[str, Any]:
+    """The same parameters with their layers in other groups.
+
+    Args:
+        params: Arrays by checkpoint name, stacked as `before` says.
+        before: Their blueprint.
+        after: The one wanted.
+    Returns:
+        Arrays by checkpoint name, stacked as `after` says.
+    """
+    if before.groups == after.groups:
+        return dict(params)
+    regrouped = {name: value for name, value in params.items() if not name.startswith('blocks.')}
+    for rest in dict.fromkeys(
+        name.split('.', 2)[2] for name in params if name.startswith('blocks.')
+    ):
+        layers = [
+            params[f'blocks.{group}.{rest}'][layer : layer + 1]
+            for group, count in enumerate(before.groups)
+            for layer in range(count)
+        ]
+        start = 0
+        for group, count in enumerate(after.groups):
+            taken = layers[start : start + count]
+            regrouped[f'blocks.{group}.{rest}'] = taken[0] if count == 1 else _joined(taken)
+            start += count
+    return regrouped
+
+
+def unstack(model: Decoder) -> Decoder:
+    """The same model with every layer a group of its own.
+
+    For decoding, where slices of a stack would be copied out for every token.
+    """
+    after = model.blueprint.separated()
+    return build(after, regroup(parameters(model), model.blueprint, after), model.execution)
+
+
+def _skeleton(blueprint: Blueprint, execution: Execution) -> Decoder:
+    """The model with declarations in place of arrays."""
+    decoder = pkgutil.resolve_name(families.of(blueprint.architecture).decoder)
+    return decoder(blueprint, execution)
+
+
+def _spec(variable: Any) -> ParamSpec:
+    declared, said = variable.get_value(), variable.get_metadata()
+    return ParamSpec(declared.shape, said['axes'], said['init'], declared.dtype.name, said['part'])
+
+
+def _check(name: str, array: Any, spec: ParamSpec) -> None:
+    if tuple(array.shape) != spec.shape:
+        raise ValueError(
+            f'parameter {name} has shape {tuple(array.shape)} where the architecture has '
+            f"{spec.shape}: the weights are another model's."
+        )
+    floats = jnp.issubdtype(np.dtype(spec.dtype), jnp.floating)
+    fits = jnp.issubdtype(array.dtype, jnp.floating) if floats else array.dtype == spec.dtype
+    if not fits:
+        raise ValueError(
+            f'parameter {name} holds {array.dtype} numbers where the model has '
+            f'{"floating-point ones" if floats else spec.dtype}: as weights they mean something '
+            'else. Give weights of that kind.'
+        )
+
+
+def _initial(architecture, name, spec, key, dtype):
+    if spec.init == 'ones':
+        return jnp.ones(spec.shape, dtype)
+    if spec.init == 'zeros':
+        return jnp.zeros(spec.shape, dtype)
+    # The key comes from the name, not from an order: a new parameter changes no other's values.
+    key = jax.random.fold_in(key, zlib.crc32(name.encode()))
+    value = architecture.init_std * jax.random.normal(key, spec.shape, jnp.float32)
+    if spec.axes[0] == 'vocab':
+        real = jnp.arange(spec.shape[0]) < architecture.vocab_size
+        value = jnp.where(real[:, None], value, 0.0)
+    return value.astype(dtype)
+
+
+def _joined(layers: list[Any]) -> Any:
+    join = np.concatenate if isinstance(layers[0], np.ndarray) else jnp.concatenate
+    return join(layers)
+
+
+def _name(path) -> str:
+    return '.'.join(map(str, path))

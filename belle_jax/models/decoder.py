@@ -1,5 +1,6 @@
 """The decoder that all families share: embedding, a stack of blocks, final norm, output table."""
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
@@ -10,7 +11,6 @@ from flax import nnx
 from belle_jax import sharding
 from belle_jax.config import Architecture
 from belle_jax.models import vocabulary
-from belle_jax.models.blueprint import Blueprint, Execution
 from belle_jax.models.layers import Cache, Context, Vocabulary
 
 ACTIVATIONS = ('batch', 'length', 'features')
@@ -19,6 +19,42 @@ REMAT_POLICIES = {
     'block': jax.checkpoint_policies.nothing_saveable,
     'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Blueprint:
+    """Everything that decides a model's parameters.
+
+    Attributes:
+        architecture: The shape.
+        groups: Layers in each group, in order. The layers of a group have the same structure, are
+            stacked, and run by one scan. All in one group by default.
+    """
+
+    architecture: Architecture
+    groups: tuple[int, ...] = ()
+
+    def __post_init__(self):
+        layers = self.architecture.layers
+        object.__setattr__(self, 'groups', tuple(self.groups) or (layers,))
+        if sum(self.groups) != layers or min(self.groups) < 1:
+            raise ValueError(f'groups of {self.groups} layers do not make a model of {layers}.')
+
+    def separated(self) -> 'Blueprint':
+        """The same model with every layer a group of its own."""
+        return dataclasses.replace(self, groups=(1,) * self.architecture.layers)
+
+
+@dataclasses.dataclass(frozen=True)
+class Execution:
+    """How a model's arithmetic is run; the fields are those of `config.Model`."""
+
+    dtype: str = 'float32'
+    attention: str = 'auto'
+    remat: str = 'none'
+    scan: bool = True
+    hidden_dropout: float = 0.0
+    attention_dropout: float = 0.0
 
 
 class Decoder(nnx.Module):

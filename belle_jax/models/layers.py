@@ -15,7 +15,6 @@ from flax import nnx
 
 from belle_jax import sharding
 from belle_jax.models import vocabulary
-from belle_jax.models.blueprint import declare
 
 ACTIVATIONS = {
     'silu': jax.nn.silu,
@@ -113,6 +112,31 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
 
 
 # --- modules --------------------------------------------------------------------------------------
+
+
+def declare(
+    shape,
+    axes,
+    *,
+    init: str = 'normal',
+    layers: int = 0,
+    dtype: str = 'float32',
+    part: str = 'base',
+) -> nnx.Param:
+    """A parameter, by shape alone: `models.build` puts an array in.
+
+    Args:
+        shape: Of one layer.
+        axes: The logical axis of each dimension.
+        init: normal, ones or zeros.
+        layers: Above 0, a stack of that many.
+        dtype: Of the numbers.
+        part: Of the model: base, adapter or head.
+    """
+    if layers:
+        shape, axes = (layers, *shape), ('layers', *axes)
+    declared = jax.ShapeDtypeStruct(tuple(shape), jnp.dtype(dtype))
+    return nnx.Param(declared, axes=tuple(axes), init=init, part=part)
 
 
 class Linear(nnx.Module):

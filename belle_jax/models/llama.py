@@ -9,8 +9,7 @@ from flax import nnx
 from belle_jax import sharding
 from belle_jax.config import Architecture, Rope
 from belle_jax.models.attention import attention, cached_attention, write_cache
-from belle_jax.models.blueprint import Execution
-from belle_jax.models.decoder import Decoder
+from belle_jax.models.decoder import Decoder, Execution
 from belle_jax.models.layers import ACTIVATIONS, Cache, Context, Linear, RMSNorm, dropout
 
 HEADS = ('batch', 'length', 'heads', 'head_dim')

@@ -23,8 +23,8 @@ from belle_jax.runs import manifest
 
 # Orbax logs a traceback in every thread that an error passes; the error itself reaches the caller.
 logging.get_absl_logger().addFilter(lambda record: 'orbax' not in record.pathname)
-# When a write fails, Orbax closes its event loop under the writes beside it, and each of them would
-# have a traceback printed after our sentence: by asyncio, or from the thread that ran into the loop.
+# When a write fails, Orbax closes its event loop under the writes beside it, and each would
+# have a traceback printed after our sentence, by asyncio or the thread that ran into the loop.
 getLogger('asyncio').addFilter(
     lambda record: not record.getMessage().startswith(('Task exception was never', 'Task was des'))
 )

@@ -15,9 +15,8 @@ from jax.experimental import multihost_utils
 from belle_jax import data, models
 from belle_jax.config import Run
 from belle_jax.training import metrics
-from belle_jax.training.saving import Saving
 from belle_jax.training.setup import Setup, lay_out
-from belle_jax.training.start import Start
+from belle_jax.training.start import Saving, Start
 from belle_jax.training.step import reduced
 
 MIN_EVAL_STEPS = 5

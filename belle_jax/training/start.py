@@ -1,18 +1,24 @@
-"""Where a run begins: its directory, its architecture, its tokenizer, its first parameters."""
+"""Where a run begins, what is saved of it, and from where it goes on."""
 
 import contextlib
 import dataclasses
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+from absl import logging
+from jax.experimental import multihost_utils
 
 from belle_jax import config, models
 from belle_jax.config import Architecture, Run
 from belle_jax.data import Tokenizer, tokenizer
 from belle_jax.files import locked, write_json
 from belle_jax.runs import origin, run_directory
+from belle_jax.runs.checkpoints import Checkpoints
 from belle_jax.training.setup import Setup
+from belle_jax.training.step import State
 from belle_jax.weights.parameters import Regrouped, place
 
 FIXED = (
@@ -112,6 +118,87 @@ class Start:
             origin.keep(self._source, self.workdir)
         write_json(self.workdir / run_directory.ACCOUNT, account.to_dict())
         config.save(self.run, self.workdir / 'config.json')
+
+
+class Saving:
+    """Saves a run's trained part again and again, its frozen part once."""
+
+    def __init__(self, start: Start, setup: Setup, plan: str, steps: int):
+        """Opens the folders.
+
+        Args:
+            start: Of the run.
+            setup: Of the step.
+            plan: Fingerprint of the batches.
+            steps: Of the whole run.
+        """
+        train = start.run.train
+        self._start, self._setup, self._plan, self._steps = start, setup, plan, steps
+        self.checkpoints = Checkpoints(
+            start.workdir / run_directory.CHECKPOINTS, train.keep_last, train.keep_best
+        )
+
+    def restore(self) -> tuple[int, State]:
+        """The last good checkpoint, or the beginning: steps done, and the state.
+
+        Raises:
+            ValueError: the checkpoint is of a run with other batches.
+        """
+        step, like = self.checkpoints.newest(), self._setup.shapes
+        meta = {} if step is None else self.checkpoints.meta(step)
+        self._check(meta)
+        if step is None or not meta.get('optimiser', True):  # nothing was trained here yet
+            state = self._setup.state(self._start.parameters(self._setup))
+            self._keep_frozen(state.frozen)
+            return 0, state
+        trainable, optimiser = self.checkpoints.restore(step, like.trainable, like.optimiser)
+        return step, State(trainable, self._kept_frozen(), optimiser)
+
+    def save(self, number: int, state: State, evaluation_loss: float | None) -> None:
+        """Starts to save what step `number` has come to."""
+        meta = {'plan': self._plan, 'evaluation_loss': evaluation_loss, 'steps': self._steps}
+        self.checkpoints.save(number, state.trainable, state.optimiser, meta)
+
+    def _check(self, meta: Mapping[str, Any]) -> None:
+        """Holds a checkpoint against what this configuration plans."""
+        if meta.get('plan') not in (None, self._plan):
+            raise ValueError(
+                f'{self._start.workdir} was trained on other data or batches than this '
+                'configuration plans (data, template, seed, batch.size or data.seq_len changed): '
+                'continuing would repeat some rows and skip others. Give a new --workdir.'
+            )
+        if meta.get('steps', self._steps) != self._steps:
+            logging.warning(
+                'The run was planned for %d steps and is now for %d: the learning rate follows '
+                'the new plan.',
+                meta['steps'],
+                self._steps,
+            )
+
+    def _keep_frozen(self, frozen: Mapping[str, jax.Array]) -> None:
+        """Writes the frozen part, in place of what a start that came to nothing has left."""
+        folder = self._start.workdir / run_directory.FROZEN
+        if jax.process_index() == 0:
+            shutil.rmtree(folder, ignore_errors=True)
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices('frozen')
+        if frozen:
+            checkpoints = Checkpoints(folder)
+            checkpoints.save(0, frozen, {}, {})
+            checkpoints.close()
+
+    def _kept_frozen(self) -> dict[str, jax.Array]:
+        like = self._setup.shapes.frozen
+        if not like:
+            return {}
+        checkpoints = Checkpoints(self._start.workdir / run_directory.FROZEN)
+        step = checkpoints.newest()
+        if step is None:
+            raise ValueError(
+                f'{checkpoints.directory} does not hold the frozen parameters of the run any more: '
+                'restore it from a copy, or start again with a new --workdir.'
+            )
+        return checkpoints.restore(step, like, {})[0]
 
 
 def _tokenizer_path(run: Run) -> str:

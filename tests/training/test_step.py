@@ -13,10 +13,9 @@ import pytest
 
 import tiny
 from belle_jax import config, models, sharding
-from belle_jax.training.batches import Placement
 from belle_jax.training.objectives import OBJECTIVES, NextToken
 from belle_jax.training.partition import partition
-from belle_jax.training.setup import Setup, lay_out
+from belle_jax.training.setup import Placement, Setup, lay_out
 
 families = pytest.mark.parametrize('family', ['llama', 'bloom'])
 OPTIM = config.Optim(
