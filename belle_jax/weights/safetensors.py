@@ -98,8 +98,8 @@ def _header(path: Path, data: np.ndarray) -> tuple[dict[str, Any], int]:
     length = int.from_bytes(data[:8].tobytes(), 'little') if data.size >= 8 else data.size
     if data.size < 8 or length > min(MAX_HEADER, data.size - 8):
         raise ValueError(
-            f'{path} is not a complete safetensors file: its header would end at byte {8 + length} of '
-            f'{data.size}. Download or copy it again.'
+            f'{path} is not a complete safetensors file: its header would end at byte {8 + length} '
+            f'of {data.size}. Download or copy it again.'
         )
     try:
         header = json.loads(data[8 : 8 + length].tobytes(), object_pairs_hook=_unique)
