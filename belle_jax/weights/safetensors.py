@@ -18,8 +18,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from belle_jax.files import whole_file
-from belle_jax.weights.tensors import Planned, Stored, map_file
+from belle_jax.weights.tensors import Planned, Stored, map_file, replacing
 
 DTYPES = {
     'F64': np.dtype('<f8'),
@@ -88,7 +87,7 @@ def write(path: Path, tensors: Sequence[Planned], metadata: dict[str, str] | Non
         position += t.size
     text = json.dumps(header, separators=(',', ':'), ensure_ascii=False).encode()
     text += b' ' * (-len(text) % 8)  # the data begin at a multiple of 8 bytes
-    with whole_file(path) as file:
+    with replacing(path) as file:
         file.write(len(text).to_bytes(8, 'little') + text)
         for t in tensors:
             t.write(file)
@@ -99,8 +98,8 @@ def _header(path: Path, data: np.ndarray) -> tuple[dict[str, Any], int]:
     length = int.from_bytes(data[:8].tobytes(), 'little') if data.size >= 8 else data.size
     if data.size < 8 or length > min(MAX_HEADER, data.size - 8):
         raise ValueError(
-            f'{path} is not a complete safetensors file: its header would end at {8 + length} of '
-            f'{data.size}. Download or copy it again.'
+            f'{path} is not a complete safetensors file: its header would end at byte {8 + length} '
+            f'of {data.size}. Download or copy it again.'
         )
     try:
         header = json.loads(data[8 : 8 + length].tobytes(), object_pairs_hook=_unique)

@@ -90,7 +90,7 @@ F4 = {'dtype': 'F32', 'shape': [1], 'data_offsets': [0, 4]}
     ('header', 'data', 'message'),
     [
         (b'{', b'', 'not JSON'),
-        (b'[]', b'', 'no JSON object'),
+        (b'[]', b'', 'not a JSON object'),
         (b'{"a":1,"a":2}', b'', 'twice'),
         ({'a': {'dtype': 'F32'}}, b'', 'header of a lacks'),
         ({'a': F4 | {'dtype': 'F8'}}, b'0000', "dtype 'F8'"),
