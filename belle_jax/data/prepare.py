@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -71,16 +72,9 @@ def prepare(run: config.Run, tokenizer: Tokenizer) -> Prepared:
         return token_cache.open_source(path, writer, data.system, data.on_bad_row, data.cache_dir)
 
     sources = [opened(source.path) for source in data.sources]
-    held = [np.zeros(len(s.record_hash), bool) for s in sources]
-    checks: list[Tokens] = []
-    if data.validation.path:
-        checks = [opened(s.path) for s in config.parse_sources(data.validation.path, 'validation')]
-        picked = [np.ones(len(s.record_hash), bool) for s in checks]
-    elif data.validation.fraction or data.validation.count:
-        checks = sources
-        picked = held = _held_out(sources, data.validation, seed)
-    else:
-        picked = []
+    checks, picked = _split(sources, data.validation, seed, opened)
+    nothing = [np.zeros(len(s.record_hash), bool) for s in sources]
+    held = picked if checks is sources else nothing
     # A conversation that is evaluated on is not trained on, wherever else its copies stand.
     secret = [s.record_hash[mask] for s, mask in zip(checks, picked)]
     hashes = np.unique(np.concatenate(secret)) if secret else np.zeros(0, np.uint64)
@@ -97,15 +91,8 @@ def prepare(run: config.Run, tokenizer: Tokenizer) -> Prepared:
     made_of = [(b.source.key, b.weight) for b in training]
     settings = (data.seq_len, data.packing, data.train_on, seed, batch_size)
     split = (dataclasses.asdict(data.validation), [c.key for c in checks])
-    train = plan.Plan(
-        sources=tuple(training),
-        seq_len=data.seq_len,
-        batch_size=batch_size,
-        seed=seed,
-        train_on=data.train_on,
-        shuffled=True,
-        fingerprint=plan.fingerprint(made_of, settings, split),
-    )
+    key = (made_of, settings, split)
+    train = _plan(training, data, batch_size, seed, shuffled=True, made_of=key)
     if not train.rows_per_epoch:
         raise ValueError(
             f'{data.path} leaves nothing to train on: no conversation has an answer outside '
@@ -120,6 +107,18 @@ def prepare(run: config.Run, tokenizer: Tokenizer) -> Prepared:
     account['fingerprint'] = train.fingerprint
     account['rows_per_epoch'] = train.rows_per_epoch
     return Prepared(train, validation, writer, account)
+
+
+def _split(
+    sources: list[Tokens], split: config.Validation, seed: int, opened: Callable[[str], Tokens]
+) -> tuple[list[Tokens], list[np.ndarray]]:
+    """The sources of validation, and which records of each are evaluated on."""
+    if split.path:
+        checks = [opened(s.path) for s in config.parse_sources(split.path, 'validation')]
+        return checks, [np.ones(len(s.record_hash), bool) for s in checks]
+    if split.fraction or split.count:
+        return sources, _held_out(sources, split, seed)
+    return [], []
 
 
 def _held_out(sources: list[Tokens], split: config.Validation, seed: int) -> list[np.ndarray]:
@@ -191,16 +190,28 @@ def _validation(
     ]
     made_of = [b.source.key for b in bins]
     settings = (data.seq_len, data.packing, data.train_on, seed, batch_size)
-    made = plan.Plan(
-        sources=bins,
+    key = ('validation', made_of, settings)
+    return _plan(bins, data, batch_size, seed, shuffled=False, made_of=key).until(1)
+
+
+def _plan(
+    bins: Sequence[plan.Bins],
+    data: config.Data,
+    batch_size: int,
+    seed: int,
+    *,
+    shuffled: bool,
+    made_of: tuple[Any, ...],
+) -> plan.Plan:
+    return plan.Plan(
+        sources=tuple(bins),
         seq_len=data.seq_len,
         batch_size=batch_size,
         seed=seed,
         train_on=data.train_on,
-        shuffled=False,
-        fingerprint=plan.fingerprint('validation', made_of, settings),
+        shuffled=shuffled,
+        fingerprint=plan.fingerprint(*made_of),
     )
-    return made.until(1)
 
 
 def _report(account: dict[str, Any]) -> str:
