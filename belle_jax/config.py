@@ -10,6 +10,7 @@ import difflib
 import pathlib
 import types
 import typing
+from collections.abc import Iterable
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -19,8 +20,22 @@ from belle_jax.files import read_json, write_json
 
 __all__ = ['PRESETS', 'Architecture', 'Rope', 'Run', 'default', 'load', 'resolve', 'save']
 
-MAX_SEGMENTS = 64
-"""Texts that share a packed row at most; cuDNN's attention wants a bound when it is compiled."""
+MAX_SEGMENTS = 64  # texts that share a packed row at most: cuDNN's attention wants a bound
+
+
+def one_of(*choices: str) -> Any:
+    """A field that has one of these values, the first one by default."""
+    return dataclasses.field(default=choices[0], metadata={'choices': choices})
+
+
+def at_least(least: int, default: float) -> Any:
+    """A field with a least value."""
+    return dataclasses.field(default=default, metadata={'least': least})
+
+
+def fraction() -> Any:
+    """A field between 0 and 1, by default 0."""
+    return dataclasses.field(default=0.0, metadata={'fraction': True})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,12 +45,12 @@ class Model:
     source: str = ''  # Hugging Face directory, hub name or run directory; '' trains from nothing
     preset: str = ''  # a name of PRESETS: the shape of a published model, random weights
     architecture: Architecture | None = None  # a shape of one's own; filled in when source is set
-    dtype: str = 'float32'  # of activations; parameters that are trained are always float32
-    attention: str = 'auto'  # auto, xla, cudnn (GPU), splash (TPU)
-    remat: str = 'block'  # none, block (keep each block's input), dots (keep products as well)
+    dtype: str = one_of('float32', 'bfloat16')  # of activations; what is trained is float32
+    attention: str = one_of('auto', 'xla', 'cudnn', 'splash')  # cudnn: GPU, splash: TPU
+    remat: str = one_of('block', 'dots', 'none')  # keep a block's input, products too, everything
     scan: bool = True  # one compiled block for all layers; False unrolls them
-    hidden_dropout: float = 0.0  # fraction, after attention and after the MLP
-    attention_dropout: float = 0.0  # fraction, of attention weights
+    hidden_dropout: float = fraction()  # after attention and after the MLP
+    attention_dropout: float = fraction()  # of attention weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,8 +66,8 @@ class Validation:
     """Rows to evaluate on, never trained on: a file, a fraction or a count; the first set wins."""
 
     path: str = ''
-    fraction: float = 0.0
-    count: int = 0
+    fraction: float = fraction()
+    count: int = at_least(0, 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,11 +78,11 @@ class Data:
     tokenizer: str = ''  # directory or hub name; '' takes model.source's
     template: str = 'belle'
     system: str = ''  # a system message for rows that have none
-    train_on: str = 'assistant'  # or all: every token, as continued pretraining does
-    seq_len: int = 1024  # tokens a row of a batch
+    train_on: str = one_of('assistant', 'all')  # all: every token, as continued pretraining does
+    seq_len: int = at_least(2, 1024)  # tokens a row of a batch
     packing: bool = True
     validation: Validation = Validation()
-    on_bad_row: str = 'error'  # or skip: count it and go on
+    on_bad_row: str = one_of('error', 'skip')  # skip: count it and go on
     cache_dir: str = ''  # '' is ~/.cache/belle_jax/tokens
 
     @property
@@ -80,26 +95,26 @@ class Data:
 class Batch:
     """How much goes into one optimiser step, over all devices."""
 
-    size: int = 8  # rows of data.seq_len tokens
-    accumulation: int = 1  # micro-batches that a step is split into
+    size: int = at_least(1, 8)  # rows of data.seq_len tokens
+    accumulation: int = at_least(1, 1)  # micro-batches that a step is split into
 
 
 @dataclasses.dataclass(frozen=True)
 class Optim:
     """The optimiser and its schedule."""
 
-    name: str = 'adamw'  # adamw, adafactor, lion, muon
-    learning_rate: float = 1e-5  # peak
-    schedule: str = 'cosine'  # cosine, linear, constant
-    warmup_ratio: float = 0.0  # of all steps
-    warmup_steps: int = 0  # wins over warmup_ratio when set
-    final_ratio: float = 0.0  # of the peak, at the last step
-    weight_decay: float = 0.0  # decoupled; not on biases and norms
+    name: str = one_of('adamw', 'adafactor', 'lion', 'muon')
+    learning_rate: float = at_least(0, 1e-5)  # peak
+    schedule: str = one_of('cosine', 'linear', 'constant')
+    warmup_ratio: float = fraction()  # of all steps
+    warmup_steps: int = at_least(0, 0)  # wins over warmup_ratio when set
+    final_ratio: float = fraction()  # of the peak, at the last step
+    weight_decay: float = at_least(0, 0.0)  # decoupled; not on biases and norms
     beta1: float = 0.9
     beta2: float = 0.999
     eps: float = 1e-8
-    clip_norm: float = 1.0  # of the gradient over all parameters; 0 is off
-    moment_dtype: str = 'float32'  # of the first moment; the second stays float32
+    clip_norm: float = at_least(0, 1.0)  # of the gradient over all parameters; 0 is off
+    moment_dtype: str = one_of('float32', 'bfloat16')  # of the first; the second is float32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,14 +133,14 @@ class Train:
     objective: str = 'next_token'  # what is minimised: see training/objectives.py
     only: str = ''  # patterns of parameters to train, 'layers.-1,final_norm'; '' trains all
     freeze: str = ''  # patterns of parameters to leave as they are, such as 'embed'
-    epochs: float = 1.0
-    steps: int = 0  # wins over epochs when set
-    max_steps: int = 0  # stop here although schedule and plan go on; 0 is off
-    log_every: int = 10
+    epochs: float = at_least(0, 1.0)
+    steps: int = at_least(0, 0)  # wins over epochs when set
+    max_steps: int = at_least(0, 0)  # stop here although schedule and plan go on; 0 is off
+    log_every: int = at_least(1, 10)
     eval_every: int = 0  # 0: four times an epoch, at least 5 steps apart; -1: never
     checkpoint_every: int = 0  # 0: as eval_every; -1: only at the end
-    keep_last: int = 2
-    keep_best: int = 1
+    keep_last: int = at_least(1, 2)
+    keep_best: int = at_least(0, 1)
     profile_from: int = 0  # a trace of steps profile_from up to profile_to; 0 is off
     profile_to: int = 0
     wandb: str = ''  # a project's name; '' is off
@@ -147,42 +162,6 @@ class Run:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as `config.json` of a run directory holds them."""
         return dataclasses.asdict(self)
-
-
-CHOICES = {
-    'model.preset': ('', *PRESETS),
-    'model.dtype': ('float32', 'bfloat16'),
-    'model.attention': ('auto', 'xla', 'cudnn', 'splash'),
-    'model.remat': ('none', 'block', 'dots'),
-    'data.train_on': ('assistant', 'all'),
-    'data.on_bad_row': ('error', 'skip'),
-    'optim.name': ('adamw', 'adafactor', 'lion', 'muon'),
-    'optim.schedule': ('cosine', 'linear', 'constant'),
-    'optim.moment_dtype': ('float32', 'bfloat16'),
-}
-AT_LEAST = {
-    'data.seq_len': 2,
-    'batch.size': 1,
-    'batch.accumulation': 1,
-    'train.log_every': 1,
-    'train.keep_last': 1,
-    'train.keep_best': 0,
-    'train.steps': 0,
-    'train.max_steps': 0,
-    'train.epochs': 0,
-    'optim.learning_rate': 0,
-    'optim.weight_decay': 0,
-    'optim.clip_norm': 0,
-    'optim.warmup_steps': 0,
-    'data.validation.count': 0,
-}
-FRACTIONS = (
-    'model.hidden_dropout',
-    'model.attention_dropout',
-    'optim.warmup_ratio',
-    'optim.final_ratio',
-    'data.validation.fraction',
-)
 
 
 def default() -> ConfigDict:
@@ -218,32 +197,21 @@ def resolve(config: ConfigDict) -> Run:
     return run
 
 
-def from_dict(values: dict[str, Any]) -> Run:
-    """A `Run` from plain values, such as a run directory's `config.json`."""
-    return _build(Run, values, '')
-
-
 def save(run: Run, path: pathlib.Path) -> None:
     """Writes a run's values as JSON; a kill leaves the old file or the new one."""
     write_json(path, run.to_dict())
 
 
 def load(path: pathlib.Path) -> Run:
-    """Reads what `save` wrote.
-
-    Raises:
-        ValueError: the file is missing or is not such JSON; it is named.
-    """
+    """Reads what `save` wrote; a file that is missing or damaged is a ValueError that names it."""
     return from_dict(read_json(path, 'restore it'))
 
 
 def parse_sources(text: str, field: str) -> tuple[Source, ...]:
     """'a.jsonl=2,b.json' -> (Source('a.jsonl', 2.0), Source('b.json', 1.0)).
 
-    What follows the last '=' is a weight if it is a number, otherwise it belongs to the path.
-
-    Raises:
-        ValueError: naming the field, when a weight is not a positive number.
+    What follows the last '=' is a weight if it is a number, else it belongs to the path; a weight
+    that is not positive is a ValueError that names the field.
     """
     sources = []
     for part in filter(None, (p.strip() for p in text.split(','))):
@@ -259,6 +227,11 @@ def parse_sources(text: str, field: str) -> tuple[Source, ...]:
             )
         sources.append(source)
     return tuple(sources)
+
+
+def from_dict(values: dict[str, Any]) -> Run:
+    """A `Run` from plain values, such as a run directory's `config.json`."""
+    return _build(Run, values, '')
 
 
 def _build(cls: type, values: dict[str, Any], prefix: str) -> Any:
@@ -281,9 +254,7 @@ def _value(value: Any, hint: Any, place: str) -> Any:
         return None if value is None else Architecture.from_dict(value)
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, dict):
-            raise ValueError(
-                f'--config.{place}={value!r} must be a section with fields of its own.'
-            )
+            raise ValueError(f'--config.{place}={value!r} must be a section of fields.')
         return _build(typing.cast(type, hint), value, f'{place}.')
     if isinstance(hint, types.UnionType):
         return value
@@ -295,41 +266,36 @@ def _value(value: Any, hint: Any, place: str) -> Any:
 
 
 def _check(run: Run) -> None:
-    def get(field: str) -> Any:
-        value: Any = run
-        for name in field.split('.'):
-            value = getattr(value, name)
-        return value
-
-    for field, allowed in CHOICES.items():
-        if get(field) not in allowed:
-            raise ValueError(
-                f'--config.{field}={get(field)!r} is not known: choose one of '
-                f'{", ".join(filter(None, allowed))}.'
-            )
-    for field, least in AT_LEAST.items():
-        if not get(field) >= least:
-            raise ValueError(f'--config.{field}={get(field)} must be at least {least}.')
-    for field in FRACTIONS:
-        if not 0 <= get(field) <= 1:
-            raise ValueError(f'--config.{field}={get(field)} is a fraction: between 0 and 1.')
+    _check_fields(run, '--config.')
+    if run.model.preset not in ('', *PRESETS):
+        raise ValueError(_unknown('--config.model.preset', run.model.preset, PRESETS))
     if run.batch.size % run.batch.accumulation:
         raise ValueError(
             f'--config.batch.accumulation={run.batch.accumulation} does not divide batch.size='
             f'{run.batch.size}: every micro-batch has the same number of rows.'
         )
-    given = [
-        name
-        for name, value in (
-            ('model.source', run.model.source),
-            ('model.preset', run.model.preset),
-            ('model.architecture', run.model.architecture),
-        )
-        if value
-    ]
+    given = [f'model.{n}' for n in ('source', 'preset', 'architecture') if getattr(run.model, n)]
     if len(given) != 1:
         raise ValueError(
             f'{" and ".join(given) or "no model"} is set: set exactly one of --config.model.source '
             '(published weights), model.preset or model.architecture (random weights).'
         )
     run.data.sources  # noqa: B018 - raises on a malformed weight
+
+
+def _check_fields(section: Any, prefix: str) -> None:
+    """Holds the values of a section against the rules that its fields were declared with."""
+    for field in dataclasses.fields(section):
+        place, value, rule = f'{prefix}{field.name}', getattr(section, field.name), field.metadata
+        if 'choices' in rule and value not in rule['choices']:
+            raise ValueError(_unknown(place, value, rule['choices']))
+        if 'least' in rule and not value >= rule['least']:
+            raise ValueError(f'{place}={value} must be at least {rule["least"]}.')
+        if 'fraction' in rule and not 0 <= value <= 1:
+            raise ValueError(f'{place}={value} is a fraction: between 0 and 1.')
+        if dataclasses.is_dataclass(value) and not isinstance(value, Architecture):
+            _check_fields(value, f'{place}.')
+
+
+def _unknown(place: str, value: str, choices: Iterable[str]) -> str:
+    return f'{place}={value!r} is not known: choose one of {", ".join(choices)}.'

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any
 from ml_collections import ConfigDict
 
 from belle_jax import config
+from belle_jax.runs.load import load_model
 
 if TYPE_CHECKING:
     import numpy as np
 
     from belle_jax.decoding import Completion, Engine
     from belle_jax.decoding.assistant import Voice
+
+__all__ = ['Assistant', 'generate', 'load', 'load_model', 'score', 'train_run']
 
 Prompt = str | Sequence[dict[str, Any]]
 """A user's message, or a conversation: [{'role': 'user', 'content': '…'}, …]."""
