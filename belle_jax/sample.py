@@ -58,7 +58,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 MODEL = flags.DEFINE_string(
-    'model', None, 'Run directory, checkpoint, Hugging Face directory or hub name.'
+    'model', '', 'Run directory, checkpoint, Hugging Face directory or hub name.'
 )
 PROMPTS = flags.DEFINE_string('prompts', None, 'JSON lines to answer instead of a chat.')
 OUTPUT = flags.DEFINE_string('output', None, 'Where the answers go, with --prompts.')

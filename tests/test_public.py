@@ -83,7 +83,7 @@ def test_a_score_is_the_log_probability_of_the_answers_tokens_and_of_its_end(ass
 
 
 def test_help_shows_the_public_interface_and_importing_the_package_is_light():
-    text = pydoc.render_doc(belle_jax, renderer=pydoc.plaintext)
+    text = pydoc.plain(pydoc.render_doc(belle_jax))
     for name in belle_jax.__all__:
         assert getattr(belle_jax, name).__doc__
         assert f'    {name}(' in text or f'class {name}(' in text
