@@ -165,11 +165,9 @@ class Run:
 
 
 def default() -> ConfigDict:
-    """Every field with its default; a recipe sets what it is about.
+    """Every field with its default; a recipe sets what it is about. Unknown fields are refused.
 
-    Returns:
-        A ConfigDict that refuses unknown fields. `model.architecture` is empty and open: a recipe
-        for a model of its own puts the fields of `Architecture` there.
+    `model.architecture` is empty and open: a model of one's own has its fields put there.
     """
     config = ConfigDict(Run().to_dict())
     model: Any = config.model
@@ -280,7 +278,7 @@ def _check(run: Run) -> None:
             f'{" and ".join(given) or "no model"} is set: set exactly one of --config.model.source '
             '(published weights), model.preset or model.architecture (random weights).'
         )
-    run.data.sources  # noqa: B018 - raises on a malformed weight
+    _ = run.data.sources  # raises on a malformed weight
 
 
 def _check_fields(section: Any, prefix: str) -> None:

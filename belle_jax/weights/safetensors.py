@@ -18,7 +18,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from belle_jax.weights.tensors import Planned, Stored, map_file, replacing
+from belle_jax.files import whole_file
+from belle_jax.weights.tensors import Planned, Stored, map_file
 
 DTYPES = {
     'F64': np.dtype('<f8'),
@@ -87,7 +88,7 @@ def write(path: Path, tensors: Sequence[Planned], metadata: dict[str, str] | Non
         position += t.size
     text = json.dumps(header, separators=(',', ':'), ensure_ascii=False).encode()
     text += b' ' * (-len(text) % 8)  # the data begin at a multiple of 8 bytes
-    with replacing(path) as file:
+    with whole_file(path) as file:
         file.write(len(text).to_bytes(8, 'little') + text)
         for t in tensors:
             t.write(file)
