@@ -62,25 +62,17 @@ def make(
     def mask(params):
         return {name: decays(name) for name in params}
 
+    shared: dict[str, Any] = {
+        'b1': optim.beta1,
+        'b2': optim.beta2,
+        'mu_dtype': optim.moment_dtype,
+        'weight_decay': optim.weight_decay,
+        'mask': mask,
+    }
     if optim.name == 'adamw':
-        rule = optax.adamw(
-            rate,
-            b1=optim.beta1,
-            b2=optim.beta2,
-            eps=optim.eps,
-            mu_dtype=optim.moment_dtype,
-            weight_decay=optim.weight_decay,
-            mask=mask,
-        )
+        rule = optax.adamw(rate, eps=optim.eps, **shared)
     elif optim.name == 'lion':
-        rule = optax.lion(
-            rate,
-            b1=optim.beta1,
-            b2=optim.beta2,
-            mu_dtype=optim.moment_dtype,
-            weight_decay=optim.weight_decay,
-            mask=mask,
-        )
+        rule = optax.lion(rate, **shared)
     elif optim.name == 'muon':
         rule = optax.contrib.muon(
             rate,

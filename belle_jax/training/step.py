@@ -63,24 +63,9 @@ def make_step(
         micro_key = jax.random.fold_in(key, number) if keys_needed else None
         return gradient(trainable, frozen, batch, micro_key)
 
-    def of_batch(trainable, frozen, batch, key):
-        micro_batches = next(iter(batch.values())).shape[0]
-        first = jax.tree.map(lambda a: a[0], batch)
-        if micro_batches == 1:
-            return of_micro_batch(trainable, frozen, first, key, 0)
-
-        def add(carry, item):
-            number, micro_batch = item
-            out = of_micro_batch(trainable, frozen, micro_batch, key, number)
-            return jax.tree.map(jnp.add, carry, out), None
-
-        shapes = jax.eval_shape(of_micro_batch, trainable, frozen, first, key, 0)
-        zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
-        return jax.lax.scan(add, zeros, (jnp.arange(micro_batches), batch))[0]
-
     def step(trainable, frozen, optimiser_state, batch, number):
         key = jax.random.fold_in(jax.random.key(seed), number)
-        grads, sums = of_batch(trainable, frozen, batch, key)
+        grads, sums = _over_micro_batches(of_micro_batch, trainable, frozen, batch, key)
         # A batch without a trained token changes nothing, instead of dividing by zero.
         grads = jax.tree.map(lambda g: g / jnp.maximum(sums['weight'], 1.0), grads)
         updates: Any
@@ -94,6 +79,23 @@ def make_step(
         return (moved, optimiser_state), metrics
 
     return step
+
+
+def _over_micro_batches(function, trainable, frozen, batch, key):
+    """The sums of what a function gives for each micro-batch of a batch [A, B, T]."""
+    micro_batches = next(iter(batch.values())).shape[0]
+    first = jax.tree.map(lambda a: a[0], batch)
+    if micro_batches == 1:
+        return function(trainable, frozen, first, key, 0)
+
+    def add(carry, item):
+        number, micro_batch = item
+        out = function(trainable, frozen, micro_batch, key, number)
+        return jax.tree.map(jnp.add, carry, out), None
+
+    shapes = jax.eval_shape(function, trainable, frozen, first, key, 0)
+    zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
+    return jax.lax.scan(add, zeros, (jnp.arange(micro_batches), batch))[0]
 
 
 def make_evaluation(
