@@ -5,13 +5,13 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 import as_meta
+import programs
 from api_runs import ServerProcess
 from belle_jax.formats import meta, paddle
 from tiny import write_model
@@ -56,6 +56,7 @@ def server(tmp_path):
         yield process.url
 
 
+@pytest.mark.slow
 def test_each_command_of_the_readme_runs(tmp_path, server):
     files(tmp_path)
     environment = os.environ | {'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(ROOT)}
@@ -68,15 +69,12 @@ def test_each_command_of_the_readme_runs(tmp_path, server):
         assert extra is not None, f'no entry says how to run: {command}'
         if '--source=BELLE-LLaMA-7B-2M-enc' in command:  # what the commands before it made
             shutil.move(tmp_path / 'sft-enc', tmp_path / 'BELLE-LLaMA-7B-2M-enc')
-        done = subprocess.run(
+        done = programs.run(
             [sys.executable, *shlex.split(f'{command} {extra}')[1:]],
             cwd=tmp_path,
             env=environment,
             input='天地玄黄\n',
-            capture_output=True,
-            text=True,
             timeout=300,
-            check=False,
         )
         assert done.returncode == 0, f'{command}\n{done.stdout[-1000:]}\n{done.stderr[-2000:]}'
         ran += 1
