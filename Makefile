@@ -1,6 +1,7 @@
 # Everything for a fresh machine with Python >= 3.11 and make. `make` alone lists the targets.
 #   PYTHON=python3.12 make test    another interpreter (default: python3)
 #   JOBS=8 make test               more test processes (default: 2)
+#   FAST=1 make test               without the slow tests
 
 PYTHON ?= python3
 JOBS ?= 2
@@ -10,12 +11,13 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile
 
-.PHONY: help quickstart test lint docs clean
+.PHONY: help quickstart test soak lint docs clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make quickstart   data, tokenizer, training, evaluation and three answers, in minutes on a CPU'
-	@echo 'make test         all tests'
+	@echo 'make test         all tests; with FAST=1 without the slow ones, in minutes'
+	@echo 'make soak         long trials: kills by the dozen, hostile files by the thousand'
 	@echo 'make lint         ruff and pyright'
 	@echo 'make docs         the web site, with the API, in build/docs'
 	@echo 'make clean        removes .venv and what the quickstart and tests wrote'
@@ -24,7 +26,10 @@ quickstart: $(VENV)/installed
 	$(BIN)/python -m belle_jax.quickstart
 
 test: $(VENV)/installed-test $(VENV)/installed-compilers
-	$(BIN)/python -m pytest -n $(JOBS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist=worksteal $(if $(FAST),-m 'not slow and not parity')
+
+soak: $(VENV)/installed-test
+	$(BIN)/python -m pytest -n $(JOBS) --dist=worksteal -m soak
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

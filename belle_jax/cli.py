@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from absl import app, flags, logging
 
-import belle_jax
+from belle_jax import __version__
 
 # The map, in the order of the road from nothing to a model that is given on.
 ROAD = {
@@ -134,7 +134,7 @@ def main() -> None:
     if word in HELP:
         print(_map())
     elif word == '--version':
-        print(f'belle-jax {belle_jax.__version__}')
+        print(f'belle-jax {__version__}')
     elif word == 'completion':
         print(_completion(rest))
     elif word not in PROGRAMS:

@@ -31,6 +31,18 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.option.markexpr.strip() != 'gpu':
         jax.config.update('jax_platforms', 'cpu')
         jax.config.update('jax_num_cpu_devices', 8)
+        # Most programs here run for less time than XLA takes to optimise them, those that tests
+        # start as well. Both sides of a comparison to the last bit are compiled so.
+        given = os.environ.get('XLA_FLAGS', '')
+        os.environ['XLA_FLAGS'] = f'{given} --xla_backend_optimization_level=0'.strip()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Long trials run where they are asked for: `pytest -m soak`."""
+    if 'soak' not in config.option.markexpr:
+        long = [item for item in items if item.get_closest_marker('soak')]
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item not in long]
 
 
 @pytest.fixture(scope='session')
@@ -59,4 +71,5 @@ def compilers() -> dict[str, str]:
         pytest.skip(f'no TPU and GPU compilers at {path} (.ci/compilers installs them)')
     search = os.pathsep.join([str(path), str(ROOT), os.environ.get('PYTHONPATH', '')])
     alone = {'JAX_PLATFORMS': 'cpu', 'TPU_SKIP_MDS_QUERY': '1'}
-    return os.environ | alone | {'PYTHONPATH': search.rstrip(os.pathsep)}
+    flags = {name: value for name, value in os.environ.items() if name != 'XLA_FLAGS'}
+    return flags | alone | {'PYTHONPATH': search.rstrip(os.pathsep)}

@@ -1,41 +1,39 @@
-"""kill -9 at random moments: the result is an undisturbed run's, and nothing is paid for twice.
-
-By default 400 requests and four kills, in some 20 s. BELLE_KILLS=10 BELLE_KILL_REQUESTS=2000 takes
-about a minute.
-"""
+"""kill -9 at random moments: the result is an undisturbed run's, and nothing is paid for twice."""
 
 import json
-import os
 import random
 import subprocess
 from collections import Counter
 
+import pytest
+
 from api_runs import ServerProcess, driver, environment, kill_at_random_moments
 
-KILLS = int(os.environ.get('BELLE_KILLS', '4'))
-REQUESTS = int(os.environ.get('BELLE_KILL_REQUESTS', '400'))
 CONCURRENCY = 32
 
 
-def test_a_run_killed_at_random_moments_ends_as_one_that_was_not(tmp_path):
+@pytest.mark.parametrize(
+    ('kills', 'requests'), [(4, 400), pytest.param(10, 2000, marks=pytest.mark.soak)]
+)
+def test_a_run_killed_at_random_moments_ends_as_one_that_was_not(tmp_path, kills, requests):
     with ServerProcess(tmp_path / 'calm.log') as server:
         command = driver(
-            tmp_path / 'calm.sqlite', server.url, REQUESTS, CONCURRENCY, tmp_path / 'calm.json'
+            tmp_path / 'calm.sqlite', server.url, requests, CONCURRENCY, tmp_path / 'calm.json'
         )
         subprocess.run(command, check=True, env=environment())
-        assert len(server.lines()) == REQUESTS
+        assert len(server.lines()) == requests
 
     flags = ('--fault_rate=0.3', '--retry_after=0.2', '--delay=0.02')
     with ServerProcess(tmp_path / 'log', *flags) as server:
         command = driver(
-            tmp_path / 'journal.sqlite', server.url, REQUESTS, CONCURRENCY, tmp_path / 'out.json'
+            tmp_path / 'journal.sqlite', server.url, requests, CONCURRENCY, tmp_path / 'out.json'
         )
         kill_at_random_moments(
             lambda: subprocess.Popen(command, env=environment()),
             server,
             tmp_path / 'journal.sqlite',
-            kills=KILLS,
-            requests=REQUESTS,
+            kills=kills,
+            requests=requests,
             concurrency=CONCURRENCY,
             chance=random.Random(20),
         )
@@ -43,12 +41,12 @@ def test_a_run_killed_at_random_moments_ends_as_one_that_was_not(tmp_path):
 
     rows = json.loads((tmp_path / 'out.json').read_text('utf-8'))
     assert rows == json.loads((tmp_path / 'calm.json').read_text('utf-8'))
-    assert [row[0] for row in rows] == list(range(REQUESTS))
+    assert [row[0] for row in rows] == list(range(requests))
     assert not any(error for *_, error in rows) and {reason for *_, reason, _ in rows} >= {'stop'}
     # The server did misbehave in each of its ways, and no answer was paid for twice but for kills.
     what = Counter(line['what'] for line in lines)
     assert len(what) == 13
-    assert REQUESTS <= what['ok'] <= REQUESTS + KILLS * CONCURRENCY
+    assert requests <= what['ok'] <= requests + kills * CONCURRENCY
     # The key is nowhere.
     key = environment()['OPENAI_API_KEY'].encode()
     assert not any(key in file.read_bytes() for file in tmp_path.iterdir())

@@ -87,7 +87,7 @@ def test_a_converter_runs_by_name_in_the_repository_and_without_jax(tmp_path):
         [sys.executable, '-c', code], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout in (ROOT / 'README.md').read_text('utf-8')
+    assert done.stdout in (ROOT / 'docs' / 'belle.md').read_text('utf-8')
 
 
 def test_the_packages_of_the_wheel_are_the_folders():

@@ -1,11 +1,7 @@
-"""`python -m belle_jax.generate_data` against a server that misbehaves: whole runs, as programs.
-
-By default 100 requests and three kills. BELLE_KILLS=10 BELLE_KILL_REQUESTS=2000 takes minutes.
-"""
+"""`python -m belle_jax.generate_data` against a server that misbehaves: whole runs, as programs."""
 
 import concurrent.futures
 import json
-import os
 import random
 import re
 import shutil
@@ -35,8 +31,6 @@ from belle_jax.texts.comparison import similarity
 from generate_runs import BAD, KEY, finish, journaled, run, serving, start
 from recipes import tiny as recipe
 
-KILLS = int(os.environ.get('BELLE_KILLS', '3'))
-REQUESTS = int(os.environ.get('BELLE_KILL_REQUESTS', '100'))
 ROWS = 200
 CHAT = ['--api=chat', '--model_name=test']
 
@@ -47,18 +41,23 @@ def read(path: Path) -> list[dict[str, Any]]:
     return json.loads(text) if text[0] == '[' else [json.loads(line) for line in text.splitlines()]
 
 
-def test_a_run_killed_at_random_moments_writes_what_an_undisturbed_one_writes(tmp_path):
+@pytest.mark.parametrize(
+    ('kills', 'requests'), [(3, 100), pytest.param(10, 2000, marks=pytest.mark.soak)]
+)
+def test_a_run_killed_at_random_moments_writes_what_an_undisturbed_one_writes(
+    tmp_path, kills, requests
+):
     def flags(name, url):
         # At 0.8 the server's templates give near 4 rows a reply, and what is near to what matters.
         return [
             f'--output={tmp_path}/{name}/rows.json', f'--base_url={url}', '--threshold=0.8',
-            f'--count={int(3.8 * REQUESTS)}', '--concurrency=32', '--timeout=1',
+            f'--count={int(3.8 * requests)}', '--concurrency=32', '--timeout=1',
         ]  # fmt: skip
 
     with ServerProcess(tmp_path / 'calm.log') as server:
         run(*flags('calm', server.url))
         asked = len(server.lines())
-        assert asked > 0.8 * REQUESTS
+        assert asked > 0.8 * requests
 
     faults = ('--fault_rate=0.3', '--retry_after=0.2', '--delay=0.02')
     with ServerProcess(tmp_path / 'log', *faults) as server:
@@ -72,20 +71,20 @@ def test_a_run_killed_at_random_moments_writes_what_an_undisturbed_one_writes(tm
             begin,
             server,
             tmp_path / 'killed' / 'rows.journal.sqlite',
-            kills=KILLS,
+            kills=kills,
             requests=asked,
             concurrency=32,
             chance=random.Random(20),
         )
         what = Counter(line['what'] for line in server.lines())
 
-    assert [each.returncode for each in runs] == [-signal.SIGKILL] * KILLS + [0]
+    assert [each.returncode for each in runs] == [-signal.SIGKILL] * kills + [0]
     for name in ('rows.json', 'rows.rejected.jsonl'):
         disturbed, calm = (tmp_path / folder / name for folder in ('killed', 'calm'))
         assert disturbed.read_bytes() == calm.read_bytes()
     # All of its ways to misbehave, and no answer twice but for what was in flight at a kill. Some
     # requests go beyond what turns out to be needed.
-    assert len(what) == 13 and asked <= what['ok'] + 32 <= asked + 64 + KILLS * 32
+    assert len(what) == 13 and asked <= what['ok'] + 32 <= asked + 64 + kills * 32
     assert sorted(path.name for path in (tmp_path / 'killed').iterdir()) == [
         'rows.journal.sqlite', 'rows.json', 'rows.rejected.jsonl', 'rows.report.html',
     ]  # fmt: skip

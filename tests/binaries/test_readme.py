@@ -5,13 +5,13 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 import as_meta
+import programs
 from api_runs import ServerProcess
 from belle_jax.formats import huggingface, meta, paddle
 from tiny import write_model
@@ -71,6 +71,7 @@ def test_both_readmes_have_the_same_commands():
     assert set(commands('README.zh-CN.md')) == set(commands('README.md'))
 
 
+@pytest.mark.slow
 def test_each_command_of_the_pages_runs(tmp_path, server):
     files(tmp_path)
     environment = os.environ | {'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(ROOT)}
@@ -83,15 +84,12 @@ def test_each_command_of_the_pages_runs(tmp_path, server):
         assert extra is not None, f'no entry says how to run: {command}'
         if '--source=BELLE-LLaMA-7B-2M-enc' in command:  # what the commands before it made
             shutil.move(tmp_path / 'sft-enc', tmp_path / 'BELLE-LLaMA-7B-2M-enc')
-        done = subprocess.run(
+        done = programs.run(
             program(f'{command} {extra}'),
             cwd=tmp_path,
             env=environment,
             input='天地玄黄\n',
-            capture_output=True,
-            text=True,
             timeout=300,
-            check=False,
         )
         assert done.returncode == 0, f'{command}\n{done.stdout[-1000:]}\n{done.stderr[-2000:]}'
         ran += 1

@@ -15,6 +15,7 @@ from belle_jax import config
 from belle_jax.training.loop import Trainer
 
 SAVING = 'checkpoints/*.orbax-checkpoint-tmp'
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope='module')
@@ -39,12 +40,14 @@ def assert_same(workdir, other):
         np.testing.assert_array_equal(ours[name], value, err_msg=name)
 
 
-@pytest.mark.slow
-def test_killed_at_five_moments_a_run_ends_bit_for_bit_the_same(flags, undisturbed, tmp_path):
+@pytest.mark.parametrize('kills', [4, pytest.param(25, marks=pytest.mark.soak)])
+def test_killed_at_many_moments_a_run_ends_bit_for_bit_the_same(
+    flags, undisturbed, tmp_path, kills
+):
     workdir = tmp_path / 'run'
     rng = np.random.default_rng()
-    # Four kills after random steps, one while a checkpoint is being written.
-    targets = sorted(rng.choice(np.arange(1, 29), 4, replace=False).tolist())
+    # Kills after random steps, and one while a checkpoint is being written.
+    targets = sorted(rng.choice(np.arange(1, 29), kills, replace=False).tolist())
     print('killed after steps', targets)
     saved = False
     for number, target in enumerate(targets):
@@ -168,11 +171,8 @@ def test_a_full_disk_ends_the_run_with_a_sentence_and_keeps_what_was_saved(flags
         np.testing.assert_array_equal(value, before[name])
 
 
-@pytest.mark.slow
-def test_two_processes_train_as_one_and_resume_as_one(flags, tmp_path):
-    alone, workdir = tmp_path / 'alone', tmp_path / 'run'
-    steps = ['--config.train.steps=20', '--config.batch.size=8']
-    training_runs.train(alone, [*flags, *steps])
+def test_two_processes_train_as_one_and_resume_as_one(flags, undisturbed, tmp_path):
+    workdir = tmp_path / 'run'
     mesh = [f'--config.mesh.{axis}=2' for axis in ('data', 'fsdp', 'tensor')]
 
     def start_both():
@@ -182,7 +182,7 @@ def test_two_processes_train_as_one_and_resume_as_one(flags, tmp_path):
         shared = ['--distributed', f'--coordinator=localhost:{port}', '--processes=2']
         return [
             training_runs.start(
-                workdir, [*flags, *steps, *mesh, *shared, f'--process={i}', '--cpu_devices=4']
+                workdir, [*flags, *mesh, *shared, f'--process={i}', '--cpu_devices=4']
             )
             for i in range(2)
         ]
@@ -198,9 +198,9 @@ def test_two_processes_train_as_one_and_resume_as_one(flags, tmp_path):
     for process in both:
         process.send_signal(signal.SIGTERM)
     assert [process.wait(timeout=300) for process in both] == [143, 143]
-    assert training_runs.steps_done(workdir) < 20
+    assert training_runs.steps_done(workdir) < 30
     for process in start_both():
         training_runs.finish(process, workdir)
     np.testing.assert_allclose(
-        training_runs.losses(workdir), training_runs.losses(alone), rtol=1e-5
+        training_runs.losses(workdir), training_runs.losses(undisturbed), rtol=1e-5
     )

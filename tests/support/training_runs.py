@@ -2,14 +2,14 @@
 
 import json
 import os
-import resource
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
+
+import programs
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = 'tests/support/recipes/tiny.py'
@@ -56,7 +56,7 @@ def make_tokenizer(folder: Path, characters: list[str]) -> None:
 
 def start(
     workdir: Path, flags: list[str], variant: str = 'llama', file_limit: int | None = None
-) -> subprocess.Popen:
+) -> programs.Program:
     """Starts `python -m belle_jax.train`; what it prints goes to WORKDIR.log.
 
     Args:
@@ -66,24 +66,16 @@ def start(
         file_limit: Bytes that any file may grow to, as on a disk that is full.
     """
     command = [sys.executable, '-m', 'belle_jax.train', f'--config={RECIPE}:{variant}']
-    environment = os.environ | {'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(ROOT)}
-    with workdir.with_suffix('.log').open('a') as log:
-        return subprocess.Popen(
-            [*command, f'--workdir={workdir}', *flags],
-            cwd=ROOT,
-            env=environment,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            preexec_fn=None if file_limit is None else lambda: _limit_files(file_limit),
-        )
+    return programs.Program(
+        [*command, f'--workdir={workdir}', *flags],
+        cwd=ROOT,
+        env=os.environ | {'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(ROOT)},
+        stdout=workdir.with_suffix('.log'),
+        file_limit=file_limit,
+    )
 
 
-def _limit_files(size: int) -> None:
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # then writing fails with an error instead
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-
-
-def finish(process: subprocess.Popen, workdir: Path) -> None:
+def finish(process: programs.Program, workdir: Path) -> None:
     """Waits for a run and asserts that it ended well."""
     assert process.wait(timeout=600) == 0, workdir.with_suffix('.log').read_text()[-3000:]
 
@@ -93,7 +85,7 @@ def train(workdir: Path, flags: list[str], variant: str = 'llama') -> None:
     finish(start(workdir, flags, variant), workdir)
 
 
-def kill_when(process: subprocess.Popen, condition, timeout: float = 300.0) -> None:
+def kill_when(process: programs.Program, condition, timeout: float = 300.0) -> None:
     """kill -9 as soon as `condition()` holds."""
     end = time.monotonic() + timeout
     while not condition():
