@@ -9,7 +9,7 @@ import numpy as np
 from belle_jax import families
 from belle_jax.data import template_export, templates, tokenizer
 from belle_jax.families import TensorMap
-from belle_jax.files import require_new
+from belle_jax.files import read_json, require_new, write_json
 from belle_jax.formats import huggingface
 from belle_jax.formats.protocol import PublishedModel
 from belle_jax.runs import model_card, origin, run_directory
@@ -118,7 +118,7 @@ def _config(checkpoint: run_directory.Checkpoint) -> dict[str, Any] | None:
     path = checkpoint.run / run_directory.SOURCE / 'config.json'
     if not path.is_file() or huggingface.read_architecture(path.parent) != checkpoint.architecture:
         return None
-    return huggingface.read_json(path)
+    return read_json(path)
 
 
 def _write_chat_template(checkpoint: run_directory.Checkpoint, target: Path) -> str:
@@ -130,8 +130,8 @@ def _write_chat_template(checkpoint: run_directory.Checkpoint, target: Path) -> 
     if template is None:
         return note
     path = target / 'tokenizer_config.json'
-    settings = huggingface.read_json(path) if path.is_file() else {}
-    huggingface.write_json(path, settings | {'chat_template': template})
+    settings = read_json(path) if path.is_file() else {}
+    write_json(path, settings | {'chat_template': template})
     if (own := target / 'chat_template.jinja').is_file():  # it would win over the other
         own.write_text(template, 'utf-8')
     (target / 'chat_template.json').unlink(missing_ok=True)

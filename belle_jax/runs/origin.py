@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from belle_jax.data import tokenizer
+from belle_jax.files import read_json, whole_directory
 from belle_jax.formats import huggingface
 from belle_jax.runs import run_directory
 from belle_jax.weights import shards
@@ -28,43 +29,33 @@ def keep(source: str | Path, run: Path, name: str = '') -> None:
         name: What `origin.json` calls the source; the source itself by default.
     """
     path = huggingface.resolve(source)
-    words = path
-    partial = run / f'.{run_directory.SOURCE}.partial'
-    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed here
+    words, before = path, None
     if run_directory.is_run_directory(path):
         before = run_directory.root(path)
-        if (before / run_directory.SOURCE).is_dir():
-            shutil.copytree(before / run_directory.SOURCE, partial)
         words = before / run_directory.TOKENIZER
-    else:
-        huggingface.copy(path, partial, huggingface.SETTINGS_FILES + huggingface.LICENCE_FILES)
-        stored = shards.read(path)
-        dtype = common_dtype({t.place: t.array.dtype for t in stored.values()})
-        values = {'source': name or str(source), 'dtype': dtype, 'revision': _revision(path)}
-        partial.mkdir(parents=True, exist_ok=True)
-        (partial / ORIGIN).write_text(json.dumps(values, indent=2) + '\n', 'utf-8')
-    _keep_tokenizer(words, run / run_directory.TOKENIZER)
-    if partial.is_dir():
-        shutil.rmtree(run / run_directory.SOURCE, ignore_errors=True)
-        partial.rename(run / run_directory.SOURCE)
-
-
-def _keep_tokenizer(source: Path, target: Path) -> None:
+    with whole_directory(run / run_directory.SOURCE) as partial:
+        if before is None:
+            huggingface.copy(path, partial, huggingface.SETTINGS_FILES + huggingface.LICENCE_FILES)
+            stored = shards.read(path)
+            dtype = common_dtype({t.place: t.array.dtype for t in stored.values()})
+            values = {'source': name or str(source), 'dtype': dtype, 'revision': _revision(path)}
+            (partial / ORIGIN).write_text(json.dumps(values, indent=2) + '\n', 'utf-8')
+        elif (before / run_directory.SOURCE).is_dir():
+            shutil.copytree(before / run_directory.SOURCE, partial, dirs_exist_ok=True)
+    target = run / run_directory.TOKENIZER
     if target.is_dir():
         return
-    if (source / 'vocab.json').is_file() and not (source / 'tokenizer.json').is_file():
-        tokenizer.load(source).save(target)  # these files alone do not say how words are split
+    if (words / 'vocab.json').is_file() and not (words / 'tokenizer.json').is_file():
+        tokenizer.load(words).save(target)  # these files alone do not say how words are split
         return
-    partial = target.with_name(f'.{target.name}.partial')
-    shutil.rmtree(partial, ignore_errors=True)
-    if huggingface.copy(source, partial, tokenizer.FILES):
-        partial.rename(target)
+    with whole_directory(target) as partial:
+        huggingface.copy(words, partial, tokenizer.FILES)
 
 
 def read(run: Path) -> dict[str, Any]:
     """The values of `origin.json`; empty for a run that began with random weights."""
     path = run / run_directory.SOURCE / ORIGIN
-    return huggingface.read_json(path) if path.is_file() else {}
+    return read_json(path) if path.is_file() else {}
 
 
 def _revision(path: Path) -> str | None:

@@ -348,7 +348,8 @@ def test_a_kill_while_the_small_files_are_kept_leaves_no_part_of_them(tmp_path, 
     run = tmp_path / 'run'
 
     def killed(path):
-        assert [p.name for p in run.iterdir()] == ['.source.partial']
+        (partial,) = run.iterdir()
+        assert partial.name.startswith('.source.partial')
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

@@ -11,9 +11,7 @@ from belle_jax.formats.huggingface.directory import (
     LICENCE_FILES,
     SETTINGS_FILES,
     copy,
-    read_json,
     resolve,
-    write_json,
 )
 from belle_jax.formats.huggingface.model import open, write
 
@@ -27,8 +25,6 @@ __all__ = [
     'generation_config',
     'open',
     'read_architecture',
-    'read_json',
     'resolve',
     'write',
-    'write_json',
 ]

@@ -11,7 +11,8 @@ from typing import Any
 from belle_jax import families
 from belle_jax.families import FAMILIES, Architecture
 from belle_jax.families.published_config import PublishedConfig
-from belle_jax.formats.huggingface.directory import read_json, resolve
+from belle_jax.files import read_json
+from belle_jax.formats.huggingface.directory import resolve
 
 
 def read_architecture(directory: str | Path) -> Architecture:

@@ -1,10 +1,8 @@
 """Where a Hugging Face directory is, and the small files in it."""
 
-import json
 import re
 import shutil
 from pathlib import Path
-from typing import Any
 
 SETTINGS_FILES = ('config.json', 'generation_config.json', 'README.md')
 HUB_FILES = ('*.json', '*.txt', '*.model', '*.jinja', '*.md', 'LICENSE*', 'NOTICE*')
@@ -43,28 +41,6 @@ def resolve(name: str | Path) -> Path:
                 f"{name} is not a directory here, is not in the hub's cache, and the hub did not "
                 f'give it ({reason}). Give the path of a directory, or make the hub reachable.'
             ) from error
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file.
-
-    Raises:
-        ValueError: it is missing or not a JSON object; it is named.
-    """
-    try:
-        values = json.loads(path.read_text('utf-8'))
-    except FileNotFoundError as error:
-        raise ValueError(f'{path} is missing: {path.parent} is not a model directory.') from error
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f'{path} is not readable JSON ({error}).') from error
-    if not isinstance(values, dict):
-        raise ValueError(f'{path} holds no JSON object.')
-    return values
-
-
-def write_json(path: Path, values: dict[str, Any]) -> None:
-    """A JSON object into a file, for people to read too."""
-    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + '\n', 'utf-8')
 
 
 def copy(source: Path, target: Path, names: tuple[str, ...]) -> list[str]:

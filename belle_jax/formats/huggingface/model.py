@@ -6,6 +6,7 @@ from typing import Any
 
 from belle_jax.data import tokenizer
 from belle_jax.families import Architecture
+from belle_jax.files import read_json, write_json
 from belle_jax.formats import names
 from belle_jax.formats.huggingface.config import (
     architecture_to_hf_config,
@@ -15,9 +16,7 @@ from belle_jax.formats.huggingface.config import (
 from belle_jax.formats.huggingface.directory import (
     LICENCE_FILES,
     copy,
-    read_json,
     resolve,
-    write_json,
 )
 from belle_jax.formats.protocol import PublishedModel, new_model
 from belle_jax.weights import shards

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from belle_jax.files import read_json
 from belle_jax.formats import huggingface
 from belle_jax.formats.meta import layout, params, tokenizer_model
 from belle_jax.formats.meta.layout import BUFFERS, COLUMNS, ROWS, MetaTensor, Whole
@@ -40,7 +41,7 @@ def open(directory: str | Path, max_position: int = 0) -> PublishedModel:
         ValueError: a file is missing, damaged or of another model.
     """
     source = Path(directory)
-    said = params.parse(huggingface.read_json(source / FILE), str(source / FILE))
+    said = params.parse(read_json(source / FILE), str(source / FILE))
     words_file = tokenizer_model.find(source)
     tokenizer, words = tokenizer_model.read(words_file, said.scaled)
     files = MetaFiles(source, said)

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 from belle_jax.data import tiktoken_model
+from belle_jax.files import write_json
 from belle_jax.formats import huggingface
 from belle_jax.formats.meta import layout, params, tokenizer_model
 from belle_jax.formats.meta.layout import COLUMNS, ROWS
@@ -58,7 +59,7 @@ def write(model: PublishedModel, target: str | Path, count: int = 1, dtype: str 
         for index in range(count):
             own = flat[index * len(entries) : (index + 1) * len(entries)]
             torch_files.write(partial / NAME.format(index), own)
-        huggingface.write_json(partial / params.FILE, values)
+        write_json(partial / params.FILE, values)
         if words:
             shutil.copyfile(words, partial / tokenizer_model.FILE)
         huggingface.copy(source, partial, huggingface.LICENCE_FILES)

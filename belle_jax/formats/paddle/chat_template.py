@@ -19,7 +19,7 @@ from belle_jax.data import jinja_template, template_export
 from belle_jax.data.records import Message
 from belle_jax.data.templates import Template
 from belle_jax.data.tokenizer import Tokenizer
-from belle_jax.formats import huggingface
+from belle_jax.files import read_json
 
 FILE = 'chat_template.json'
 NAMES = ('belle', 'belle_card', 'belle_sft', 'alpaca')
@@ -38,7 +38,7 @@ def read(directory: Path) -> dict[str, Any] | None:
         ValueError: the file is not a JSON object.
     """
     path = directory / FILE
-    values = huggingface.read_json(path) if path.is_file() else {}
+    values = read_json(path) if path.is_file() else {}
     return values if {'conversation', 'query'} & values.keys() else None
 
 

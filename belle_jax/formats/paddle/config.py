@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from belle_jax.families import Architecture
+from belle_jax.files import read_json
 from belle_jax.formats import huggingface
 
 FILES = ('config.json', 'model_config.json')
@@ -64,7 +65,7 @@ def read_architecture(directory: Path) -> Architecture:
         ValueError: it is missing, or asks for something that is not built here; it is named.
     """
     path = next((directory / f for f in FILES if (directory / f).is_file()), directory / FILES[0])
-    config = _flat(huggingface.read_json(path))
+    config = _flat(read_json(path))
     try:
         config['model_type'] = family = _family(config)
         _check(config)
@@ -117,7 +118,7 @@ def generation_config(directory: Path, architecture: Architecture) -> dict[str, 
         architecture: The model, whose special tokens it names.
     """
     path = directory / 'generation_config.json'
-    found = huggingface.read_json(path) if path.is_file() else {}
+    found = read_json(path) if path.is_file() else {}
     kept = {k: v for k, v in found.items() if k in GENERATION and v is not None}
     return huggingface.generation_config(architecture) | kept
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from belle_jax import families
 from belle_jax.families import HEAD, Architecture
+from belle_jax.files import write_json
 from belle_jax.formats import huggingface, names
 from belle_jax.formats.paddle import pdparams, tokenizer_files
 from belle_jax.formats.paddle.config import (
@@ -66,7 +67,7 @@ def open(directory: str | Path) -> PublishedModel:
 
 def _carry(source: Path, architecture: Architecture, target: Path) -> list[str]:
     generation = generation_config(source, architecture)
-    huggingface.write_json(target / 'generation_config.json', generation)
+    write_json(target / 'generation_config.json', generation)
     huggingface.copy(source, target, KEPT)
     return tokenizer_files.to_huggingface(source, target, architecture.family)
 
@@ -96,9 +97,9 @@ def write(model: PublishedModel, target: str | Path, dtype: str = '') -> Path:
         tensors.append(in_dtype(view(theirs, array), DTYPES.get(dtype)))
     with new_model(model, target, tensors) as (partial, planned):
         pdparams.write(partial / f'{STEM}.{KIND}', planned)
-        huggingface.write_json(partial / 'config.json', config)
+        write_json(partial / 'config.json', config)
         generation = generation_config(model.directory, architecture)
-        huggingface.write_json(partial / 'generation_config.json', generation)
+        write_json(partial / 'generation_config.json', generation)
         huggingface.copy(model.directory, partial, KEPT)
         for note in tokenizer_files.to_paddle(model.directory, partial, family):
             print(note)

@@ -8,6 +8,7 @@ from typing import Any
 from tokenizers import Tokenizer as Backend
 
 from belle_jax.data import template_export, templates, tokenizer
+from belle_jax.files import read_json, write_json
 from belle_jax.formats import huggingface
 from belle_jax.formats.paddle import chat_template
 from belle_jax.formats.paddle.config import OWN
@@ -50,7 +51,7 @@ def to_huggingface(source: Path, target: Path, family: str) -> list[str]:
             settings.setdefault(f'{kind}_token', made.token(index))
     if (target / 'tokenizer.json').is_file():
         settings['tokenizer_class'] = FAST
-    huggingface.write_json(target / SETTINGS, settings)
+    write_json(target / SETTINGS, settings)
     values = chat_template.read(target)
     if values is None:
         return []
@@ -63,7 +64,7 @@ def to_huggingface(source: Path, target: Path, family: str) -> list[str]:
         ]
     jinja, note = template_export.export(templates.Template(name, made))
     if jinja is not None:
-        huggingface.write_json(target / SETTINGS, settings | {'chat_template': jinja})
+        write_json(target / SETTINGS, settings | {'chat_template': jinja})
     later = '' if whole else ' for first turns; it writes later ones otherwise'
     return [f'{chat_template.FILE} says what the template {name} says{later}. {note}']
 
@@ -91,7 +92,7 @@ def to_paddle(source: Path, target: Path, family: str) -> list[str]:
             return [f'{source} has no tokenizer, so there is none in --target.']
         _split(source / 'tokenizer.json', target)
     settings['tokenizer_class'] = OWN[family].tokenizer
-    huggingface.write_json(target / SETTINGS, settings)
+    write_json(target / SETTINGS, settings)
     made, notes = tokenizer.load(source), []
     if not pieces and _words(tokenizer.load(target)) != _words(made):
         notes.append(
@@ -136,8 +137,8 @@ def _split(file: Path, target: Path) -> None:
         t['content']: t['id'] for t in state['added_tokens'] if t['content'] not in model['vocab']
     }
     if added:
-        huggingface.write_json(target / 'added_tokens.json', added)
+        write_json(target / 'added_tokens.json', added)
 
 
 def _json(path: Path) -> dict[str, Any]:
-    return huggingface.read_json(path) if path.is_file() else {}
+    return read_json(path) if path.is_file() else {}
