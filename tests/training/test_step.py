@@ -60,6 +60,7 @@ def train(architecture, made, shape=(1, 1, 1), accumulation=1, devices=1, **sett
     return losses, state, step
 
 
+@pytest.mark.slow
 @families
 @pytest.mark.parametrize('shape', [(8, 1, 1), (1, 8, 1), (2, 2, 2)])
 def test_twenty_steps_on_eight_devices_lose_what_one_device_loses(family, shape):
@@ -123,6 +124,7 @@ def test_frozen_parameters_stay_bit_identical_and_may_be_bfloat16(family):
     assert np.isfinite(metrics['loss'])
 
 
+@pytest.mark.slow
 @families
 def test_dropout_is_the_same_on_every_mesh_and_differs_by_step(family):
     architecture = tiny.FAMILIES[family]
