@@ -422,6 +422,7 @@ def program(module, *flags) -> subprocess.CompletedProcess:
     )
 
 
+@pytest.mark.slow
 def test_the_programs_convert_and_fail_with_one_sentence(tmp_path):
     arrays = publish(tmp_path / 'm', LLAMA, 'float16')
     run, out = tmp_path / 'run', tmp_path / 'out'

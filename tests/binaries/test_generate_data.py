@@ -31,6 +31,7 @@ from belle_jax.texts.comparison import similarity
 from generate_runs import BAD, KEY, finish, journaled, run, serving, start
 from recipes import tiny as recipe
 
+pytestmark = pytest.mark.slow
 ROWS = 200
 CHAT = ['--api=chat', '--model_name=test']
 

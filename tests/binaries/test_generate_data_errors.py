@@ -5,9 +5,12 @@ import signal
 import socket
 import time
 
+import pytest
+
 from api_runs import ROOT
 from generate_runs import KEY, finish, journaled, run, serving, start
 
+pytestmark = pytest.mark.slow
 CHAT = ['--api=chat', '--model_name=test']
 SEED = {'instruction': '说说春天。', 'instances': [{'input': '', 'output': '春暖花开。'}]}
 

@@ -111,6 +111,7 @@ def test_a_row_is_bit_identical_whatever_its_neighbours(family, temperature):
         np.testing.assert_array_equal(others, cache)
 
 
+@pytest.mark.slow
 @families
 def test_a_row_is_the_same_to_1e5_in_other_shapes(family):
     engine = Engine(model(family))
@@ -123,6 +124,7 @@ def test_a_row_is_the_same_to_1e5_in_other_shapes(family):
         np.testing.assert_allclose(others, cache, atol=1e-5 * np.abs(cache).max())
 
 
+@pytest.mark.slow
 def test_drawn_answers_are_those_of_rows_answered_alone():
     engine = Engine(model('llama'), batch_size=4)
     texts = prompts(5, 16, 9, 12, 5, 14)
@@ -175,6 +177,7 @@ def test_the_loop_compiles_once_for_all_its_runs():
     assert compiled(loop.advance) == before + 1
 
 
+@pytest.mark.slow
 @families
 @pytest.mark.parametrize('num_beams', [1, 3])
 def test_a_mesh_says_what_one_device_says(family, num_beams):

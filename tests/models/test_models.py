@@ -114,6 +114,7 @@ def test_remat_and_unrolling_change_nothing(family, settings):
     )
 
 
+@pytest.mark.slow
 @families
 @pytest.mark.parametrize('shape', [(8, 1, 1), (1, 8, 1), (2, 2, 2)])
 def test_a_sharded_model_has_the_loss_and_gradient_of_an_unsharded_one(family, shape):

@@ -105,6 +105,7 @@ def test_a_vocabulary_of_250880_never_has_its_logits_in_memory():
     assert max(sizes) < batch * length * vocab
 
 
+@pytest.mark.slow
 def test_the_loss_of_250880_tokens_has_the_plain_gradient():
     rng = np.random.default_rng(0)
     vocab = 250_880

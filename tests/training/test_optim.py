@@ -57,6 +57,7 @@ def test_decay_leaves_biases_and_norms_alone():
     assert optim.decays('blocks.0.attention.query.kernel') and optim.decays('head.table')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['adamw', 'lion', 'adafactor'])
 def test_a_rule_treats_each_layer_of_a_stack_alone(name):
     """Three layers stacked move as the same three layers in groups of their own."""

@@ -57,6 +57,7 @@ def train(architecture, made, *args, **settings):
     return losses, state, setup
 
 
+@pytest.mark.slow
 @families
 @pytest.mark.parametrize('shape', [(8, 1, 1), (1, 8, 1), (2, 2, 2)])
 def test_twenty_steps_on_eight_devices_lose_what_one_device_loses(family, shape):
@@ -195,6 +196,7 @@ def test_an_objective_is_chosen_by_name_and_all_its_metrics_come_back(monkeypatc
         set_up(tiny.LLAMA, made, train=config.Train(objective='dpo'))
 
 
+@pytest.mark.slow
 @families
 def test_dropout_is_the_same_on_every_mesh_and_differs_by_step(family):
     architecture = tiny.FAMILIES[family]
