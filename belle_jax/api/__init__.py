@@ -8,15 +8,13 @@ with Journal('run.sqlite', settings) as journal:
 order, whatever the order in which they came, and says with True when it has enough.
 """
 
-from belle_jax.api.breaker import Breaker
-from belle_jax.api.client import Client, Retries
-from belle_jax.api.counters import Counters
-from belle_jax.api.errors import Refused, Unreachable
+from belle_jax.api.client import Client
+from belle_jax.api.costs import Budget, Price, price
 from belle_jax.api.journal import Journal, Spent
-from belle_jax.api.limits import Limits
-from belle_jax.api.pool import Budget, ask_all
-from belle_jax.api.prices import Price, price
-from belle_jax.api.request import Reply, Request
+from belle_jax.api.limits import Counters, Limits
+from belle_jax.api.pool import ask_all
+from belle_jax.api.request import Refused, Reply, Request, Unreachable
+from belle_jax.api.retries import Breaker, Retries
 
 __all__ = [
     'Breaker',

@@ -7,16 +7,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from belle_jax.api import answer, request
-from belle_jax.api.breaker import Breaker
 from belle_jax.api.connection import Connection
-from belle_jax.api.counters import Counters
-from belle_jax.api.drain import Drain
-from belle_jax.api.errors import Failure
-from belle_jax.api.limits import Limits
-from belle_jax.api.prices import Price
-from belle_jax.api.request import Reply, Request
-from belle_jax.api.retries import Retries, retry_after
+from belle_jax.api.costs import Price, answer_tokens, counted_tokens, prompt_tokens, text_tokens
+from belle_jax.api.limits import Counters, Drain, Limits
+from belle_jax.api.request import Answer, Failure, Reply, Request, read_answer
+from belle_jax.api.retries import Breaker, Retries, retry_after
 
 # Below this an answer is not worth having.
 FEWEST_TOKENS = 16
@@ -63,7 +58,7 @@ class Client:
             breaker: When all are held back.
             retries: Bounds of one request.
             clock: Seconds.
-            sleep: Waits for so many seconds.
+            sleep: Waits for that many seconds.
             chance: Where the jitter of the back-off comes from.
         Raises:
             ValueError: for a base URL that is none.
@@ -123,10 +118,10 @@ class Client:
             seconds=self._clock() - begun,
         )
 
-    async def _until_answered(self, asked: Request, state: _Asking, drain: Drain) -> answer.Answer:
+    async def _until_answered(self, asked: Request, state: _Asking, drain: Drain) -> Answer:
         """Attempts within the bounds; the last failure is raised."""
         while True:
-            reserved = request.prompt_tokens(state.body) + request.answer_tokens(state.body)
+            reserved = prompt_tokens(state.body) + answer_tokens(state.body)
             with drain.waits():
                 await self._limits.acquire(reserved)
                 probe = await self._enter()
@@ -152,7 +147,7 @@ class Client:
         self.counters.paused = self._breaker.is_open
         return await self._breaker.enter()
 
-    async def _attempt(self, endpoint: str, state: _Asking) -> answer.Answer:
+    async def _attempt(self, endpoint: str, state: _Asking) -> Answer:
         """Sends the request once."""
         state.attempts += 1
         try:
@@ -163,7 +158,7 @@ class Client:
         if content is None:
             # Raised out here, it brings no exception of the library along.
             raise Failure('time-out', answered=False)
-        return answer.read(content)
+        return read_answer(content)
 
     def _after(self, failure: Failure, state: _Asking, probe: bool, took: float) -> float:
         """What follows a failed attempt.
@@ -211,9 +206,9 @@ class Client:
 
     def _pay(self, state: _Asking, usage: dict[str, Any], text: str) -> int:
         """Counts what an attempt took: as the server counted, or else our estimate."""
-        tokens = answer.counted(usage)
+        tokens = counted_tokens(usage)
         if tokens is None:
-            tokens = request.prompt_tokens(state.body), request.text_tokens(text)
+            tokens = prompt_tokens(state.body), text_tokens(text)
         state.usage = usage
         state.prompt_tokens += tokens[0]
         state.completion_tokens += tokens[1]

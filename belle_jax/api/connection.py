@@ -1,12 +1,17 @@
-"""The way to one server: its address, the key, and enough connections."""
+"""The way to one server: its address, the key, enough connections, and what their errors mean."""
 
 import ipaddress
+import json
 import logging
 import os
 import urllib.parse
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
-from belle_jax.api.errors import Failure, Refused
+from belle_jax.api.request import Failure, Refused
+
+if TYPE_CHECKING:
+    import openai
 
 DEFAULT_URL = 'https://api.openai.com/v1'
 PATHS = {'chat': '/chat/completions', 'completion': '/completions'}
@@ -15,6 +20,19 @@ PATHS = {'chat': '/chat/completions', 'completion': '/completions'}
 CONNECTIONS_PER_POOL = 32
 # A shorter one is a placeholder of a local server, as "EMPTY" is, and may well stand in a text.
 SECRET_LENGTH = 16
+# Worth another try: time-out, conflict, too early, too many requests.
+RETRIED = frozenset({408, 409, 425, 429})
+# How servers say that prompt and answer together are too long: OpenAI's code and its older
+# sentence, which vLLM and llama.cpp vary.
+TOO_LONG = (
+    'reduce your prompt',
+    'reduce the length',
+    'context_length',
+    'maximum context length',
+    'context size',
+)
+# A prompt that the server's own filter refuses says nothing about the other prompts.
+FILTERED = ('content_filter', 'content_policy', 'content management policy')
 
 
 class Connection:
@@ -45,15 +63,15 @@ class Connection:
             raise Refused('OPENAI_API_KEY holds characters that no key has: copy it once more.')
         self._secret = key if len(key) >= SECRET_LENGTH else ''
         # The server on this machine is not behind the proxy that the environment names.
-        self._pool_of = key or 'none', base_url, not local
-        self._pools: list[Any] = []
+        self._key, self._base_url, self._proxies = key or 'none', base_url, not local
+        self._pools: list[openai.AsyncOpenAI] = []
         self._busy: list[int] = []
 
     def load(self) -> None:
         """Loads the client library, which takes half a second: no request should wait for it."""
-        from belle_jax.api import library
+        import openai
 
-        self._library = library
+        self._openai = openai
 
     async def post(self, endpoint: str, body: dict[str, Any]) -> bytes:
         """Sends a body as it stands.
@@ -80,9 +98,9 @@ class Connection:
             )
         except UnicodeEncodeError:
             failed = Failure('no text', 'half a character in the prompt', action='give up')
-        except self._library.APIError as error:
+        except self._openai.APIError as error:
             model = str(body.get('model', ''))
-            failed = self._library.failure(error, model, self.url, self._without_key)
+            failed = _failure(error, model, self.url, self._without_key)
         finally:
             self._busy[pool] -= 1
         if failed is not None:
@@ -95,7 +113,14 @@ class Connection:
         for pool, busy in enumerate(self._busy):
             if busy < CONNECTIONS_PER_POOL:
                 return pool
-        self._pools.append(self._library.pool(*self._pool_of))
+        self._pools.append(
+            self._openai.AsyncOpenAI(
+                api_key=self._key,
+                base_url=self._base_url,
+                max_retries=0,  # those of the library know no journal
+                http_client=self._openai.DefaultAsyncHttpxClient(trust_env=self._proxies),
+            )
+        )
         self._busy.append(0)
         return len(self._pools) - 1
 
@@ -131,3 +156,64 @@ def _is_local(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == 'localhost' or host.endswith('.localhost')
+
+
+def _failure(
+    error: 'openai.APIError', model: str, url: str, clean: Callable[[str], str]
+) -> Failure | Refused:
+    """What an exception of the client library means.
+
+    Args:
+        error: As `AsyncOpenAI` raised it.
+        model: That was asked for.
+        url: Of the server.
+        clean: Takes out of its words what nobody should read.
+    Returns:
+        What to do about this request; Refused where no request can do better.
+    """
+    import openai
+
+    if isinstance(error, openai.APITimeoutError):
+        return Failure('time-out', answered=False)
+    if not isinstance(error, openai.APIStatusError):
+        # The library's message is "Connection error." alone; its cause says which.
+        return Failure('connection', clean(_cause(error)), answered=False)
+    status, said, headers = error.status_code, clean(_said(error)), error.response.headers
+    low = said.lower()
+    if status == 429 and 'insufficient_quota' in low:
+        return Refused(f"{url}: the account's quota is used up: {said}")
+    if status in RETRIED or status >= 500:
+        return Failure(str(status), said, headers=headers)
+    if status == 401:
+        # Servers repeat the key in this message, so it is not shown.
+        return Refused(f'{url} does not accept the key: check the variable OPENAI_API_KEY (401).')
+    if status == 403:
+        return Refused(f'{url}: this key may not do this (403): {said}')
+    if status == 404:
+        return Refused(
+            f'{url} knows no model {model!r}, or is not the address of an API (404): {said}. '
+            f'Check the model name, and that the base URL ends as the server wants it, as in /v1.'
+        )
+    if status in (400, 413) and any(words in low for words in TOO_LONG):
+        return Failure('too long', said, action='shorten')
+    if status == 400 and any(words in low for words in FILTERED):
+        return Failure('refused prompt', said, action='give up')
+    return Refused(f'{url} refuses the request ({status}): {said}')
+
+
+def _said(error: 'openai.APIStatusError') -> str:
+    """The server's own words, short, with the code that some put beside the message."""
+    body = error.body
+    if isinstance(body, dict):
+        words = [body.get('code'), body.get('type'), body.get('message') or body.get('detail')]
+        said = ', '.join(str(w) for w in words if w) or json.dumps(body, ensure_ascii=False)
+    else:
+        said = str(body or error.response.reason_phrase)
+    return ' '.join(said.split())[:500]
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost cause of an exception, in one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return ' '.join(f'{type(error).__name__} {error}'.split())[:200]

@@ -1,8 +1,12 @@
-"""Requests and tokens a minute: each request gets the next moment at which both allow it."""
+"""What bounds requests and counts them: limits a minute, the end of a run, live numbers."""
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
 
 
 class Limits:
@@ -26,7 +30,7 @@ class Limits:
             requests_per_minute: None for any number.
             tokens_per_minute: Of prompts and answers together; None for any number.
             clock: Seconds.
-            sleep: Waits for so many seconds.
+            sleep: Waits for that many seconds.
         Raises:
             ValueError: for a limit of 0 or less.
         """
@@ -41,7 +45,7 @@ class Limits:
         self._requests_free = self._tokens_free = clock()
 
     async def acquire(self, tokens: int) -> None:
-        """Waits until a request of so many tokens may go out, in the order of asking.
+        """Waits until a request of that many tokens may go out, in the order of asking.
 
         Args:
             tokens: The most that it may take, prompt and answer.
@@ -61,3 +65,64 @@ class Limits:
             used: What the server counted; 0 for an attempt that came to nothing.
         """
         self._tokens_free -= (reserved - used) * self._per_token
+
+
+class Drain:
+    """Ends the waiting of many requests; an attempt that is under way is paid for and goes on."""
+
+    def __init__(self) -> None:
+        self.begun = False
+        self._waiting: set[asyncio.Task[Any]] = set()
+
+    def begin(self) -> None:
+        """From now on no attempt begins."""
+        self.begun = True
+        for task in self._waiting:
+            task.cancel()
+
+    @contextlib.contextmanager
+    def waits(self) -> Iterator[None]:
+        """Around every wait of a request that is not at the server.
+
+        Raises:
+            asyncio.CancelledError: if the end has begun.
+        """
+        task = asyncio.current_task()
+        if self.begun or task is None:
+            raise asyncio.CancelledError
+        self._waiting.add(task)
+        try:
+            yield
+        finally:
+            self._waiting.discard(task)
+
+
+@dataclass
+class Counters:
+    """What has happened so far, for a live line. The event loop writes; any thread may read.
+
+    Attributes:
+        in_flight: Requests that are being asked, or wait for another try.
+        asked: Requests that this run began to ask.
+        answered: Of these, those with an answer in the journal.
+        given_up: Of these, those that were given up.
+        from_journal: Replies taken from the journal.
+        used: Replies that were given to `use`.
+        retries: Further attempts by the reason of the failure before.
+        prompt_tokens: Of this run, attempts that came to nothing included.
+        completion_tokens: Likewise.
+        cost_usd: Likewise.
+        paused: Whether the circuit breaker holds everything back.
+    """
+
+    in_flight: int = 0
+    asked: int = 0
+    answered: int = 0
+    given_up: int = 0
+    from_journal: int = 0
+    used: int = 0
+    retries: Counter[str] = field(default_factory=Counter)
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost_usd: float = 0.0
+    paused: bool = False

@@ -3,24 +3,15 @@
 import asyncio
 import concurrent.futures
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
-from belle_jax.api import request as requests_
 from belle_jax.api.client import Client
-from belle_jax.api.drain import Drain
+from belle_jax.api.costs import Budget, answer_tokens, prompt_tokens
 from belle_jax.api.journal import Journal
+from belle_jax.api.limits import Drain
 from belle_jax.api.request import Reply, Request
 
 # Replies that `use` gets before the event loop hears of it again.
 MOST_PER_BATCH = 64
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What a journal may take altogether, its earlier runs included; None for any."""
-
-    usd: float | None = None
-    tokens: int | None = None
 
 
 async def ask_all(
@@ -47,7 +38,7 @@ async def ask_all(
         concurrency: Requests in flight.
         use: Called in a thread with each reply in order of the index, given-up ones too; True
             when that is enough.
-        more: Whether another request is worth its money, with so many replies that are not used
+        more: Whether another request is worth its money, with that many replies that are not used
             yet; asked again whenever replies were used. None: always.
         budget: Bounds what the journal's requests take. A request is reserved with its longest
             answer; what attempts take that come to nothing may go beyond it.
@@ -68,10 +59,11 @@ async def ask_all(
     if concurrency < 1:
         raise ValueError(f'concurrency={concurrency} asks nothing: give 1 or more.')
     ahead = max(concurrency, 4 * concurrency if ahead is None else ahead)
-    return await _Run(requests, client, journal, use, more, budget, concurrency, ahead).run(grace)
+    work = _AskAll(requests, client, journal, use, more, budget, concurrency, ahead)
+    return await work.run(grace)
 
 
-class _Run:
+class _AskAll:
     """One call of `ask_all`. Everything but `_use` runs in the event loop."""
 
     def __init__(
@@ -189,8 +181,8 @@ class _Run:
 
     def _worst(self, request: Request) -> tuple[int, float]:
         """The most that a request may take, in tokens and USD."""
-        prompt = requests_.prompt_tokens(request.body)
-        answer = requests_.answer_tokens(request.body)
+        prompt = prompt_tokens(request.body)
+        answer = answer_tokens(request.body)
         return prompt + answer, self._client.price.cost(prompt, answer)
 
     async def _reserve(self, tokens: int, usd: float) -> bool:

@@ -1,12 +1,10 @@
-"""What is asked of a server, and what came of it."""
+"""What is asked of a server, and what came of it: an answer, or a failure and its remedy."""
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
-
-# What is reserved for an answer whose length the request does not bound, in tokens.
-UNBOUNDED = 4096
 
 
 @dataclass(frozen=True)
@@ -68,39 +66,92 @@ class Reply:
     seconds: float = field(default=0.0, compare=False)
 
 
-def prompt_tokens(body: dict[str, Any]) -> int:
-    """A cautious guess at a prompt's tokens: half its bytes, so 1.5 for a Chinese character.
+@dataclass(frozen=True)
+class Answer:
+    """What a response holds: its text, why that ended, and what the server counted."""
+
+    text: str
+    finish_reason: str | None
+    usage: dict[str, Any]
+
+
+class Refused(ValueError):
+    """The server refuses what every request would ask: key, model, parameters. The run stops."""
+
+
+class Unreachable(ConnectionError):
+    """The server has not answered for too long. The run stops; what it has is in the journal."""
+
+
+class Failure(Exception):
+    """One attempt that came to nothing.
+
+    Attributes:
+        reason: A few words, the name of its counter.
+        headers: Of the server's response, for Retry-After; empty where there was none.
+        usage: What the server counted, as such attempts are paid for.
+        answered: Whether the server answered at all.
+        action: retry, shorten (ask with fewer max_tokens) or give up.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        detail: str = '',
+        *,
+        headers: Mapping[str, str] | None = None,
+        usage: dict[str, Any] | None = None,
+        answered: bool = True,
+        action: str = 'retry',
+    ) -> None:
+        super().__init__(f'{reason}: {detail}' if detail else reason)
+        self.reason, self.action = reason, action
+        self.headers, self.usage, self.answered = headers or {}, usage or {}, answered
+
+
+def read_answer(content: bytes) -> Answer:
+    """Reads the body of a response with status 200.
 
     Args:
-        body: Of a request.
+        content: The bytes, of either endpoint.
     Returns:
-        Tokens, for limits and budgets before the server has counted.
+        The first choice's text.
+    Raises:
+        Failure: for half a JSON, a page, no choices, or an error that was sent as a success.
     """
-    if 'messages' not in body:
-        return text_tokens(_text(body.get('prompt', '')))
-    # Each message is wrapped in a few tokens of its own.
-    return 3 + sum(text_tokens(_text(m.get('content'))) + 4 for m in body['messages'])
+    try:
+        body = json.loads(content)
+    except ValueError:
+        raise Failure('bad JSON', _start(content)) from None
+    if not isinstance(body, dict):
+        raise Failure('bad JSON', _start(content))
+    usage = body.get('usage')
+    usage = usage if isinstance(usage, dict) else {}
+    choices = body.get('choices')
+    if not choices and body.get('error'):
+        said = json.dumps(body['error'], ensure_ascii=False)[:200]
+        raise Failure('error in reply', said, usage=usage)
+    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+        raise Failure('empty choices', _start(content), usage=usage)
+    choice = choices[0]
+    message = choice.get('message')
+    text = message.get('content') if isinstance(message, dict) else choice.get('text')
+    if isinstance(text, list):
+        text = ''.join(str(p.get('text') or '') for p in text if isinstance(p, dict))
+    # A content of null is an answer: the model said nothing, or a filter took it away.
+    reason = choice.get('finish_reason')
+    return Answer(_whole(str(text or '')), None if reason is None else str(reason), usage)
 
 
-def text_tokens(text: str) -> int:
-    """The same guess for a text."""
-    return -(-len(text.encode('utf-8', 'replace')) // 2)
+def _whole(text: str) -> str:
+    """The text with half characters marked: a cut emoji may come as a lone surrogate, which no
+    file and no database takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')
+    return text
 
 
-def answer_tokens(body: dict[str, Any]) -> int:
-    """The longest answer that a body allows, in tokens: all its choices together."""
-    longest = body.get('max_tokens') or body.get('max_completion_tokens') or UNBOUNDED
-    return int(longest) * int(body.get('n') or 1)
-
-
-def _text(content: Any) -> str:
-    """A message's content, or a prompt, which both may be a text or a list of parts."""
-    if isinstance(content, str):
-        return content
-    if isinstance(content, list):
-        return ''.join(part if isinstance(part, str) else _part(part) for part in content)
-    return ''
-
-
-def _part(part: Any) -> str:
-    return str(part.get('text', '')) if isinstance(part, dict) else ''
+def _start(content: bytes) -> str:
+    return ' '.join(content[:120].decode('utf-8', 'replace').split())

@@ -12,7 +12,7 @@ import pytest
 import api_server
 from api_server import Server
 from belle_jax.api import Breaker, Client, Limits, Price, Refused, Request, Retries, Unreachable
-from belle_jax.api.errors import Failure
+from belle_jax.api.request import Failure
 from belle_jax.api.retries import retry_after
 
 KEY = 'sk-test-0123456789abcdefghij'

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from belle_jax.api import Price, price
-from belle_jax.api.answer import counted, read
-from belle_jax.api.errors import Failure
-from belle_jax.api.request import answer_tokens, prompt_tokens
+from belle_jax.api.costs import answer_tokens, counted_tokens, prompt_tokens
+from belle_jax.api.request import Failure, read_answer
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -40,7 +39,7 @@ def test_tokens_are_guessed_cautiously():
 
 
 def answered(choice, **more):
-    answer = read(json.dumps({'choices': [choice], **more}).encode())
+    answer = read_answer(json.dumps({'choices': [choice], **more}).encode())
     return answer.text, answer.finish_reason
 
 
@@ -74,15 +73,16 @@ def test_every_form_of_an_answer_is_read():
 )
 def test_a_body_without_an_answer_says_why(content, reason):
     with pytest.raises(Failure) as caught:
-        read(content)
+        read_answer(content)
     assert caught.value.reason == reason and caught.value.action == 'retry'
 
 
 def test_what_the_server_did_not_count_is_not_taken_for_nothing():
-    assert counted({'prompt_tokens': 3, 'completion_tokens': 4}) == (3, 4)
-    assert counted({'prompt_tokens': 3, 'completion_tokens': None}) == (3, 0)
-    assert counted({}) is None and counted({'prompt_tokens': 0, 'completion_tokens': 0}) is None
-    assert counted({'prompt_tokens': 'three', 'completion_tokens': 4}) is None
+    assert counted_tokens({'prompt_tokens': 3, 'completion_tokens': 4}) == (3, 4)
+    assert counted_tokens({'prompt_tokens': 3, 'completion_tokens': None}) == (3, 0)
+    assert counted_tokens({}) is None
+    assert counted_tokens({'prompt_tokens': 0, 'completion_tokens': 0}) is None
+    assert counted_tokens({'prompt_tokens': 'three', 'completion_tokens': 4}) is None
 
 
 def test_importing_it_imports_no_jax():
