@@ -5,9 +5,10 @@ import json
 import ml_dtypes
 import numpy as np
 import pytest
-import safetensors.numpy
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
-from belle_jax.weights import safetensors as ours
+from belle_jax.weights import safetensors
 from belle_jax.weights.tensors import DTYPES, Planned, planned
 
 RNG = np.random.default_rng(5)
@@ -33,8 +34,8 @@ def same(a: np.ndarray, b: np.ndarray) -> bool:
 
 def test_files_of_the_library_are_read_exactly(tmp_path):
     path, expected = tmp_path / 'x.safetensors', arrays()
-    safetensors.numpy.save_file(expected, path, metadata={'format': 'pt'})
-    read = ours.read(path)
+    save_file(expected, path, metadata={'format': 'pt'})
+    read = safetensors.read(path)
     assert read.keys() == expected.keys()
     for name, tensor in read.items():
         assert same(np.asarray(tensor.array), expected[name]), name
@@ -51,18 +52,18 @@ def test_files_written_in_blocks_are_read_by_the_library(tmp_path, dtype):
 
     path = tmp_path / 'x.safetensors'
     tensors = [planned('a', values[::2]), Planned('b', (10, 6), DTYPES[dtype], blocks)]
-    ours.write(path, tensors)
-    read = safetensors.numpy.load_file(path)
+    safetensors.write(path, tensors)
+    read = load_file(path)
     assert same(read['a'], np.ascontiguousarray(values[::2]))
     assert same(read['b'], values)
-    with safetensors.safe_open(path, 'np') as file:
+    with safe_open(path, 'np') as file:
         assert file.metadata() == {'format': 'pt'}
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
 def test_a_failure_while_writing_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / 'x.safetensors'
-    ours.write(path, [planned('a', np.ones(3, np.float32))])
+    safetensors.write(path, [planned('a', np.ones(3, np.float32))])
     before = path.read_bytes()
 
     def blocks():
@@ -70,9 +71,11 @@ def test_a_failure_while_writing_leaves_the_old_file_and_nothing_else(tmp_path):
         raise OSError('no space left on device')
 
     with pytest.raises(OSError, match='no space'):
-        ours.write(path, [Planned('a', (4,), np.dtype(np.float32), blocks)])
+        safetensors.write(path, [Planned('a', (4,), np.dtype(np.float32), blocks)])
     with pytest.raises(ValueError, match='a: 8 bytes came, its shape needs 16'):
-        ours.write(path, [Planned('a', (4,), np.dtype('f4'), lambda: iter([np.zeros(2, 'f4')]))])
+        safetensors.write(
+            path, [Planned('a', (4,), np.dtype('f4'), lambda: iter([np.zeros(2, 'f4')]))]
+        )
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
@@ -106,7 +109,7 @@ F4 = {'dtype': 'F32', 'shape': [1], 'data_offsets': [0, 4]}
 def test_a_malformed_file_is_named_with_its_fault(tmp_path, header, data, message):
     path = craft(tmp_path / 'bad.safetensors', header, data)
     with pytest.raises(ValueError, match=message) as error:
-        ours.read(path)
+        safetensors.read(path)
     assert str(path) in str(error.value)
 
 
@@ -115,12 +118,12 @@ def test_a_file_without_a_whole_header_is_named(tmp_path, content):
     path = tmp_path / 'bad.safetensors'
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r'bad.safetensors is not a complete safetensors file'):
-        ours.read(path)
+        safetensors.read(path)
 
 
 def test_random_damage_is_either_noticed_or_harmless(tmp_path):
     path = tmp_path / 'x.safetensors'
-    safetensors.numpy.save_file(arrays(), path)
+    save_file(arrays(), path)
     whole = path.read_bytes()
     header = int.from_bytes(whole[:8], 'little') + 8
     noticed = 0
@@ -129,7 +132,7 @@ def test_random_damage_is_either_noticed_or_harmless(tmp_path):
         damaged[RNG.integers(header)] = RNG.integers(256)
         path.write_bytes(damaged)
         try:
-            for tensor in ours.read(path).values():
+            for tensor in safetensors.read(path).values():
                 tensor.array.tobytes()
         except ValueError:
             noticed += 1
