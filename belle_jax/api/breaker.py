@@ -8,7 +8,7 @@ from belle_jax.api.errors import Failure, Unreachable
 
 
 class Breaker:
-    """Opens after so many failures in a row, whoever asked; one answer closes it.
+    """Opens after that many failures in a row, whoever asked; one answer closes it.
 
     While it is open requests wait before their next attempt. After a pause one of them, the probe,
     goes out; if it fails the pause doubles.
@@ -35,7 +35,7 @@ class Breaker:
             first_deadline: The same, if it is less, while nothing at all has come from the server,
                 as when the address is wrong.
             clock: Seconds.
-            sleep: Waits for so many seconds.
+            sleep: Waits for that many seconds.
         """
         self._failures, self._first, self._longest = failures, first_pause, longest_pause
         self._deadline, self._first_deadline = deadline, min(first_deadline, deadline)

@@ -63,7 +63,7 @@ class Client:
             breaker: When all are held back.
             retries: Bounds of one request.
             clock: Seconds.
-            sleep: Waits for so many seconds.
+            sleep: Waits for that many seconds.
             chance: Where the jitter of the back-off comes from.
         Raises:
             ValueError: for a base URL that is none.
@@ -171,8 +171,8 @@ class Client:
         Returns:
             Seconds to wait before the next.
         Raises:
-            Failure: the same, if there shall be no next.
-            Unreachable: if there shall be none for anybody.
+            Failure: the same, if there is to be no next one.
+            Unreachable: if there is to be none for anybody.
         """
         if failure.action != 'retry':
             # The server answered, and well; this request alone is at fault.

@@ -114,7 +114,9 @@ class Connection:
 
 def _parts(base_url: str) -> urllib.parse.SplitResult:
     """The parts of an address that can be asked."""
-    wrong = ValueError(f'the base URL {base_url!r} is no address like http://localhost:8000/v1.')
+    wrong = ValueError(
+        f'the base URL {base_url!r} is not an address like http://localhost:8000/v1.'
+    )
     try:
         parts = urllib.parse.urlsplit(base_url)
         # Reading the port checks it.

@@ -27,7 +27,7 @@ FILTERED = ('content_filter', 'content_policy', 'content management policy')
 
 
 def pool(key: str, base_url: str, proxies: bool) -> openai.AsyncOpenAI:
-    """Connections to a server, without retries, as those of the library know no journal.
+    """Connections to a server, without retries, as the library's know nothing of the journal.
 
     Args:
         key: Sent with each request.
@@ -75,8 +75,9 @@ def failure(
         return Refused(f'{url}: this key may not do this (403): {said}')
     if status == 404:
         return Refused(
-            f'{url} knows no model {model!r}, or is not the address of an API (404): {said}. '
-            f'Check the model name, and that the base URL ends as the server wants it, as in /v1.'
+            f'{url} does not know the model {model!r}, or is not the address of an API (404): '
+            f'{said}. Check the model name, and that the base URL ends as the server wants it, as '
+            'in /v1.'
         )
     if status in (400, 413) and any(words in low for words in TOO_LONG):
         return Failure('too long', said, action='shorten')

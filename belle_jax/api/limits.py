@@ -26,7 +26,7 @@ class Limits:
             requests_per_minute: None for any number.
             tokens_per_minute: Of prompts and answers together; None for any number.
             clock: Seconds.
-            sleep: Waits for so many seconds.
+            sleep: Waits for that many seconds.
         Raises:
             ValueError: for a limit of 0 or less.
         """
@@ -41,7 +41,7 @@ class Limits:
         self._requests_free = self._tokens_free = clock()
 
     async def acquire(self, tokens: int) -> None:
-        """Waits until a request of so many tokens may go out, in the order of asking.
+        """Waits until a request of that many tokens may go out, in the order of asking.
 
         Args:
             tokens: The most that it may take, prompt and answer.

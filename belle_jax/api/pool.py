@@ -47,7 +47,7 @@ async def ask_all(
         concurrency: Requests in flight.
         use: Called in a thread with each reply in order of the index, given-up ones too; True
             when that is enough.
-        more: Whether another request is worth its money, with so many replies that are not used
+        more: Whether another request is worth its money, with that many replies that are not used
             yet; asked again whenever replies were used. None: always.
         budget: Bounds what the journal's requests take. A request is reserved with its longest
             answer; what attempts take that come to nothing may go beyond it.

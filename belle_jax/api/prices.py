@@ -11,7 +11,7 @@ class Price:
     output: float = 0.0
 
     def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
-        """USD for so many tokens."""
+        """USD for that many tokens."""
         return (prompt_tokens * self.input + completion_tokens * self.output) / 1e6
 
     def __bool__(self) -> bool:
