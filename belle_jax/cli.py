@@ -17,7 +17,7 @@ from absl import app, flags, logging
 
 from belle_jax import __version__
 
-# The map, in the order of the road from nothing to a model that is given on.
+# The map, in the order of the road from nothing to a model that is passed on.
 ROAD = {
     'Start': ('quickstart',),
     'Make data': ('generate_data',),

@@ -104,8 +104,8 @@ def read_json(path: Path, remedy: str = 'copy it again') -> dict[str, Any]:
         path: The file; it may begin with a byte order mark.
         remedy: What the reader of the message is to do.
     Raises:
-        ValueError: it is missing, is not JSON, is nested too deeply, or holds no object; it is
-            named.
+        ValueError: it is missing, is not JSON, is nested too deeply, or does not hold an object; it
+            is named.
     """
     try:
         values = json.loads(path.read_text('utf-8-sig'))
@@ -114,7 +114,7 @@ def read_json(path: Path, remedy: str = 'copy it again') -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ValueError(f'{path} is not readable JSON ({error}): {remedy}.') from error
     if not isinstance(values, dict):
-        raise ValueError(f'{path} holds no JSON object: {remedy}.')
+        raise ValueError(f'{path} does not hold a JSON object: {remedy}.')
     return values
 
 

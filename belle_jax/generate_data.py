@@ -120,7 +120,7 @@ def main(action: str = 'generate', *more: str) -> int:
     if more or action not in actions:
         wrong = (action, *more)[-1]
         raise ValueError(
-            f'{wrong!r} is no action: generate (which may be left out), dedupe and convert are.'
+            f'{wrong!r} is not an action: generate (which may be left out), dedupe and convert are.'
         )
     # The end of a machine's time is told as Ctrl-C is: what was paid for is journaled and written.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
@@ -249,7 +249,7 @@ def _turns() -> tuple[int, int]:
     try:
         fewest, most = map(int, TURNS.value)
     except ValueError as error:
-        raise ValueError(f'--turns={",".join(TURNS.value)} is no pair such as 2,5.') from error
+        raise ValueError(f'--turns={",".join(TURNS.value)} is not a pair such as 2,5.') from error
     return fewest, most
 
 

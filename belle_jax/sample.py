@@ -90,9 +90,9 @@ FLAGS = {
             'repetition_penalty', None, 'Above 1: tokens that occurred become less likely (1: off).'
         ),
         flags.DEFINE_integer('max_new_tokens', None, 'Longest answer, in tokens (default 512).'),
-        flags.DEFINE_integer('min_new_tokens', None, 'No end before so many tokens (default 0).'),
+        flags.DEFINE_integer('min_new_tokens', None, 'No end before that many tokens (default 0).'),
         flags.DEFINE_integer('max_length', None, 'Longest prompt and answer together (0: any).'),
-        flags.DEFINE_integer('min_length', None, 'No end before prompt and answer have so many.'),
+        flags.DEFINE_integer('min_length', None, 'No end before prompt and answer have that many.'),
         flags.DEFINE_multi_string('stop', None, 'Text that ends an answer; may be repeated.'),
         flags.DEFINE_integer('seed', None, 'Decides the draws (default 0).'),
         flags.DEFINE_integer('num_beams', None, 'Above 1: beam search, which draws nothing.'),
@@ -109,7 +109,7 @@ DTYPE = flags.DEFINE_enum(
     'dtype', 'float32', ['float32', 'bfloat16'], 'Of weights and activations.'
 )
 BATCH_SIZE = flags.DEFINE_integer('batch_size', 8, 'Prompts answered at a time.', lower_bound=1)
-DEVICES = flags.DEFINE_integer('devices', 1, 'Split each weight over so many devices.')
+DEVICES = flags.DEFINE_integer('devices', 1, 'Split each weight over that many devices.')
 
 
 def options() -> dict[str, Any]:

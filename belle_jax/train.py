@@ -31,7 +31,7 @@ PROCESS = flags.DEFINE_integer('process', None, "This process's number, where no
 STOPPED = 143
 """Exit code after SIGTERM or Ctrl-C: the run is saved and not finished."""
 
-CPU_DEVICES = flags.DEFINE_integer('cpu_devices', None, 'Pretend to have so many devices (CPU).')
+CPU_DEVICES = flags.DEFINE_integer('cpu_devices', None, 'Pretend to have that many devices (CPU).')
 
 
 def main() -> int:

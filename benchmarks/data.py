@@ -106,7 +106,7 @@ def _seconds(work: Callable[[], object]) -> float:
 
 
 def _batches(plan: data.Plan) -> float:
-    """Tokens a second that are no padding, through the loader, over two epochs."""
+    """Tokens a second that are not padding, through the loader, over two epochs."""
     plan = plan.until(2)
     begun, tokens = time.perf_counter(), 0
     for batch in data.load(plan):

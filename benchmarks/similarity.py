@@ -59,7 +59,7 @@ def main(_: list[str]) -> None:
 
 
 def built(shared: pathlib.Path, size: int) -> tuple[dict, Index, list[str]]:
-    """Compares each instruction with all kept ones and adds it, until so many are kept."""
+    """Compares each instruction with all kept ones and adds it, until that many are kept."""
     texts = list(recombine.instructions(shared, size * 5 // 4 + QUERIES))
     index, read = Index(), 0
     begun = time.perf_counter()
@@ -208,7 +208,7 @@ def hashing(shared: pathlib.Path) -> dict:
 
 
 def deduplicated(shared: pathlib.Path, rows: int) -> dict:
-    """A file of so many rows, in a process of its own."""
+    """A file of that many rows, in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / 'rows.jsonl'
         context = multiprocessing.get_context('spawn')

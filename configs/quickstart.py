@@ -37,8 +37,8 @@ def get_config(variant: str = '') -> ConfigDict:
     c.data.tokenizer = 'runs/quickstart/tokenizer'
     c.data.template = 'belle'
     c.data.seq_len = 128
-    # Many small steps: what the model learns here comes in sudden turns, after so many steps
-    # rather than after so many tokens.
+    # Many small steps: what the model learns here comes in sudden turns, after a number of steps
+    # rather than of tokens.
     c.batch.size = 4
     c.train.steps = 1200
     c.train.log_every = 50

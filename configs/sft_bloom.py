@@ -15,7 +15,7 @@ over a tenth of the steps, linear decay, one conversation a row. Where this depa
 
 Variants: 560m, 1b1, 1b7, 3b, 7b1. Needs about 16 bytes of accelerator memory for each parameter:
 7b1 runs on 8 GPUs of 80 GB, or on a TPU v5e-16 with --config.mesh.tensor=2
---config.batch.accumulation=4 (15.4 GB a chip; README, "Clusters").
+--config.batch.accumulation=4 (15.4 GB a chip; docs/clusters.md).
 """
 
 from ml_collections import ConfigDict

@@ -14,7 +14,7 @@ trained with 5e-6). Where this departs from BELLE:
 - Parameters and moments are float32 and activations bfloat16.
 - An answer's end-of-sequence token is always trained on; BELLE's trainer cut it off long answers.
 
-LLaMA's weights may not be given on: model.source names the directory of your own copy.
+LLaMA's weights may not be passed on: model.source names the directory of your own copy.
 Variants: 7b, 13b.
 """
 

@@ -1,10 +1,10 @@
-"""A small Chinese model from nothing: the real run of the README, on a laptop's CPU.
+"""A small Chinese model from nothing: the real run of docs/real-run.md, on a laptop's CPU.
 
 belle-jax train --config=zh_small --workdir=runs/zh
 
 Variants: `llama` (default) and `bloom`, 5 to 6 million parameters each. Trained on everything,
 prompt and answer, as a language model; data.path and data.tokenizer say where the rows and a
-tokenizer are. Expected: README, "A real run".
+tokenizer are. Expected: docs/real-run.md.
 """
 
 from ml_collections import ConfigDict

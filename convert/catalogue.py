@@ -2,7 +2,7 @@
 
     belle-jax convert catalogue
 
-prints the table of the README, which is made from catalogue.json beside this file.
+prints the table of docs/belle.md, which is made from catalogue.json beside this file.
 """
 
 import json

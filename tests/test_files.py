@@ -89,7 +89,7 @@ def test_json_comes_back_and_what_is_none_is_named(tmp_path):
         with pytest.raises(ValueError, match=r'a\.json is not readable JSON \(.*: mend it\.'):
             files.read_json(path, 'mend it')
     path.write_text('[]')
-    with pytest.raises(ValueError, match='holds no JSON object'):
+    with pytest.raises(ValueError, match='does not hold a JSON object'):
         files.read_json(path)
     with pytest.raises(ValueError, match=r'b\.json is missing: copy it again\.'):
         files.read_json(tmp_path / 'b.json')

@@ -166,8 +166,8 @@ class Client:
         Returns:
             Seconds to wait before the next.
         Raises:
-            Failure: the same, if there shall be no next.
-            Unreachable: if there shall be none for anybody.
+            Failure: the same, if there is to be no next one.
+            Unreachable: if there is to be none for anybody.
         """
         if failure.action != 'retry':
             # The server answered, and well; this request alone is at fault.

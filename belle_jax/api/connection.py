@@ -139,7 +139,9 @@ class Connection:
 
 def _parts(base_url: str) -> urllib.parse.SplitResult:
     """The parts of an address that can be asked."""
-    wrong = ValueError(f'the base URL {base_url!r} is no address like http://localhost:8000/v1.')
+    wrong = ValueError(
+        f'the base URL {base_url!r} is not an address like http://localhost:8000/v1.'
+    )
     try:
         parts = urllib.parse.urlsplit(base_url)
         # Reading the port checks it.
@@ -191,8 +193,9 @@ def _failure(
         return Refused(f'{url}: this key may not do this (403): {said}')
     if status == 404:
         return Refused(
-            f'{url} knows no model {model!r}, or is not the address of an API (404): {said}. '
-            f'Check the model name, and that the base URL ends as the server wants it, as in /v1.'
+            f'{url} does not know the model {model!r}, or is not the address of an API (404): '
+            f'{said}. Check the model name, and that the base URL ends as the server wants it, as '
+            'in /v1.'
         )
     if status in (400, 413) and any(words in low for words in TOO_LONG):
         return Failure('too long', said, action='shorten')

@@ -51,7 +51,7 @@ class Journal:
             settings: Everything that decides what request a given index makes. Values that JSON
                 knows. None takes an existing journal with whatever settings it has.
         Raises:
-            ValueError: for a file that is no journal, a journal of other settings, or one that
+            ValueError: for a file that is not a journal, a journal of other settings, or one that
                 another run uses.
             OSError: for a file that cannot be written.
         """

@@ -42,7 +42,7 @@ class Retries:
             retry_after: What the server asked for; never undercut.
             chance: Where the jitter comes from.
         """
-        # The exponent is bounded as 2 to the thousandth is no float.
+        # The exponent is bounded, as no float is as large as 2 to the 1024th.
         widest = min(self.longest_delay, self.first_delay * 2.0 ** min(attempt - 1, 60))
         jitter = chance.uniform(0, widest)
         if retry_after is None:

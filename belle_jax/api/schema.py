@@ -136,7 +136,7 @@ def _sentence(error: sqlite3.Error, path: Path) -> Exception:
         )
     if name.startswith(('SQLITE_NOTADB', 'SQLITE_CORRUPT')):
         return ValueError(
-            f'{path} is no journal, or it is damaged ({error}): give the name of a new file, or '
+            f'{path} is not a journal, or it is damaged ({error}): give the name of a new file, or '
             f'put the journal back from a copy.'
         )
     return OSError(f'{path} cannot be opened as a journal: {error}.')

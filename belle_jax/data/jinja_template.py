@@ -144,7 +144,7 @@ def render(template: str, messages: list[dict[str, Any]], *, generate: bool, **t
     Returns:
         The text, special tokens spelled out.
     Raises:
-        ValueError: the template refuses these messages, or is no valid template.
+        ValueError: the template refuses these messages, or is not a valid template.
     Source: huggingface/transformers, utils/chat_template_utils.py.
     """
     try:

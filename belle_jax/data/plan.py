@@ -103,11 +103,11 @@ class Plan:
         return sum(self._passes(bins)[1] for bins in self.sources)
 
     def until(self, epochs: float) -> 'Plan':
-        """The plan that ends after so many epochs."""
+        """The plan that ends after that many epochs."""
         return dataclasses.replace(self, limit=round(epochs * self.rows_per_epoch))
 
     def steps(self, epochs: float | None = None) -> int:
-        """Steps of so many epochs, by default of `limit` rows; the last may be partly padding."""
+        """Steps of that many epochs, by default of `limit` rows; the last may be partly padding."""
         rows = self.limit if epochs is None else round(epochs * self.rows_per_epoch)
         if rows is None:
             raise ValueError('a plan without a limit has no last step: say how many epochs.')

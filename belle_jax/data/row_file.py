@@ -23,7 +23,7 @@ class RowFile:
     """The rows of a file (JSON array, JSON lines or Parquet; its content says which).
 
     Iterate over it once. It yields `where` ('rows.json:12') and the row, or a BadRow for a line
-    that is no JSON. `done` is the fraction of the file that was read.
+    that is not JSON. `done` is the fraction of the file that was read.
     """
 
     def __init__(self, path: str | pathlib.Path) -> None:
@@ -138,7 +138,7 @@ class _Window:
         self._decode = json.JSONDecoder().raw_decode
 
     def next(self) -> str:
-        """The next character that is no white space, which is not taken; '' at the end."""
+        """The next character that is not white space, which is not taken; '' at the end."""
         while True:
             self.at = SPACE.match(self._text, self.at).end()  # pyright: ignore[reportOptionalMemberAccess]
             if self.at < len(self._text) or not self._read():

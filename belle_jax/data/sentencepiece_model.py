@@ -43,7 +43,7 @@ def read_model(path: pathlib.Path) -> SentencePieceModel:
     Returns:
         Its pieces and settings.
     Raises:
-        ValueError: the bytes are no such model.
+        ValueError: the bytes are not such a model.
     Source: google/sentencepiece, src/sentencepiece_model.proto (field numbers).
     """
     pieces, model_type, dummy_prefix, squeeze_spaces, charsmap = [], 1, True, True, b''

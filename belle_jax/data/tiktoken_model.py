@@ -50,7 +50,7 @@ def read_ranks(path: pathlib.Path) -> dict[bytes, int]:
             found = _LINE.fullmatch(line)
             if not found or len(found[1]) % 4 or (token := base64.b64decode(found[1])) in ranks:
                 raise ValueError(
-                    f'{path}, line {number} is no new byte string in base64 with its rank: the '
+                    f'{path}, line {number} is not a new byte string in base64 with its rank: the '
                     'file is damaged. Copy it again.'
                 )
             ranks[token] = int(found[2])

@@ -218,7 +218,7 @@ def _open(entry: pathlib.Path) -> Tokens | None:
     try:
         meta = json.loads((entry / 'meta.json').read_text('utf-8'))
         dtype, total = np.dtype(meta['dtype']), meta['tokens']
-        # Opened here, because numpy does not close a file that turns out to be no archive.
+        # Opened here, because numpy does not close a file that turns out not to be an archive.
         with (entry / 'examples.npz').open('rb') as stream, np.load(stream) as file:
             table = dict(file)
         whole = (entry / 'tokens.bin').stat().st_size == total * dtype.itemsize

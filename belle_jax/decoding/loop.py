@@ -15,7 +15,7 @@ from belle_jax import models, sharding
 from belle_jax.decoding import sampling
 
 PREFILL_CHUNK = 512
-"""Tokens of a prompt that are read at once: attention scores of no more exist at a time."""
+"""Tokens of a prompt that are read at once, which bounds the attention scores at a time."""
 
 CHUNK = 32
 """Tokens that one run of the loop can make."""

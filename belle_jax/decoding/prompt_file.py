@@ -16,7 +16,7 @@ from belle_jax.files import write_text
 from belle_jax.progress import Progress
 
 WINDOW = 16
-"""Batches that are sorted by length together: answers wait for at most so many to be written."""
+"""Batches that are sorted by length together: answers wait for at most that many to be written."""
 
 ROLES = ('system', 'user', 'assistant')
 

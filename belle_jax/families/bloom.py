@@ -92,7 +92,7 @@ class BloomFamily(Family):
                 'the model.'
             )
         # slow_but_exact asks for another order of additions; transformers' code for it (5.23) also
-        # leaves out two biases, which is no part of the model that was trained.
+        # leaves out two biases, which the model was trained with.
         return Architecture(
             family=self.name,
             vocab_size=config.count('vocab_size', default=250_880),

@@ -166,8 +166,8 @@ def alibi_slopes(heads: int) -> np.ndarray:
         heads: N, any number.
     Returns:
         float32 [N].
-    Source: Press et al., 2022; for an N that is no power of two, as BLOOM: those of the next lower
-        power, then every other one of the next higher power's.
+    Source: Press et al., 2022; for an N that is not a power of two, as BLOOM: those of the next
+        lower power, then every other one of the next higher power's.
     """
     lower = 2 ** math.floor(math.log2(heads))
     slopes = [2.0 ** (-8.0 * (i + 1) / lower) for i in range(lower)]

@@ -17,7 +17,7 @@ def train(texts: Iterable[str], path: Path, vocab_size: int = 1152, frequency: i
     Args:
         texts: What to learn from.
         path: The directory to write.
-        vocab_size: At most so many tokens (256 of them single bytes).
+        vocab_size: At most that many tokens (256 of them single bytes).
         frequency: How often two pieces must meet to be merged. High enough, phrasings become a few
             tokens each while characters that a task moves about stay alone.
     Returns:

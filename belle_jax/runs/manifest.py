@@ -3,7 +3,7 @@
 Orbax restores a flipped bit or takes a directory without its last file without a word. The manifest
 is written when the checkpoint is complete; a checkpoint without one was never completed, and is not
 trusted. CRC-32 from zlib: it finds every single flipped bit and every burst up to 32 bits, reads 3
-GB/s on one core and needs no further package. It is no seal against forgery.
+GB/s on one core and needs no further package. It does not protect against forgery.
 """
 
 import concurrent.futures

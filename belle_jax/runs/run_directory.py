@@ -63,7 +63,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     path = Path(path)
     if (found := _split(path)) is None:
         raise ValueError(
-            f'{path} is no run directory: it has no {CONFIG} beside {CHECKPOINTS}/. Give '
+            f'{path} is not a run directory: it has no {CONFIG} beside {CHECKPOINTS}/. Give '
             '--workdir of a training run, or one of its checkpoints.'
         )
     run, step = found
@@ -98,7 +98,7 @@ def root(path: Path) -> Path:
     """The run directory that a path is, or that a checkpoint lies in."""
     found = _split(path)
     if found is None:
-        raise ValueError(f'{path} is no run directory and no checkpoint of one.')
+        raise ValueError(f'{path} is neither a run directory nor a checkpoint of one.')
     return found[0]
 
 
@@ -123,7 +123,7 @@ def _config(path: Path) -> tuple[dict[str, Any], Architecture]:
     except FileNotFoundError as error:
         raise ValueError(f'{path} is missing: restore it from where the run was made.') from error
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f'{path} is no configuration of a run ({error!r}).') from error
+        raise ValueError(f'{path} is not the configuration of a run ({error!r}).') from error
     if not architecture:
         raise ValueError(f'{path} has no model.architecture: restore it from the run.')
     return config, Architecture.from_dict(architecture)

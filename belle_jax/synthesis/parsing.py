@@ -92,7 +92,7 @@ class Fields:
         for piece in self._pieces(text):
             read += self._tasks(piece)
         if any(candidate.rejected != 'no labels' for candidate in read):
-            # What comes before the list ("好的，以下是…") is no piece that anybody lost.
+            # What comes before the list ("好的，以下是…") is not a piece that anybody lost.
             read = read[read[0].rejected == 'no labels' :]
         if cut and read and not whole:
             read[-1] = refused('truncated', self._text(read[-1]))
@@ -181,7 +181,7 @@ class Fields:
         text = piece[labels[0].start : stop]
         numbered = [label for label in labels if label.number == labels[0].number]
         if {label.field for label in numbered} == set(self.names):
-            labels = numbered  # a program's "输入：5" is no label where labels are "4. 输入："
+            labels = numbered  # a program's "输入：5" is not a label where labels are "4. 输入："
         order: list[Label] = []
         for label in labels:
             # In an answer 输入 and 输出 are words like others: each field counts once, in order.

@@ -97,7 +97,7 @@ def read(name: str, file: str, needed: Iterable[str]) -> str:
 def fill(text: str, **values: object) -> str:
     """The text with its placeholders filled.
 
-    Braces that are no known placeholder stay, and what is filled in is not searched again: rows
+    Braces that are not a known placeholder stay, and what is filled in is not searched again: rows
     may hold both.
 
     Args:

@@ -55,7 +55,7 @@ class RowStatistics:
         verbs: Rows by the word that stands for the instruction.
         verbs_of: The same by category.
         lengths: Characters of the first instruction, its input and all answers: how many rows have
-            so many. Rows without input are not in `input`.
+            that many. Rows without input are not in `input`.
         questions: Questions of a conversation.
         similarities: Of the rows that have one.
         samples: A few rows, drawn evenly, always the same for the same rows.

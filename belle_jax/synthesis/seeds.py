@@ -38,7 +38,7 @@ def read(path: str | pathlib.Path = OWN, shots: int = 3) -> list[Seed]:
         except BadRow as bad:
             raise ValueError(f'{where}: {bad} Mend the seed task, or delete it.') from bad
     if not seeds:
-        raise ValueError(f'{path} holds no seed task: give a file with {max(2, shots)} or more.')
+        raise ValueError(f'{path} contains no seed task: give a file with {max(2, shots)} or more.')
     if len(seeds) == 1:
         raise ValueError(
             f'{path} holds one seed task alone, so that all prompts would be the same: add tasks, '

@@ -75,8 +75,8 @@ def similarity(
         threshold = REJECTED if name == 'bm25' else ROUGE_REJECTED
     if threshold <= 0 or (name == 'rouge' and threshold > 1):
         raise ValueError(
-            f'threshold={threshold:g} tells no texts apart: for ROUGE-L it is above 0 and at most '
-            '1, for BM25 above 0. Set --threshold, or --similarity=none to compare nothing.'
+            f'threshold={threshold:g} cannot tell texts apart: for ROUGE-L it is above 0 and at '
+            'most 1, for BM25 above 0. Set --threshold, or --similarity=none to compare nothing.'
         )
     shown = tokens if isinstance(tokens, str) else 'model tokens'
     found = Similarity(pool, threshold, f'{MEASURES[name]}, {shown}', listed)

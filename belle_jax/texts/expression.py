@@ -129,7 +129,7 @@ def evaluate(expression: tuple[Token, ...], reading: Reading) -> Fraction | None
         expression: Numbers and operators.
         reading: How percents and large units count.
     Returns:
-        The exact value; None if it has none, or is no expression.
+        The exact value; None if it has none, or is not an expression.
     """
     try:
         return _Parser(expression, reading).value()

@@ -115,7 +115,7 @@ def without(rules: Sequence[Rule], names: Iterable[str]) -> tuple[Rule, ...]:
     Returns:
         The others, in order.
     Raises:
-        ValueError: a name is of no rule.
+        ValueError: a name is not that of a rule.
     """
     names = set(names)
     unknown = names - {rule.name for rule in rules}
@@ -166,7 +166,7 @@ NAMES_A_MODEL = reject_if('names a model', 'it talks about the model that wrote 
 INSTRUCTION_LENGTH = (
     reject_if(
         'instruction too short',
-        'three characters or fewer are no instruction',
+        'three characters or fewer are not an instruction',
         lambda texts: not texts.questions or len(texts.questions[0].strip()) < SHORTEST,
     ),
     reject_if(

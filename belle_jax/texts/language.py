@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 HAN = re.compile('[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]')
 WORD = re.compile("[A-Za-zÀ-ɏ][A-Za-zÀ-ɏ'’-]+")
-SMALL = re.compile("\\b[a-zà-ÿ][A-Za-zÀ-ɏ'’-]+")  # words that are no names
+SMALL = re.compile("\\b[a-zà-ÿ][A-Za-zÀ-ɏ'’-]+")  # words that are not names
 KANA = re.compile('[\u3041-\u30ff]')
 ELSE = re.compile(  # Greek, Cyrillic, Hebrew, Arabic, Indic scripts, Thai, Hangul
     '[\u0370-\u06ff\u0900-\u0eff\u1100-\u11ff\uac00-\ud7a3]'
@@ -16,7 +16,7 @@ NOT_PROSE = re.compile(
 )
 # So many words without a capital make a sentence; others are names, labels ("Positive"), terms.
 SENTENCE = 5
-QUOTED = 3  # so many in the instruction: a phrase of that language is what it is about
+QUOTED = 3  # that many in the instruction: a phrase of that language is what it is about
 CODE_LINE = re.compile(
     r'\s*(?:[{}\[\]();,]+|(?:def|class|if|elif|else|for|while|with|try|except|switch|case)\b.*[:{(]|'
     r'(?:import|using|package|#include)\s+[\w.<">]+.{0,30}|from\s+[\w.]+\s+import\b.*|'

@@ -128,7 +128,7 @@ class Index:
         Args:
             text: The text to compare.
             k: How many.
-            compare: Compare at most about so many texts, those that could score highest; None: as
+            compare: Compare at most about that many texts, those that could score highest; None: as
                 many as needed to be exact, which for a long text is most of the pool. 512 of
                 52,000 found 94 % of the ten nearest, in less than half the time.
         Returns:

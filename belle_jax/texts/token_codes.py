@@ -12,7 +12,7 @@ WORD = re.compile(
     '[a-z0-9]+|[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff'
     '\U00020000-\U0003ffff]'
 )
-SURROGATES = 0xD800, 0x800  # where code points that are no characters begin, and how many there are
+SURROGATES = 0xD800, 0x800  # where code points that are not characters begin, and how many
 MOST = 0x110000 - SURROGATES[1]
 
 

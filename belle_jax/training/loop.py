@@ -23,7 +23,7 @@ MIN_EVAL_STEPS = 5
 
 
 class NotFiniteError(ValueError):
-    """The loss is no number any more."""
+    """The loss is not a finite number."""
 
 
 class Trainer:

@@ -100,7 +100,7 @@ def common_dtype(dtypes: Mapping[str, np.dtype]) -> str:
     """The dtype of most tensors, by name of the tensor; norms may differ from the rest.
 
     Raises:
-        ValueError: one is no floating-point dtype; its tensor is named.
+        ValueError: one does not have a floating-point dtype; its tensor is named.
     """
     counts: dict[str, int] = {}
     for place, dtype in dtypes.items():

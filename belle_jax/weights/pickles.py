@@ -213,7 +213,7 @@ class _Machine:
         full = f'{module}.{name}' if isinstance(module, str) and isinstance(name, str) else '?'
         if full not in self.allowed:
             raise Unreadable(
-                f'it asks for {full[:160]}, which is no part of a dict of tensors and was not run'
+                f'it asks for {full[:160]}, which is not part of a dict of tensors and was not run'
             )
         self.push(Global(full, self.allowed[full]))
 

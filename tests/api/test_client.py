@@ -204,7 +204,7 @@ def test_a_prompt_that_the_servers_filter_refuses_is_given_up_alone():
 FATAL = {
     '401': ({'server': {'key': 'another'}}, 'does not accept the key.*OPENAI_API_KEY'),
     '403': ({'script': ['403']}, 'may not do this'),
-    '404': ({'server': {'model': 'large'}}, "knows no model 'small'.*/v1"),
+    '404': ({'server': {'model': 'large'}}, "does not know the model 'small'.*/v1"),
     '400': ({'script': ['400']}, 'refuses the request .400.: .*temperature must be at most 2'),
     '429 quota': ({'script': ['429 quota']}, 'quota is used up'),
     '307': ({'script': ['307']}, 'refuses the request .307.'),

@@ -132,7 +132,7 @@ def test_another_file_is_not_taken_for_a_journal(tmp_path):
     text = tmp_path / 'seeds.jsonl'
     text.write_text('{"instruction": "写一首诗"}\n' * 99)
     before = text.read_bytes()
-    with pytest.raises(ValueError, match=r'seeds.jsonl is no journal.*new file'):
+    with pytest.raises(ValueError, match=r'seeds.jsonl is not a journal.*new file'):
         Journal(text, SETTINGS)
     assert text.read_bytes() == before
     other = tmp_path / 'cookies.sqlite'
@@ -161,7 +161,7 @@ def test_a_damaged_journal_is_named(tmp_path):
             journal.put(request(number), reply(number))
     content = (tmp_path / 'j').read_bytes()
     (tmp_path / 'j').write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match='is no journal, or it is damaged'):
+    with pytest.raises(ValueError, match='is not a journal, or it is damaged'):
         Journal(tmp_path / 'j', SETTINGS)
 
 

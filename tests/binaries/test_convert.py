@@ -408,7 +408,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatch):
 def test_a_source_that_is_no_run_is_named(tmp_path):
     for name in ('nothing', 'plain'):
         (tmp_path / 'plain').mkdir(exist_ok=True)
-        with pytest.raises(ValueError, match=f'{name} is no run directory'):
+        with pytest.raises(ValueError, match=f'{name} is not a run directory'):
             export.to_huggingface(tmp_path / name, tmp_path / 'out')
 
 

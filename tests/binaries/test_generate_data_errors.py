@@ -42,7 +42,7 @@ def test_a_mistake_is_told_in_a_sentence_before_anything_is_asked(tmp_path):
     there = file('there.json', '[]')
     mistakes = {
         'no key for https://api.openai.com/v1: set the variable OPENAI_API_KEY': ['--base_url='],
-        "'localhost:8000' is no address like http://localhost:8000/v1": [
+        "'localhost:8000' is not an address like http://localhost:8000/v1": [
             '--base_url=localhost:8000'
         ],
         'broken.jsonl:2: broken JSON': [f'--seeds={broken}'],
@@ -143,7 +143,7 @@ def test_a_journal_without_replies_takes_the_settings_of_the_next_run(tmp_path):
     output = f'--output={tmp_path}/rows.json'
     with serving(model='right') as server:
         flags = [output, '--count=3', '--api=chat', f'--base_url={server.url}']
-        assert "knows no model 'wrong'" in sentence(start(*flags, '--model_name=wrong'))
+        assert "does not know the model 'wrong'" in sentence(start(*flags, '--model_name=wrong'))
         assert not (tmp_path / 'rows.json').exists()
         run(*flags, '--model_name=right')
 
@@ -151,6 +151,7 @@ def test_a_journal_without_replies_takes_the_settings_of_the_next_run(tmp_path):
 def test_other_words_than_the_actions_are_refused(tmp_path):
     _, errors = run('make', f'--output={tmp_path}/rows.json', code=1)
     assert (
-        "'make' is no action: generate (which may be left out), dedupe and convert are." in errors
+        "'make' is not an action: generate (which may be left out), dedupe and convert are."
+        in errors
     )
     assert KEY not in errors and not list(tmp_path.iterdir()) and ROOT.is_dir()

@@ -117,12 +117,15 @@ def test_special_tokens_have_the_names_of_their_release(release, names):
 @pytest.mark.parametrize(
     ('change', 'message'),
     [
-        (lambda lines: [*lines[:300], b'YWE!\n', *lines[300:]], 'line 301 is no new byte string'),
-        (lambda lines: [*lines[:300], lines[4], *lines[301:]], 'line 301 is no new byte string'),
+        (
+            lambda lines: [*lines[:300], b'YWE!\n', *lines[300:]],
+            'line 301 is not a new byte string',
+        ),
+        (lambda lines: [*lines[:300], lines[4], *lines[301:]], 'line 301 is not a new byte string'),
         (lambda lines: lines[:300] + lines[301:], 'its ranks are not 0 to'),
         (lambda lines: lines[:200], r'no rank for the single byte \d+, which .* truncated'),
-        (lambda lines: [*lines[:-1], lines[-1][:5]], 'is no new byte string'),
-        (lambda lines: [*lines[:-1], b'=== 3\n'], 'is no new byte string'),
+        (lambda lines: [*lines[:-1], lines[-1][:5]], 'is not a new byte string'),
+        (lambda lines: [*lines[:-1], b'=== 3\n'], 'is not a new byte string'),
     ],
 )
 def test_a_damaged_file_is_an_error_that_names_file_and_line(directory, change, message):

@@ -487,8 +487,8 @@ def test_paths_that_cannot_be_meant_are_refused(tmp_path, model):
     enc = encrypted_model(tmp_path)
     (tmp_path / 'nothing').mkdir()
     check_refused(tmp_path, 'is not there', source='absent')
-    check_refused(tmp_path, 'holds no file <name>', source='nothing')
-    check_refused(tmp_path, 'holds no file <name>', source='model')
+    check_refused(tmp_path, 'contains no file <name>', source='nothing')
+    check_refused(tmp_path, 'contains no file <name>', source='model')
     for action in (xor.decrypt, xor.encrypt):
         source = enc if action is xor.decrypt else tmp_path / 'model'
         with pytest.raises(ValueError, match='is --source too'):
@@ -504,7 +504,7 @@ def test_paths_that_cannot_be_meant_are_refused(tmp_path, model):
             action(source, tmp_path / 'empty', tmp_path / 'out')
     with pytest.raises(ValueError, match='is encrypted already'):
         xor.encrypt(named(enc, 'config'), tmp_path / 'key', tmp_path / 'out')
-    with pytest.raises(ValueError, match='holds no file to encrypt'):
+    with pytest.raises(ValueError, match='contains no file to encrypt'):
         xor.encrypt(enc, tmp_path / 'key', tmp_path / 'out')
     assert not (tmp_path / 'out').exists()
 

@@ -227,5 +227,5 @@ def test_the_programs_run_no_code_of_a_pickle_and_fail_with_one_sentence(tmp_pat
     done = program('from_meta', f'--source={source}', f'--target={tmp_path / "evil"}')
     assert (done.returncode, done.stdout, done.stderr.count('\n')) == (1, '', 1)
     assert done.stderr.startswith(f'convert.from_meta: {source / "consolidated.00.pth"} cannot be')
-    assert 'posix.system, which is no part of a dict of tensors and was not run' in done.stderr
+    assert 'posix.system, which is not part of a dict of tensors and was not run' in done.stderr
     assert sorted(p.name for p in tmp_path.iterdir()) == ['back', 'hf', 'm']

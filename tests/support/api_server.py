@@ -181,7 +181,7 @@ class Server:
             self._error(what, connection, body)
 
     def _error(self, what: str, connection: '_Connection', body: dict) -> None:
-        """A status that is no success, with OpenAI's words for it."""
+        """A status that is not a success, with OpenAI's words for it."""
         messages = {
             '400': ('invalid_request_error', 'temperature must be at most 2'),
             '400 context': (
@@ -254,7 +254,7 @@ class _Connection(asyncio.Protocol):
     def send(
         self, status: int, content: bytes, headers: bytes = b'', cut: int | None = None
     ) -> None:
-        """A response; with `cut` only so many bytes of it, and then nobody is there."""
+        """A response; with `cut` only that many bytes of it, and then nobody is there."""
         if self._transport.is_closing():
             return
         self._transport.write(HEAD % (status, len(content), headers) + content[:cut])

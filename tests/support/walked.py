@@ -38,7 +38,7 @@ class Walk:
             self.modules[name] = None
 
     def _importing(self, frame) -> bool:
-        """Whether a module of ours is being imported: its decorators and tables are no walk."""
+        """Whether a module of ours is being imported: its decorators and tables do not count."""
         while frame is not None:
             if frame.f_code.co_name == '<module>' and frame.f_globals['__name__'] != '__main__':
                 return True

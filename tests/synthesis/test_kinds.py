@@ -283,7 +283,7 @@ def test_bodies_carry_belles_request_settings() -> None:
     assert chat['messages'] == [{'role': 'user', 'content': kind.prompt(1)}]
     assert chat['model'] == 'gpt-3.5-turbo' and chat['max_tokens'] == 2048
     assert chat['stop'] == ['\n20', '20.'] and 'logit_bias' not in chat and 'prompt' not in chat
-    assert 'stop' not in make('math', settings()).body(0)  # "5×4=20." is no end of a list
+    assert 'stop' not in make('math', settings()).body(0)  # "5×4=20." does not end a list
     json.dumps(kind.body(0))
 
 

@@ -393,7 +393,7 @@ def test_too_few_seeds_are_refused(tmp_path):
     with pytest.raises(ValueError, match='holds 4 seed tasks, but each prompt shows 5'):
         seeds.read(path, shots=5)
     path.write_text('[]', 'utf-8')
-    with pytest.raises(ValueError, match='holds no seed task'):
+    with pytest.raises(ValueError, match='contains no seed task'):
         seeds.read(path)
 
 

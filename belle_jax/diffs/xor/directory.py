@@ -102,7 +102,7 @@ def encrypt(
     tasks = {f.name: f for f in files if f == source or not STAYS.fullmatch(f.name)}
     sources.pass_over(source, tasks.values())
     if not tasks:
-        raise ValueError(f'--source={source} holds no file to encrypt.')
+        raise ValueError(f'--source={source} contains no file to encrypt.')
     sources.require_other(tasks.values(), key)
     known = checksums.read_manifest(target)
     there: list[str] = []

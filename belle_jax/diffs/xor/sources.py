@@ -55,7 +55,7 @@ def encrypted_of(source: Path, files: Iterable[Path]) -> dict[str, Encrypted]:
         require_short(encrypted.name, file)
         found[encrypted.name] = encrypted
     if not found:
-        raise ValueError(f'--source={source} holds no file <name>.<64 hexadecimal digits>.enc.')
+        raise ValueError(f'--source={source} contains no file <name>.<64 hexadecimal digits>.enc.')
     return found
 
 

@@ -15,7 +15,7 @@ from belle_jax.formats.paddle.config import OWN
 
 SETTINGS = 'tokenizer_config.json'
 COMMON = ('vocab.json', 'merges.txt', 'added_tokens.json', 'special_tokens_map.json')
-# A class that takes tokenizer.json as it is; transformers 5 knows PaddleNLP's names no more.
+# A class that takes tokenizer.json as it is; transformers 5 no longer knows PaddleNLP's names.
 FAST = 'PreTrainedTokenizerFast'
 # Tokenizers that cut texts into words otherwise do so somewhere here.
 PROBE = "你好，世界！这是2024年。It's a test's end...  two  spaces\n\nHuman: 123,456 (x+y)=z; ok?"

@@ -38,7 +38,7 @@ def final_answer(output: str) -> str:
     Args:
         output: A row's, whose last line is `答案：17本`.
     Returns:
-        What stands behind 答案：; '' if the last line is no such line or holds a calculation.
+        What stands behind 答案：; '' if the last line is not such a line or holds a calculation.
     """
     match = FINAL.search(output)
     answer = match['answer'].strip() if match else ''

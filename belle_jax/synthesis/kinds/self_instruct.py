@@ -54,8 +54,8 @@ class SelfInstruct(Kind):
         shown = settings.num_prompt_instructions
         if len(settings.seeds) < shown:
             raise ValueError(
-                f'num_prompt_instructions={shown}: each prompt shows so many different seed tasks, '
-                f'and --seeds holds {len(settings.seeds)}. Add seeds, or set '
+                f'num_prompt_instructions={shown}: each prompt shows that many different seed '
+                f'tasks, and --seeds holds {len(settings.seeds)}. Add seeds, or set '
                 '--num_prompt_instructions lower.'
             )
         language = settings.language
