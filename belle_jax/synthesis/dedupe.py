@@ -16,8 +16,7 @@ from belle_jax.data.records import BadRow, layout, parse
 from belle_jax.data.row_file import RowFile
 from belle_jax.progress import Progress
 from belle_jax.synthesis.row_writer import rows_file
-from belle_jax.texts.bands import plan
-from belle_jax.texts.minhash import RECALL, MinHashIndex
+from belle_jax.texts.minhash import RECALL, MinHashIndex, plan
 from belle_jax.texts.similarity import Index
 from belle_jax.texts.token_codes import Tokens
 

@@ -8,11 +8,10 @@ import pytest
 
 from belle_jax.synthesis import seeds
 from belle_jax.texts.arithmetic import wrong_equations
-from belle_jax.texts.cleaning import cleaning, length_rules
+from belle_jax.texts.cleaning import cleaning, length_rules, loops
 from belle_jax.texts.filters import BELLE, Row, apply_rules, said, without
 from belle_jax.texts.language import is_code, is_foreign, scripts
 from belle_jax.texts.persona import is_refusal
-from belle_jax.texts.repetition import loops
 
 CLEANING = cleaning('zh', 8000)
 
