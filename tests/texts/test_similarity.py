@@ -11,11 +11,11 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from belle_jax.synthesis import seeds
+from belle_jax.synthesis.sources import OWN_SEEDS
 from belle_jax.texts import bm25, minhash, similarity
 from belle_jax.texts.token_codes import Tokens, encoder
 
-SEEDS = seeds.OWN
+SEEDS = OWN_SEEDS
 PUNCTUATION = '，。！？：；、“”'
 ENGLISH = (
     'write give list a an the three five short long story poem email letter about for of to in '
