@@ -26,18 +26,16 @@ from absl import flags
 from belle_jax import cli
 from belle_jax.api import Breaker, Budget, Client, Limits, Retries, price
 from belle_jax.progress import Progress
-from belle_jax.synthesis import (
-    categories,
-    dedupe,
-    existing_rows,
-    kinds,
-    row_layouts,
-    rows_convert,
-    run,
-    seeds,
-)
+from belle_jax.synthesis import dedupe, kinds, row_layouts, rows_convert, run
 from belle_jax.synthesis.outcome import Files
 from belle_jax.synthesis.settings import CHOICES, MODELS, Settings
+from belle_jax.synthesis.sources import (
+    OWN_SEEDS,
+    read_categories,
+    read_objects,
+    read_rows,
+    read_seeds,
+)
 from belle_jax.texts.comparison import MEASURES, Similarity, similarity
 from belle_jax.texts.filters import without
 from belle_jax.texts.token_codes import KINDS as TOKEN_KINDS
@@ -224,10 +222,10 @@ def _settings() -> Settings:
             'English ones with --seeds.'
         )
     return Settings(
-        seeds=seeds.read(SEEDS.value or seeds.OWN, shots),
-        rows=existing_rows.read(ROWS.value),
-        categories=categories.read(CATEGORIES.value) if CATEGORIES.value else (),
-        characters=existing_rows.objects(CHARACTERS.value) if CHARACTERS.value else (),
+        seeds=read_seeds(SEEDS.value or OWN_SEEDS, shots),
+        rows=read_rows(ROWS.value),
+        categories=read_categories(CATEGORIES.value) if CATEGORIES.value else (),
+        characters=read_objects(CHARACTERS.value) if CHARACTERS.value else (),
         seed=SEED.value,
         language=LANGUAGE.value,
         num_prompt_instructions=shots,

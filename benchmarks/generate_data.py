@@ -18,9 +18,10 @@ from typing import Any
 from absl import app, flags
 
 from belle_jax.api import Journal, Reply, Request
-from belle_jax.synthesis import kinds, seeds
+from belle_jax.synthesis import kinds
 from belle_jax.synthesis.harvest import Harvest
 from belle_jax.synthesis.settings import Settings
+from belle_jax.synthesis.sources import read_seeds
 from belle_jax.texts.comparison import Similarity, similarity
 from benchmarks import recombine
 
@@ -100,7 +101,7 @@ def journal(asked: list[Reply]) -> dict[str, Any]:
 def harvest(pool: Similarity, asked: list[Reply], listed: bool) -> dict[str, Any]:
     """Makes rows of replies, with the times of the parts."""
     pool.listed = listed
-    kind = kinds.make('self_instruct', Settings(seeds=seeds.read()))
+    kind = kinds.make('self_instruct', Settings(seeds=read_seeds()))
     parts: dict[str, float] = {}
     kind.parse = timed(kind.parse, 'parse', parts)
     rules = [rule._replace(apply=timed(rule.apply, 'filter', parts)) for rule in kind.rules]

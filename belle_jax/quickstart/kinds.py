@@ -42,7 +42,7 @@ Draw = Callable[[random.Random], tuple[tuple, str]]
 
 
 @dataclass(frozen=True)
-class Kind:
+class TaskKind:
     """One kind of task.
 
     Attributes:
@@ -164,32 +164,34 @@ def _name(rng: random.Random) -> str:
 
 
 KINDS = (
-    Kind('读数', _read_number, ('用汉字写出数字{}。', '数字{}怎么读？')),
-    Kind('写数', _write_number, ('用阿拉伯数字写出“{}”。', '“{}”是多少？')),
-    Kind(
+    TaskKind('读数', _read_number, ('用汉字写出数字{}。', '数字{}怎么读？')),
+    TaskKind('写数', _write_number, ('用阿拉伯数字写出“{}”。', '“{}”是多少？')),
+    TaskKind(
         '提取',
         _extract,
         ('{}在{}买了{}。谁在哪里买了什么？', '找出人名、城市和物品：昨天{}到{}去买{}。'),
     ),
-    Kind('被字句', _passive, ('改成“被”字句：{}{}了{}', '把“{}{}了{}”改成被动句。')),
-    Kind('比较句', _comparison, ('“{}比{}{}”还可以怎么说？', '换一种说法：{}比{}{}')),
-    Kind('翻译', _translate, ('翻译成英文：{}', '“{}”用英语怎么说？'), 700),
-    Kind('反义词', _opposites, ('写出反义词：{}、{}、{}', '“{}、{}、{}”的反义词分别是什么？')),
-    Kind('首字', _first_characters, ('取每个词的第一个字：{}、{}、{}',)),
-    Kind('倒写', _reverse, ('把“{}”倒过来写。',)),
-    Kind('日期', _date, ('把日期改写成数字格式：{}年{}月{}日', '{}年{}月{}日的数字写法是什么？')),
-    Kind(
+    TaskKind('被字句', _passive, ('改成“被”字句：{}{}了{}', '把“{}{}了{}”改成被动句。')),
+    TaskKind('比较句', _comparison, ('“{}比{}{}”还可以怎么说？', '换一种说法：{}比{}{}')),
+    TaskKind('翻译', _translate, ('翻译成英文：{}', '“{}”用英语怎么说？'), 700),
+    TaskKind('反义词', _opposites, ('写出反义词：{}、{}、{}', '“{}、{}、{}”的反义词分别是什么？')),
+    TaskKind('首字', _first_characters, ('取每个词的第一个字：{}、{}、{}',)),
+    TaskKind('倒写', _reverse, ('把“{}”倒过来写。',)),
+    TaskKind(
+        '日期', _date, ('把日期改写成数字格式：{}年{}月{}日', '{}年{}月{}日的数字写法是什么？')
+    ),
+    TaskKind(
         '时间',
         _clock,
         ('用二十四小时制写出：{}{}点{}分', '{}{}点{}分的二十四小时写法是什么？'),
         900,
     ),
-    Kind('换算', _price, ('{}元{}分等于多少元？', '换算成元：{}元{}分')),
-    Kind(
+    TaskKind('换算', _price, ('{}元{}分等于多少元？', '换算成元：{}元{}分')),
+    TaskKind(
         '归类',
         _choose,
         ('{}、{}、{}中哪一个是{}？', '从{}、{}、{}里选出{}。'),
         new_answers=False,
     ),
-    Kind('奇偶', _parity, ('{}是奇数还是偶数？', '判断奇偶：{}'), new_answers=False),
+    TaskKind('奇偶', _parity, ('{}是奇数还是偶数？', '判断奇偶：{}'), new_answers=False),
 )

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from belle_jax.quickstart.kinds import KINDS, Kind
+from belle_jax.quickstart.kinds import KINDS, TaskKind
 
 HELD_OUT = 40  # pairs of each kind
 
@@ -46,7 +46,7 @@ def make(seed: int = 0, held_out: int = HELD_OUT) -> tuple[list[Pair], list[Pair
     return train, test
 
 
-def _draw(kind: Kind, seed: int) -> dict[tuple, Pair]:
+def _draw(kind: TaskKind, seed: int) -> dict[tuple, Pair]:
     """Draws `kind.pairs` different questions, each in one of its phrasings, keyed by content."""
     rng = random.Random(f'{seed} {kind.name}')
     drawn: dict[tuple, Pair] = {}
@@ -56,7 +56,9 @@ def _draw(kind: Kind, seed: int) -> dict[tuple, Pair]:
     return drawn
 
 
-def _split(kind: Kind, drawn: dict[tuple, Pair], held_out: int) -> tuple[list[Pair], list[Pair]]:
+def _split(
+    kind: TaskKind, drawn: dict[tuple, Pair], held_out: int
+) -> tuple[list[Pair], list[Pair]]:
     """The last pairs drawn are held out, and with them whatever else has their answers."""
     pairs = list(drawn.values())
     train, test = pairs[:-held_out], pairs[-held_out:]

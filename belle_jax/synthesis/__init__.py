@@ -1,7 +1,7 @@
 """Instruction data from seeds: prompts, parsing, filters, similarity. Imports no JAX."""
 
-from belle_jax.synthesis.candidate import Candidate
 from belle_jax.synthesis.kinds import KINDS, Kind, make
+from belle_jax.synthesis.parsing import Candidate
 from belle_jax.synthesis.settings import Settings
 from belle_jax.texts.filters import Row, Rule, apply_rules, without
 

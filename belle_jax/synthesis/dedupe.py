@@ -16,8 +16,7 @@ from belle_jax.data.records import BadRow, layout, parse
 from belle_jax.data.row_file import RowFile
 from belle_jax.progress import Progress
 from belle_jax.synthesis.row_writer import rows_file
-from belle_jax.texts.bands import plan
-from belle_jax.texts.minhash import RECALL, MinHashIndex
+from belle_jax.texts.minhash import RECALL, MinHashIndex, plan
 from belle_jax.texts.similarity import Index
 from belle_jax.texts.token_codes import Tokens
 
@@ -30,7 +29,7 @@ SHOWN = 20  # groups that the account names
 
 
 @dataclasses.dataclass
-class Account:
+class DedupeAccount:
     """What became of the rows.
 
     Attributes:
@@ -84,7 +83,7 @@ def run(
     exact: int = EXACT,
     on_bad_row: str = 'error',
     overwrite: bool = False,
-) -> Account:
+) -> DedupeAccount:
     """Writes the rows of some files without near-duplicates.
 
     Args:
@@ -105,54 +104,82 @@ def run(
         ValueError: a setting or file is no good, or a row and on_bad_row is 'error'. No file is
             written then.
     """
-    account = Account(output=str(output))
+    account = DedupeAccount(output=str(output))
     removed = removed or pathlib.Path(output).with_suffix('.removed.jsonl')
     account.removed = str(removed)
     _check(paths, (output, removed), threshold, compare, on_bad_row)
-    texts: list[str] = []
-    members: collections.Counter[int] = collections.Counter()
-    index = Index(tokens)
+    kept = _Kept(tokens, threshold, exact, account)
     progress = Progress('Deduplicating', 'rows')
     rows = _Rows(paths, compare, on_bad_row == 'error', account)
     kept_rows = rows_file(output, overwrite=overwrite)
     with kept_rows as keep, rows_file(removed, 'lines', overwrite) as remove:
         stream = iter(rows)
         while block := list(itertools.islice(stream, BLOCK)):
-            if account.exact_until is None and len(index) >= exact:
-                index = MinHashIndex.over(index, threshold)
-                account.exact_until, account.recall = len(index), index.bands.recall(threshold)
-            index.prepare([text for _, text, _ in block])
+            kept.prepare([text for _, text, _ in block])
             for where, text, row in block:
-                match = index.nearest(text, threshold)
-                if match.index >= 0:
-                    members[match.index] += 1
-                    account.same += match.score == 1
-                    account.near += match.score < 1
-                    remove({
-                        'where': where,
-                        'kept': match.index + 1,
-                        'nearest': texts[match.index],
-                        'score': round(match.score, 4),
-                        'row': row,
-                    })  # fmt: skip
-                    continue
-                keep(row)
-                account.kept += 1
-                account.empty += not index.size(index.add(text))
-                texts.append(text)
+                if near := kept.near(text):
+                    remove({'where': where, **near, 'row': row})
+                else:
+                    keep(row)
+                    kept.add(text)
             progress.show(account.read, rows.done)
         if not account.kept:
             raise ValueError(f'{", ".join(map(str, paths))}: no usable row: {account}')
     progress.end(account.read)
-    account.groups = [(i + 1, n, texts[i]) for i, n in members.most_common(SHOWN)]
+    account.groups = kept.groups()
     return account
+
+
+class _Kept:
+    """The compared texts of the kept rows, their index, and how many rows each of them removed."""
+
+    def __init__(
+        self, tokens: Tokens, threshold: float, exact: int, account: DedupeAccount
+    ) -> None:
+        self._index, self._threshold = Index(tokens), threshold
+        self._exact, self._account = exact, account
+        self._texts: list[str] = []
+        self._removed: collections.Counter[int] = collections.Counter()
+
+    def prepare(self, texts: list[str]) -> None:
+        """Gets ready for a block; hashing begins where there are too many to compare exactly."""
+        account, index = self._account, self._index
+        if account.exact_until is None and len(index) >= self._exact:
+            self._index = index = MinHashIndex.over(index, self._threshold)
+            account.exact_until, account.recall = len(index), index.bands.recall(self._threshold)
+        index.prepare(texts)
+
+    def near(self, text: str) -> dict[str, Any]:
+        """The kept row that removes a text, as the file of the removed rows names it, or {}."""
+        match = self._index.nearest(text, self._threshold)
+        if match.index < 0:
+            return {}
+        self._removed[match.index] += 1
+        self._account.same += match.score == 1
+        self._account.near += match.score < 1
+        nearest, score = self._texts[match.index], round(match.score, 4)
+        return {'kept': match.index + 1, 'nearest': nearest, 'score': score}
+
+    def add(self, text: str) -> None:
+        """Adds the text of a row that is kept."""
+        self._account.kept += 1
+        self._account.empty += not self._index.size(self._index.add(text))
+        self._texts.append(text)
+
+    def groups(self) -> list[tuple[int, int, str]]:
+        """The kept rows that removed most others, as the account names them."""
+        return [(i + 1, n, self._texts[i]) for i, n in self._removed.most_common(SHOWN)]
 
 
 class _Rows:
     """The rows of several files, each with its place and the text that is compared."""
 
     def __init__(
-        self, paths: Sequence[str | pathlib.Path], compare: str, strict: bool, account: Account
+        self,
+        paths: Sequence[str | pathlib.Path],
+        compare: str,
+        strict: bool,
+        account: DedupeAccount,
     ) -> None:
         self.done = 0.0
         # Opened before anything is read: a name that is wrong is told at once.

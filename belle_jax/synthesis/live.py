@@ -4,7 +4,7 @@ import asyncio
 import time
 
 from belle_jax.api import Counters
-from belle_jax.progress import Line
+from belle_jax.progress import Line, duration
 from belle_jax.synthesis.harvest import Harvest
 
 
@@ -72,8 +72,7 @@ class Live:
         begun, before = self._first
         if done <= before:
             return ''
-        seconds = int((now - begun) / (done - before) * (1 - done))
-        return f'{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}'
+        return duration((now - begun) / (done - before) * (1 - done))
 
     def _done(self) -> float | None:
         """The fraction of the work that is done."""

@@ -7,11 +7,12 @@ beginning of a line first, so that "根据输入:" inside a sentence is text. Ea
 keeps its text and a named reason: 'no labels', 'missing label', 'empty field', 'truncated'.
 """
 
+import dataclasses
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from belle_jax.synthesis.candidate import Candidate, refused
+from belle_jax.texts.filters import Row
 
 COLON = '[:：﹕︰∶]'
 MARK = r'(?:\*\*|__)?'
@@ -37,7 +38,34 @@ NO_INPUT = re.compile(
 CUT = ('length', 'content_filter')  # finish reasons of replies that end early
 
 
-class Label(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """One piece of a reply.
+
+    Attributes:
+        row: The row, in the layout of its kind; None if the piece was rejected.
+        rejected: The reason in a few words, the same for all such pieces, for counting.
+        detail: The rejected piece's text, for people.
+    """
+
+    row: Row | None
+    rejected: str = ''
+    detail: str = ''
+
+
+def refused(reason: str, text: str) -> Candidate:
+    """A rejected piece.
+
+    Args:
+        reason: A few words, the same for all such pieces.
+        text: What was rejected, whole.
+    Returns:
+        The candidate without a row.
+    """
+    return Candidate(None, reason, text.strip())
+
+
+class FoundLabel(NamedTuple):
     """Where a label stands in a text: its field, from start to end, and its number."""
 
     field: str
@@ -133,7 +161,7 @@ class Fields:
             stop = labels[end].start if end < len(labels) else len(piece)
             yield self._task(piece, labels[start:end], stop)
 
-    def _labels(self, piece: str) -> Iterator[Label]:
+    def _labels(self, piece: str) -> Iterator[FoundLabel]:
         """Labels at line starts and numbered ones anywhere; if fields lack, those in sentences."""
         found = {match.start(): match for match in self._inline.finditer(piece)}
         for match in self._line.finditer(piece):
@@ -152,9 +180,9 @@ class Fields:
             match = found[start]
             name = next(name for name in self.names if match[name])
             number = match['number'] or match['after'] or ''
-            yield Label(name, start, match.end(), re.sub(r'\W', '', number))
+            yield FoundLabel(name, start, match.end(), re.sub(r'\W', '', number))
 
-    def _starts(self, labels: list[Label], piece: str) -> list[int]:
+    def _starts(self, labels: list[FoundLabel], piece: str) -> list[int]:
         """Which labels open a task.
 
         The first field's do if they are numbered or have another field behind them: an answer may
@@ -177,12 +205,12 @@ class Fields:
             seen.add(label.field)
         return starts
 
-    def _task(self, piece: str, labels: list[Label], stop: int) -> Candidate:
+    def _task(self, piece: str, labels: list[FoundLabel], stop: int) -> Candidate:
         text = piece[labels[0].start : stop]
         numbered = [label for label in labels if label.number == labels[0].number]
         if {label.field for label in numbered} == set(self.names):
             labels = numbered  # a program's "输入：5" is not a label where labels are "4. 输入："
-        order: list[Label] = []
+        order: list[FoundLabel] = []
         for label in labels:
             # In an answer 输入 and 输出 are words like others: each field counts once, in order.
             expected = self.names[len(order)] if len(order) < len(self.names) else ''

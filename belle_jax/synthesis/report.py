@@ -9,6 +9,7 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from belle_jax.files import WholeText
 from belle_jax.pages.charts import (
     bars,
     compact,
@@ -21,7 +22,6 @@ from belle_jax.pages.charts import (
 from belle_jax.synthesis import report_statistics as statistics
 from belle_jax.synthesis.report_statistics import Point, RowStatistics, Sample
 from belle_jax.synthesis.report_style import STYLE
-from belle_jax.synthesis.whole_file import WholeFile
 
 VERBS = 24  # shown with a bar each
 NARROWEST = 0.004  # share of the rows, of a word in the outer ring
@@ -68,7 +68,7 @@ def write(path: str | pathlib.Path, data: ReportData) -> None:
     """
     # Half a character, which JSON's escapes can give, is shown as the sign for one.
     text = page(data).encode('utf-8', errors='replace').decode('utf-8')
-    with WholeFile(path) as file:
+    with WholeText(path) as file:
         file.write(text)
 
 

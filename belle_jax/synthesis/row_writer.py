@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, Self
 
-from belle_jax.synthesis.whole_file import WholeFile
+from belle_jax.files import WholeText
 
 LINES = ('.jsonl', '.ndjson', '.jsonlines')
 CONTAINERS = ('array', 'lines')
@@ -43,7 +43,7 @@ class Writer:
         if self.path.exists() and not overwrite:
             raise ValueError(f'{self.path} is there already: give another name, or --overwrite.')
         self._lines = container == 'lines' or (not container and self.path.suffix in LINES)
-        self._file = WholeFile(self.path)
+        self._file = WholeText(self.path)
 
     def __enter__(self) -> Self:
         self._file.__enter__()

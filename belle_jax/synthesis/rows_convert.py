@@ -7,7 +7,7 @@ left out, counted and said.
 import collections
 import dataclasses
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from belle_jax.data.records import BadRow, layout
@@ -32,7 +32,7 @@ MEANT = frozenset(
 
 
 @dataclasses.dataclass
-class Account:
+class ConversionAccount:
     """What became of the rows of one conversion.
 
     Attributes:
@@ -68,7 +68,7 @@ def convert(
     on_bad_row: str = 'error',
     overwrite: bool = False,
     progress: Callable[[int, float], None] | None = None,
-) -> Account:
+) -> ConversionAccount:
     """Writes a file of rows again in another layout, row by row.
 
     Ids and fields that no layout reads (category, similarity) go along as they are. A file that has
@@ -98,27 +98,10 @@ def convert(
     rows = RowFile(source)
     if target.exists() and target.samefile(source):
         raise ValueError(f'{target} is the source itself: give another name.')
-    account = Account(f'{source}: {rows.container}', f'{target}: {to}')
-    name = None
+    account = ConversionAccount(f'{source}: {rows.container}', f'{target}: {to}')
+    strict = on_bad_row == 'error'
     with Writer(target, container, overwrite) as out:
-        for where, row in rows:
-            account.rows += 1
-            try:
-                if isinstance(row, BadRow):
-                    raise row
-                name = name or _source_layout(row, account)
-                converted, changed = _converted(row, name, to, separator)
-            except BadRow as bad:
-                if on_bad_row == 'error':
-                    raise ValueError(
-                        f'{where}: {bad} Mend it, or count and skip such rows with '
-                        '--on_bad_row=skip.'
-                    ) from bad
-                account.skipped[bad.reason] += 1
-                continue
-            except Unsayable as reason:
-                account.skipped[str(reason)] += 1
-                continue
+        for converted, changed in _converted_rows(rows, account, to, separator, strict):
             out.write(converted)
             account.written += 1
             account.changed.update(changed)
@@ -132,7 +115,31 @@ def convert(
     return account
 
 
-def _source_layout(row: Any, account: Account) -> str:
+def _converted_rows(
+    rows: RowFile, account: ConversionAccount, to: str, separator: str, strict: bool
+) -> Iterator[tuple[Row, list[str]]]:
+    """The rows that can be converted, with what they lost; the others are counted."""
+    name = None
+    for where, row in rows:
+        account.rows += 1
+        try:
+            if isinstance(row, BadRow):
+                raise row
+            name = name or _source_layout(row, account)
+            made = _converted(row, name, to, separator)
+        except BadRow as bad:
+            if strict:
+                raise ValueError(
+                    f'{where}: {bad} Mend it, or count and skip such rows with --on_bad_row=skip.'
+                ) from bad
+            account.skipped[bad.reason] += 1
+        except Unsayable as reason:
+            account.skipped[str(reason)] += 1
+        else:
+            yield made
+
+
+def _source_layout(row: Any, account: ConversionAccount) -> str:
     name = layout(row)
     if name == 'text':
         raise ValueError(

@@ -6,21 +6,27 @@ All files but the journal are made from the journal, and are made anew by each r
 import asyncio
 import contextlib
 import dataclasses
+import hashlib
 import itertools
+import json
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from belle_jax.api import Budget, Client, Journal, Request, ask_all
+from belle_jax.files import remove_leftovers
 from belle_jax.progress import Progress
 from belle_jax.synthesis import report
 from belle_jax.synthesis.harvest import Harvest
-from belle_jax.synthesis.journal_settings import journal_settings
 from belle_jax.synthesis.kinds import Kind
 from belle_jax.synthesis.live import Live
 from belle_jax.synthesis.outcome import Files, Result
 from belle_jax.synthesis.row_writer import rows_file
-from belle_jax.synthesis.whole_file import remove_leftovers
 from belle_jax.texts.comparison import Similarity
 from belle_jax.texts.filters import Row, Rule
+
+# Data go in by their hash: a journal says which they were, not what they were.
+HASHED = ('seeds', 'rows', 'categories', 'characters')
+FIRST = 3  # requests that go in whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +117,40 @@ def _journal(job: Job, files: Files, new: bool = False) -> Journal:
     return Journal(files.journal, journal_settings(job.kind))
 
 
+def journal_settings(kind: Kind) -> dict[str, Any]:
+    """Everything from which a kind makes the request of an index.
+
+    Args:
+        kind: With its settings.
+    Returns:
+        Values that JSON knows, for `Journal`: two runs may share a journal if these are equal.
+        Filters, similarity, count and budget are none of them.
+    """
+    settings = kind.settings
+    values = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
+    for name in HASHED:
+        values[name] = f'{len(values[name]):,}, {_hash(values[name])}' if values[name] else ''
+    # The text, not the name of its file: a file may be changed.
+    del values['prompt_file']
+    decides_rows_alone = ('longest_answer', 'apart')
+    for name in decides_rows_alone:
+        del values[name]
+    values['model'] = settings.model
+    del values['model_name']
+    values['stop'] = list(values['stop']) if values['stop'] is not None else None
+    values['turns'] = list(values['turns'])
+    # What other versions of this program would ask differently, with the same settings.
+    first = [kind.body(index) for index in range(min(FIRST, kind.requests or FIRST))]
+    return (
+        {'kind': kind.name, 'prompt': _hash(kind.text)} | values | {'first requests': _hash(first)}
+    )
+
+
+def _hash(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:16]
+
+
 def _use(journal: Journal, harvest: Harvest) -> None:
     """Uses the replies behind those that the harvest has, as long as rows are wanted."""
     progress = Progress('Reading the journal', 'replies')
@@ -155,7 +195,7 @@ def _harvest(job: Job, files: Files) -> Iterator[Harvest]:
     """A harvest whose rejected pieces go to their file as they come; the rest is written after."""
     # The journal's lock says that no other run writes them.
     for path in (files.output, files.rejected, files.report):
-        remove_leftovers(path)
+        remove_leftovers(path.parent, path.name.__eq__)
     with (
         # Opened before anything is asked: what cannot be written is told before it is paid for.
         rows_file(files.output, overwrite=True) as keep,

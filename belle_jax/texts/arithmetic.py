@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from fractions import Fraction
 
-from belle_jax.texts.expression import Reading, Run, evaluate, runs
+from belle_jax.texts.expression import Expression, Reading, evaluate, expressions
 
 SPELLED = {
     '.': '．', '+': '＋', '-': '－−–—', '*': '＊✕✖⋅∗×・', '/': '／', '=': '＝', '≈': '≒', '%': '％',
@@ -124,7 +124,7 @@ def _chain(clause: str, following: str) -> Iterator[tuple[str, bool]]:
     """The equations of a chain such as `2×3+1=6+1=7`."""
     parts = re.split('([=≈])', clause)
     sides, signs = parts[::2], parts[1::2]
-    found = [runs(side) for side in sides]
+    found = [expressions(side) for side in sides]
     last = len(sides) - 1
     for at, sign in enumerate(signs):
         left, right = found[at], found[at + 1]
@@ -155,12 +155,12 @@ def _chain(clause: str, following: str) -> Iterator[tuple[str, bool]]:
             yield shown, right_one
 
 
-def _calculates(left: Run, right: Run) -> bool:
+def _calculates(left: Expression, right: Expression) -> bool:
     """Whether there is something to calculate: 1小时=60分钟 says how units are."""
     return any(len(side.tokens) > 2 for side in (left, right))
 
 
-def _division(run: Run) -> tuple[int, int] | None:
+def _division(run: Expression) -> tuple[int, int] | None:
     """The numbers of an expression that is one whole number divided by another."""
     texts = [token.text for token in run.tokens]
     if len(texts) != 3 or texts[1] not in '÷/' or not (texts[0] + texts[2]).isdigit():
@@ -168,7 +168,7 @@ def _division(run: Run) -> tuple[int, int] | None:
     return int(texts[0]), int(texts[2])
 
 
-def _equal(left: Run, right: Run, about: bool) -> bool | None:
+def _equal(left: Expression, right: Expression, about: bool) -> bool | None:
     """Whether some reading of both sides is equal; None if they have no value."""
     symbols = [token for side in (left, right) for token in side.tokens]
     percents = (True, False) if any(token.percent for token in symbols) else (True,)
@@ -183,7 +183,7 @@ def _equal(left: Run, right: Run, about: bool) -> bool | None:
     return bool(judged)
 
 
-def _close(a: Fraction, b: Fraction, left: Run, right: Run, about: bool) -> bool:
+def _close(a: Fraction, b: Fraction, left: Expression, right: Expression, about: bool) -> bool:
     """Whether two values differ by no more than rounding."""
     difference = abs(a - b)
     # Rounded as written: 10÷3=3.33; so are the steps behind: 3.33×3=10.
@@ -197,7 +197,7 @@ def _close(a: Fraction, b: Fraction, left: Run, right: Run, about: bool) -> bool
     return about and (difference < 1 or difference <= abs(a) / 20)
 
 
-def _places(run: Run) -> int:
+def _places(run: Expression) -> int:
     """The most decimal places of an expression's numbers; a percentage has two more."""
     return max(
         (
@@ -209,13 +209,13 @@ def _places(run: Run) -> int:
     )
 
 
-def _nested(run: Run) -> bool:
+def _nested(run: Expression) -> bool:
     """Whether a fraction is divided with one sign for both: 2000 / 2/3."""
     texts = [token.text for token in run.tokens]
     return any(one == two == '/' for one, two in zip(texts, texts[2:]))
 
 
-def _units_change(left: Run, right: Run) -> bool:
+def _units_change(left: Expression, right: Expression) -> bool:
     """Whether units explain a difference: 3米+20厘米=320厘米, 4×750=3升, 3苹果+5橘子=6元."""
     units = {unit for run in (left, right) for unit in run.units}
     if any(len({unit for unit in units if unit in sort}) > 1 for sort in UNITS):
@@ -228,7 +228,7 @@ def _units_change(left: Run, right: Run) -> bool:
     return bool(measured and a and b and max(a / b, b / a) in CONVERSIONS)
 
 
-def _inexact(left: Run, right: Run, following: str) -> bool:
+def _inexact(left: Expression, right: Expression, following: str) -> bool:
     """Whether a quotient is a whole number beside which stands that it was rounded."""
     whole = len(right.tokens) == 1 and right.tokens[0].text.isdigit()
     divides = any(token.text in '÷/' for token in left.tokens)

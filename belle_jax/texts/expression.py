@@ -34,7 +34,7 @@ class Reading(NamedTuple):
     large: bool
 
 
-class Run(NamedTuple):
+class Expression(NamedTuple):
     """An expression in a text.
 
     Attributes:
@@ -67,7 +67,7 @@ def tokens(text: str) -> list[Token]:
     return found
 
 
-def runs(text: str) -> list[Run]:
+def expressions(text: str) -> list[Expression]:
     """The expressions of a text that holds no equals sign, in order.
 
     Args:
@@ -75,7 +75,7 @@ def runs(text: str) -> list[Run]:
     Returns:
         Each as long as it can be.
     """
-    found: list[Run] = []
+    found: list[Expression] = []
     current: list[Token] = []
     units: list[str] = []
     begins, sure, depth = True, True, 0
@@ -84,7 +84,7 @@ def runs(text: str) -> list[Run]:
         nonlocal current, units, depth
         if current:
             whole = sure and certain and depth == 0 and not _waits(current)
-            found.append(Run(tuple(current), tuple(units), begins, ends, whole))
+            found.append(Expression(tuple(current), tuple(units), begins, ends, whole))
         current, units, depth = [], [], 0
 
     for token in tokens(text):

@@ -23,10 +23,11 @@ from belle_jax import config
 from belle_jax.api import Client, Journal, Retries
 from belle_jax.data import prepare, tokenizer
 from belle_jax.data.record_reader import RecordReader
-from belle_jax.synthesis import categories, kinds, seeds
+from belle_jax.synthesis import kinds
 from belle_jax.synthesis.outcome import Files
 from belle_jax.synthesis.run import Job, generate
 from belle_jax.synthesis.settings import Settings
+from belle_jax.synthesis.sources import read_categories, read_seeds
 from belle_jax.texts.comparison import similarity
 from generate_runs import BAD, KEY, finish, journaled, run, serving, start
 from recipes import tiny as recipe
@@ -96,7 +97,7 @@ def test_a_run_killed_at_random_moments_writes_what_an_undisturbed_one_writes(
 def make_rows(folder, kind, rows):
     """Makes 200 rows, with the settings of a run without flags; returns the server's log."""
     content = api_replies if kind == 'self_instruct' else kind_replies
-    own = seeds.read()
+    own = read_seeds()
     asks = kinds.make(kind, Settings(seeds=own, rows=rows, api='chat', model_name='test'))
     job = Job(
         kind=asks,
@@ -143,7 +144,7 @@ def test_each_kind_makes_rows_that_training_reads_from_a_server_that_misbehaves(
     assert len(records) == ROWS
     assert all(record.messages[-1]['content'] for record in records)
     if kind == 'label':
-        names = {each['name'] for each in categories.read()}
+        names = {each['name'] for each in read_categories()}
         assert {row.pop('category') for row in rows} <= names
         assert all(row in given for row in rows)
     if kind == 'multiturn':

@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 
 from belle_jax.api import Counters, Reply
-from belle_jax.synthesis import existing_rows, kinds, seeds
+from belle_jax.synthesis import kinds
 from belle_jax.synthesis.harvest import Harvest
-from belle_jax.synthesis.journal_settings import journal_settings
 from belle_jax.synthesis.live import Live
+from belle_jax.synthesis.run import journal_settings
 from belle_jax.synthesis.settings import Settings
+from belle_jax.synthesis.sources import read_rows, read_seeds
 from belle_jax.texts.comparison import similarity
 
 TASKS = (
@@ -20,7 +21,7 @@ TASKS = (
 
 
 def settings(**changes: Any) -> Settings:
-    given: dict[str, Any] = {'seeds': seeds.read()} | changes
+    given: dict[str, Any] = {'seeds': read_seeds()} | changes
     return Settings(**given)
 
 
@@ -41,7 +42,7 @@ def harvest(count=None, *, pool=None, refused=None, **options: Any):
 
 def test_rows_are_compared_with_seeds_and_all_before_them_their_own_reply_included():
     refused = []
-    seed = seeds.read()[0]['instruction']
+    seed = read_seeds()[0]['instruction']
     pool = similarity('rouge', 'characters', 0.8, True, [seed])
     found = harvest(pool=pool, refused=refused)
     again = TASKS[0].replace('五种', '四种')  # 8 of 9 characters
@@ -124,7 +125,7 @@ def test_a_journal_belongs_to_what_decides_its_requests(tmp_path):
     assert ours == of(prompt_file=str(prompt), longest_answer=5, apart=True)
     assert ours == of(prompt_file=str(prompt), model_name='text-davinci-003')
     for changes in (
-        {'seed': 1}, {'temperature': 0.5}, {'seeds': seeds.read()[1:]}, {'api': 'chat'},
+        {'seed': 1}, {'temperature': 0.5}, {'seeds': read_seeds()[1:]}, {'api': 'chat'},
         {'model_name': 'other'}, {'prompt_file': ''}, {'name': 'math'},
     ):  # fmt: skip
         assert of(**{'prompt_file': str(prompt), **changes}) != ours, changes
@@ -148,7 +149,7 @@ def test_a_journal_belongs_to_what_decides_its_requests(tmp_path):
 def test_rows_of_all_layouts_can_be_labelled(tmp_path, row):
     path = tmp_path / 'rows.json'
     path.write_text(json.dumps([row]), 'utf-8')
-    assert existing_rows.read([path]) == [row]
+    assert read_rows([path]) == [row]
     kind = kinds.make('label', settings(rows=[row]))
     assert '甲' in kind.prompt(0)
 
@@ -165,7 +166,7 @@ def test_rows_that_ask_nothing_are_named(tmp_path, row):
     path = tmp_path / 'rows.jsonl'
     path.write_text(f'{{"instruction": "a", "output": "b"}}\n{row}\n')
     with pytest.raises(ValueError, match=r'rows\.jsonl:2: '):
-        existing_rows.read([path])
+        read_rows([path])
 
 
 def test_a_threshold_that_tells_nothing_apart_is_refused():

@@ -14,11 +14,12 @@ import api_replies
 import kind_replies
 from belle_jax.api.request import Reply
 from belle_jax.data.records import layout, parse
-from belle_jax.synthesis import KINDS, Settings, apply_rules, categories, make, seeds
+from belle_jax.synthesis import KINDS, Settings, apply_rules, make
 from belle_jax.synthesis.kinds.evol import operators
 from belle_jax.synthesis.kinds.math import final_answer, underived
 from belle_jax.synthesis.prompting import PROMPTS, Draw, fill, lines
 from belle_jax.synthesis.settings import BELLE_STOP
+from belle_jax.synthesis.sources import read_categories, read_seeds
 
 SEEDS = [
     {
@@ -209,7 +210,7 @@ def test_self_instruct_shows_seeds_in_belles_format() -> None:
 
 
 def test_categories_and_topics_change_from_request_to_request() -> None:
-    own = categories.read()
+    own = read_categories()
     kind = make('self_instruct', settings(categories=own))
     named = {name for name in (c['zh'] for c in own) for n in range(40) if name in kind.prompt(n)}
     assert named == {category['zh'] for category in own}
@@ -289,7 +290,7 @@ def test_bodies_carry_belles_request_settings() -> None:
 
 @pytest.mark.parametrize('file', ['belle/zh_seed_tasks.json', 'instructions/seed_tasks.jsonl'])
 def test_the_real_seed_files_make_prompts(shared: Path, file: str) -> None:
-    found = seeds.read(shared / 'data' / file)
+    found = read_seeds(shared / 'data' / file)
     language = 'zh' if 'zh' in file else 'en'
     kind = make('self_instruct', Settings(seeds=found, language=language))
     prompts = {kind.prompt(index) for index in range(200)}

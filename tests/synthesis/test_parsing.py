@@ -1,7 +1,6 @@
 """Replies in BELLE's numbered format, as models write them: each rule and each mended bug."""
 
-from belle_jax.synthesis.candidate import Candidate
-from belle_jax.synthesis.parsing import TASK, plain
+from belle_jax.synthesis.parsing import TASK, Candidate, plain
 from belle_jax.synthesis.turns import Speakers
 
 OPENING = '4. 指令:'

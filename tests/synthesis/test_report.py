@@ -11,8 +11,8 @@ import pytest
 
 from belle_jax.pages.charts import bars, compact, histogram, lines, percent, sunburst
 from belle_jax.synthesis import report_statistics as statistics
-from belle_jax.synthesis import seeds
 from belle_jax.synthesis.report import Point, ReportData, page, write
+from belle_jax.synthesis.sources import read_seeds
 from belle_jax.synthesis.verbs import verb
 
 EVIL = '</style></title><script>alert(1)</script><img src=x onerror="alert(2)">\'&amp;'
@@ -323,7 +323,7 @@ def test_a_word_stands_for_an_instruction(instruction, word):
 
 
 def test_our_seeds_ask_in_many_words():
-    words = collections.Counter(verb(seed['instruction']) for seed in seeds.read())
+    words = collections.Counter(verb(seed['instruction']) for seed in read_seeds())
     assert len(words) > 80 and words.most_common(1)[0][1] < 20
 
 

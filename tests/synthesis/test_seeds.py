@@ -12,7 +12,7 @@ import sys
 
 import pytest
 
-from belle_jax.synthesis import categories, seeds
+from belle_jax.synthesis.sources import OWN_SEEDS, read_categories, read_seeds
 
 CATEGORIES = [
     'generation', 'brainstorming', 'rewrite', 'classification', 'extract', 'summarization',
@@ -29,7 +29,7 @@ TASK = {
 
 @pytest.fixture(scope='module')
 def tasks():
-    return [json.loads(line) for line in seeds.OWN.read_text('utf-8').splitlines()]
+    return [json.loads(line) for line in OWN_SEEDS.read_text('utf-8').splitlines()]
 
 
 def only(task):
@@ -255,7 +255,7 @@ def test_sql_regex_and_c_of_the_answers_work(tasks, tmp_path):
 
 
 def test_categories_are_belles_thirteen(tasks):
-    own = categories.read()
+    own = read_categories()
     assert [category['name'] for category in own] == CATEGORIES
     assert {task['category'] for task in tasks} == {category['name'] for category in own}
     for category in own:
@@ -280,11 +280,11 @@ def test_broken_categories_are_told(tmp_path, text, said):
     path = tmp_path / 'categories.json'
     path.write_text(text, 'utf-8')
     with pytest.raises(ValueError, match=said):
-        categories.read(path)
+        read_categories(path)
 
 
 def test_own_seeds_are_read_as_they_stand(tasks):
-    assert seeds.read() == tasks
+    assert read_seeds() == tasks
 
 
 @pytest.mark.parametrize(
@@ -294,20 +294,20 @@ def test_own_seeds_are_read_as_they_stand(tasks):
 def test_seed_files_of_others_are_read(shared, tmp_path, file, classifications, without):
     path = shared / 'data' / file
     raw = [json.loads(line) for line in path.read_text('utf-8').splitlines()]
-    read = seeds.read(path)
+    read = read_seeds(path)
     assert read == raw and len(read) == 175
     assert sum(task['is_classification'] for task in read) == classifications
     assert sum(not only(task)['input'] for task in read) == without
     array = tmp_path / 'seeds.json'
     array.write_text(json.dumps(raw, ensure_ascii=False, indent=1), 'utf-8')
-    assert seeds.read(array) == raw
+    assert read_seeds(array) == raw
 
 
 def test_rows_of_instruction_input_and_output_are_seeds_too(tmp_path):
     path = tmp_path / 'rows.jsonl'
     rows = [{'instruction': f'写{n}', 'input': '甲' * n, 'output': '乙'} for n in range(3)]
     path.write_text('\n'.join(map(json.dumps, rows)), 'utf-8')
-    assert seeds.read(path)[2] == {
+    assert read_seeds(path)[2] == {
         'id': 'seed_task_2',
         'name': '',
         'instruction': '写2',
@@ -319,7 +319,7 @@ def test_rows_of_instruction_input_and_output_are_seeds_too(tmp_path):
 def test_two_tasks_may_share_an_id(tmp_path):
     path = tmp_path / 'seeds.jsonl'
     path.write_text('\n'.join([json.dumps(TASK)] * 3), 'utf-8')
-    assert [task['id'] for task in seeds.read(path)] == ['seed_task_0'] * 3
+    assert [task['id'] for task in read_seeds(path)] == ['seed_task_0'] * 3
 
 
 WRONG = {
@@ -352,7 +352,7 @@ def test_a_broken_seed_has_an_address(tmp_path, name):
     path = tmp_path / 'seeds.jsonl'
     path.write_text('\n'.join([json.dumps(TASK), second, json.dumps(TASK)]), 'utf-8')
     with pytest.raises(ValueError, match=said) as caught:
-        seeds.read(path)
+        read_seeds(path)
     assert '\n' not in str(caught.value)
 
 
@@ -362,14 +362,14 @@ def test_a_missing_field_is_named(tmp_path):
         row = {key: value for key, value in TASK.items() if key != field}
         path.write_text(f'{json.dumps(TASK)}\n\n{json.dumps(row)}\n', 'utf-8')
         with pytest.raises(ValueError, match=rf'seeds\.jsonl:3: .*lacks the field "{field}"'):
-            seeds.read(path)
+            read_seeds(path)
 
 
 def test_a_broken_array_has_an_address(tmp_path):
     path = tmp_path / 'seeds.json'
     path.write_text(f'[\n{json.dumps(TASK)},\n{json.dumps(TASK)}\n{json.dumps(TASK)}]', 'utf-8')
     with pytest.raises(ValueError, match=r'seeds\.json:4: broken JSON \(no comma between'):
-        seeds.read(path)
+        read_seeds(path)
 
 
 def test_bytes_that_are_no_utf_8_have_an_address(tmp_path):
@@ -377,30 +377,30 @@ def test_bytes_that_are_no_utf_8_have_an_address(tmp_path):
     path = tmp_path / 'seeds.jsonl'
     path.write_bytes(f'{line}\n'.encode() + line.encode('gb18030'))
     with pytest.raises(ValueError, match=r'seeds\.jsonl:2: the byte 0x.. is not UTF-8'):
-        seeds.read(path)
+        read_seeds(path)
     path.write_bytes(f'[{line},\n'.encode() + f'{line}]'.encode('gb18030'))
     with pytest.raises(ValueError, match=r'seeds\.jsonl:2: the byte 0x.. is not UTF-8'):
-        seeds.read(path)
+        read_seeds(path)
 
 
 def test_too_few_seeds_are_refused(tmp_path):
     path = tmp_path / 'seeds.jsonl'
     path.write_text(json.dumps(TASK), 'utf-8')
     with pytest.raises(ValueError, match='holds one seed task alone'):
-        seeds.read(path, shots=1)
+        read_seeds(path, shots=1)
     path.write_text('\n'.join([json.dumps(TASK)] * 4), 'utf-8')
-    assert len(seeds.read(path, shots=4)) == 4
+    assert len(read_seeds(path, shots=4)) == 4
     with pytest.raises(ValueError, match='holds 4 seed tasks, but each prompt shows 5'):
-        seeds.read(path, shots=5)
+        read_seeds(path, shots=5)
     path.write_text('[]', 'utf-8')
     with pytest.raises(ValueError, match='contains no seed task'):
-        seeds.read(path)
+        read_seeds(path)
 
 
 def test_a_file_that_is_not_there_is_told(tmp_path):
     for path in (tmp_path / 'none.jsonl', tmp_path):
         with pytest.raises(ValueError, match='cannot be read'):
-            seeds.read(path)
+            read_seeds(path)
     (tmp_path / 'empty').write_text(' \n')
     with pytest.raises(ValueError, match='is empty'):
-        seeds.read(tmp_path / 'empty')
+        read_seeds(tmp_path / 'empty')

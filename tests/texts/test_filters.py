@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from belle_jax.synthesis import seeds
+from belle_jax.synthesis.sources import read_seeds
 from belle_jax.texts.arithmetic import wrong_equations
-from belle_jax.texts.cleaning import cleaning, length_rules
+from belle_jax.texts.cleaning import cleaning, length_rules, loops
 from belle_jax.texts.filters import BELLE, Row, apply_rules, said, without
 from belle_jax.texts.language import is_code, is_foreign, scripts
 from belle_jax.texts.persona import is_refusal
-from belle_jax.texts.repetition import loops
 
 CLEANING = cleaning('zh', 8000)
 
@@ -373,7 +372,7 @@ def test_the_175_real_seed_tasks_pass_the_cleaning(shared: Path) -> None:
 
 
 def test_our_own_seed_tasks_pass_all_rules_and_their_arithmetic_is_right() -> None:
-    for seed in seeds.read():
+    for seed in read_seeds():
         for instance in seed['instances']:
             question, output = seed['instruction'], instance['output']
             assert belle(question, output, instance['input']) == '', seed

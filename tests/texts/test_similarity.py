@@ -11,11 +11,11 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from belle_jax.synthesis import seeds
-from belle_jax.texts import bands, bm25, minhash, similarity
+from belle_jax.synthesis.sources import OWN_SEEDS
+from belle_jax.texts import bm25, minhash, similarity
 from belle_jax.texts.token_codes import Tokens, encoder
 
-SEEDS = seeds.OWN
+SEEDS = OWN_SEEDS
 PUNCTUATION = '，。！？：；、“”'
 ENGLISH = (
     'write give list a an the three five short long story poem email letter about for of to in '
@@ -297,8 +297,8 @@ def test_the_bound_on_which_hashing_rests_holds():
 
 def test_bands_agree_as_often_as_their_formula_says():
     # Pairs of 60 elements of which 45 are the same: a Jaccard similarity of 45/75.
-    made = bands.Bands(0.75, 0.95, seed=3)
-    assert (made.rows, made.bands) == bands.plan(0.75, 0.95)
+    made = minhash.Bands(0.75, 0.95, seed=3)
+    assert (made.rows, made.bands) == minhash.plan(0.75, 0.95)
     texts = [''.join(chr(0x4E00 + 100 * n + i) for i in range(75)) for n in range(200)]
     a = made.hashes([text[:60] for text in texts])
     b = made.hashes([text[15:] for text in texts])
@@ -312,12 +312,12 @@ def test_bands_agree_as_often_as_their_formula_says():
 
 
 def test_the_planned_bands_reach_their_recall():
-    assert bands.plan(0.7, 0.95) == (5, 65)
-    made = bands.Bands(0.7, 0.95, seed=0)
+    assert minhash.plan(0.7, 0.95) == (5, 65)
+    made = minhash.Bands(0.7, 0.95, seed=0)
     assert made.recall(0.7) >= 0.95 and made.recall(0.8) >= 0.999
-    assert bands.plan(1.0, 0.95)[1] == 1
+    assert minhash.plan(1.0, 0.95)[1] == 1
     with pytest.raises(ValueError, match='threshold=0.05 is too low for hashing'):
-        bands.plan(0.05, 0.99)
+        minhash.plan(0.05, 0.99)
 
 
 @pytest.mark.parametrize('block', [1, 7, 300])

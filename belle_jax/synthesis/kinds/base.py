@@ -7,8 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from belle_jax.synthesis import prompting
-from belle_jax.synthesis.candidate import Candidate, refused
-from belle_jax.synthesis.parsing import CUT, plain
+from belle_jax.synthesis.parsing import CUT, Candidate, plain, refused
 from belle_jax.synthesis.settings import Settings
 from belle_jax.texts.filters import Row, Rule
 from belle_jax.texts.persona import is_refusal

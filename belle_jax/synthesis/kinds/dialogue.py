@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from belle_jax.synthesis import prompting
-from belle_jax.synthesis.candidate import Candidate, refused
 from belle_jax.synthesis.kinds.base import Kind
+from belle_jax.synthesis.parsing import Candidate, refused
 from belle_jax.synthesis.settings import Settings
 from belle_jax.synthesis.turns import Speakers
 from belle_jax.texts.cleaning import BROKEN_TEXT, REPETITION, language_rule, length_rules

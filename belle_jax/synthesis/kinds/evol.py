@@ -11,9 +11,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 from belle_jax.synthesis import prompting
-from belle_jax.synthesis.candidate import Candidate, refused
 from belle_jax.synthesis.kinds.base import Kind
-from belle_jax.synthesis.parsing import TASK
+from belle_jax.synthesis.parsing import TASK, Candidate, refused
 from belle_jax.synthesis.settings import Settings
 from belle_jax.texts.cleaning import cleaning
 from belle_jax.texts.filters import GPT_PHRASES, NAMES_A_MODEL, UNAVAILABLE_MEDIUM, Rule, said

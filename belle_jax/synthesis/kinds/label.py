@@ -6,10 +6,11 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from belle_jax.synthesis import categories, prompting
-from belle_jax.synthesis.candidate import Candidate, refused
+from belle_jax.synthesis import prompting
 from belle_jax.synthesis.kinds.base import Kind
+from belle_jax.synthesis.parsing import Candidate, refused
 from belle_jax.synthesis.settings import Settings
+from belle_jax.synthesis.sources import read_categories
 from belle_jax.texts.filters import Row, said
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class Label(Kind):
         super().__init__(settings)
         if not settings.rows:
             raise ValueError('kind=label labels existing rows: name their file in --rows.')
-        self._categories = list(settings.categories) or categories.read()
+        self._categories = list(settings.categories) or read_categories()
         spellings: dict[str, str] = {}
         for each in self._categories:
             for spelling in (each['name'], each.get('zh') or each['name']):

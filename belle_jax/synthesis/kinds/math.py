@@ -8,9 +8,8 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from belle_jax.synthesis import prompting
-from belle_jax.synthesis.candidate import Candidate
 from belle_jax.synthesis.kinds.base import Kind
-from belle_jax.synthesis.parsing import Fields
+from belle_jax.synthesis.parsing import Candidate, Fields
 from belle_jax.texts.arithmetic import wrong_equations
 from belle_jax.texts.cleaning import cleaning
 from belle_jax.texts.filters import NAMES_A_MODEL, Rule, Said, reject_if

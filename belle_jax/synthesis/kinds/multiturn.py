@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from belle_jax.synthesis import prompting
-from belle_jax.synthesis.candidate import Candidate, refused
 from belle_jax.synthesis.kinds.base import Kind
 from belle_jax.synthesis.kinds.self_instruct import shot
+from belle_jax.synthesis.parsing import Candidate, refused
 from belle_jax.synthesis.turns import Speakers, Turn
 from belle_jax.texts.cleaning import cleaning
 from belle_jax.texts.filters import NAMES_A_MODEL, Row, Rule

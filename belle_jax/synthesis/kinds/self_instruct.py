@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from belle_jax.synthesis import categories, prompting
-from belle_jax.synthesis.candidate import Candidate
+from belle_jax.synthesis import prompting
 from belle_jax.synthesis.kinds.base import Kind
-from belle_jax.synthesis.parsing import TASK
+from belle_jax.synthesis.parsing import TASK, Candidate
 from belle_jax.synthesis.settings import LIST_STOP, Settings
+from belle_jax.synthesis.sources import read_categories
 from belle_jax.texts.cleaning import cleaning
 from belle_jax.texts.filters import BELLE, Rule
 
@@ -63,7 +63,7 @@ class SelfInstruct(Kind):
         suffix = '' if language == 'zh' else '_en'
         self._topics = prompting.lines(f'topics{suffix}')
         spelling = 'zh' if language == 'zh' else 'name'
-        self._types = [each[spelling] for each in settings.categories or categories.read()]
+        self._types = [each[spelling] for each in settings.categories or read_categories()]
         self._shots = [shot(seed) for seed in settings.seeds]
         self._first = shown + 1
 
