@@ -117,7 +117,7 @@ class Connection:
             self._openai.AsyncOpenAI(
                 api_key=self._key,
                 base_url=self._base_url,
-                max_retries=0,  # those of the library know no journal
+                max_retries=0,  # the library's know nothing of the journal
                 http_client=self._openai.DefaultAsyncHttpxClient(trust_env=self._proxies),
             )
         )
