@@ -3,10 +3,11 @@
 Colours are classes and variables of the page's style. All text is escaped here.
 """
 
-import html
 import math
 import unicodedata
 from collections.abc import Callable, Sequence
+
+from markupsafe import Markup, escape
 
 WIDTH, HEIGHT = 520, 230  # of a chart's own coordinates
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 40
@@ -14,11 +15,7 @@ INNER, OUTER = (50, 124), (126, 198)  # radii of the rings
 COLUMNS = 14  # of a name in a ring; Chinese characters take two
 Curve = tuple[str, str, Sequence[tuple[float, float]]]  # name, colour class, points
 Format = Callable[[float], str]
-
-
-def escape(text: object) -> str:
-    """Text that is safe between tags and in quoted attributes."""
-    return html.escape(str(text), quote=True)
+NOTHING = Markup('<p class="note">nothing to show</p>')
 
 
 def compact(number: float) -> str:
@@ -34,7 +31,7 @@ def percent(share: float) -> str:
     return f'{share:.1%}' if 0 < share < 0.1 else f'{share:.0%}'
 
 
-def bars(items: Sequence[tuple[str, int, str]], total: int, hues: bool = False) -> str:
+def bars(items: Sequence[tuple[str, int, str]], total: int, hues: bool = False) -> Markup:
     """Horizontal bars with their names, numbers and shares.
 
     Args:
@@ -43,7 +40,7 @@ def bars(items: Sequence[tuple[str, int, str]], total: int, hues: bool = False) 
         hues: A colour each, as the ring of `sunburst` has.
     """
     if not items:
-        return '<p class="note">nothing to show</p>'
+        return NOTHING
     longest = max(number for _, number, _ in items) or 1
     rows = []
     for place, (name, number, title) in enumerate(items):
@@ -55,12 +52,12 @@ def bars(items: Sequence[tuple[str, int, str]], total: int, hues: bool = False) 
             f'<span class="track"><i style="width:{100 * number / longest:.2f}%"></i></span>'
             f'<span class="number">{number:,}</span><span class="share">{share}</span></div>'
         )
-    return f'<div class="bars{" hues" if hues else ""}">{"".join(rows)}</div>'
+    return Markup(f'<div class="bars{" hues" if hues else ""}">{"".join(rows)}</div>')
 
 
 def histogram(
     bins: Sequence[tuple[float, float, int]], label: str, mark: float | None = None
-) -> str:
+) -> Markup:
     """Upright bars.
 
     Args:
@@ -69,7 +66,7 @@ def histogram(
         mark: A place to mark with a line, such as a threshold.
     """
     if not any(height for _, _, height in bins):
-        return '<p class="note">nothing to show</p>'
+        return NOTHING
     ticks = _ticks(max(height for _, _, height in bins))
     y, plot = _y_axis(ticks), WIDTH - LEFT - RIGHT
     step = plot / len(bins)
@@ -100,7 +97,7 @@ def histogram(
     return _svg(_grid(ticks, y, compact) + ''.join(shapes) + _x_axis(edges, label), label)
 
 
-def lines(curves: Sequence[Curve], label: str, form: Format, least_top: float = 0) -> str:
+def lines(curves: Sequence[Curve], label: str, form: Format, least_top: float = 0) -> Markup:
     """Curves over one axis that begins at 0.
 
     Args:
@@ -111,7 +108,7 @@ def lines(curves: Sequence[Curve], label: str, form: Format, least_top: float = 
     """
     points = [point for _, _, points in curves for point in points]
     if not points:
-        return '<p class="note">nothing to show</p>'
+        return NOTHING
     ticks = _ticks(max(least_top, *(y for _, y in points)))
     right = max(x for x, _ in points) or 1
     y, plot = _y_axis(ticks), WIDTH - LEFT - RIGHT
@@ -132,10 +129,10 @@ def lines(curves: Sequence[Curve], label: str, form: Format, least_top: float = 
         for name, colour, _ in curves
     )
     drawn = _svg(_grid(ticks, y, form) + ''.join(shapes) + _x_axis(edges, label), label)
-    return drawn + (f'<div class="legend">{legend}</div>' if len(curves) > 1 else '')
+    return drawn + Markup(f'<div class="legend">{legend}</div>' if len(curves) > 1 else '')
 
 
-def sunburst(tree: Sequence[tuple[str, int, Sequence[tuple[str, int]]]]) -> str:
+def sunburst(tree: Sequence[tuple[str, int, Sequence[tuple[str, int]]]]) -> Markup:
     """Two rings: groups inside, their parts outside; what is narrow has a name on pointing at it.
 
     Args:
@@ -160,7 +157,7 @@ def sunburst(tree: Sequence[tuple[str, int, Sequence[tuple[str, int]]]]) -> str:
             shapes.append(_sector(at, begin + angle, *OUTER, 'outer rest', '', said))
         shapes.append('</g>')
         begin += angle
-    return (
+    return Markup(
         '<svg class="sunburst" viewBox="-200 -200 400 400" role="img" '
         f'aria-label="categories and verbs">{"".join(shapes)}</svg>'
     )
@@ -236,8 +233,8 @@ def _x_axis(edges: Sequence[tuple[float, str]], label: str) -> str:
     return f'{named}<text class="axis" x="{middle}" y="{HEIGHT - 6}">{escape(label)}</text>'
 
 
-def _svg(content: str, label: str) -> str:
-    return (
+def _svg(content: str, label: str) -> Markup:
+    return Markup(
         f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
         f'aria-label="{escape(label)}">{content}</svg>'
     )

@@ -10,10 +10,10 @@ import re
 import pytest
 
 from belle_jax.pages.charts import bars, compact, histogram, lines, percent, sunburst
-from belle_jax.synthesis import report_statistics as statistics
+from belle_jax.synthesis import report_statistics
 from belle_jax.synthesis.report import Point, ReportData, page, write
+from belle_jax.synthesis.report_statistics import verb
 from belle_jax.synthesis.sources import read_seeds
-from belle_jax.synthesis.verbs import verb
 
 EVIL = '</style></title><script>alert(1)</script><img src=x onerror="alert(2)">\'&amp;'
 
@@ -157,18 +157,18 @@ def test_stretches_are_of_a_round_number_of_replies_and_not_too_many():
     def points(*replies):
         return [Point(n, 8 * n, 5 * n, n, n, n / 100) for n in replies]
 
-    assert statistics.stretches([]) == (10, [])
-    assert statistics.stretches(points(3)) == (10, points(3))
-    assert statistics.stretches(points(*range(1, 46))) == (10, points(10, 20, 30, 40, 45))
+    assert report_statistics.stretches([]) == (10, [])
+    assert report_statistics.stretches(points(3)) == (10, points(3))
+    assert report_statistics.stretches(points(*range(1, 46))) == (10, points(10, 20, 30, 40, 45))
     # A short stretch at the end counts from a quarter on.
-    assert statistics.stretches(points(*range(1, 43))) == (10, points(10, 20, 30, 40))
+    assert report_statistics.stretches(points(*range(1, 43))) == (10, points(10, 20, 30, 40))
     # Points may be rare: a stretch ends at the first one that is not before its end.
-    assert statistics.stretches(points(600, 1300, 2600, 2900, 3000)) == (
+    assert report_statistics.stretches(points(600, 1300, 2600, 2900, 3000)) == (
         100, points(600, 1300, 2600, 2900, 3000),
     )  # fmt: skip
-    assert statistics.stretches(points(60, 110, 260, 290, 3000))[1] == points(110, 260, 3000)
+    assert report_statistics.stretches(points(60, 110, 260, 290, 3000))[1] == points(110, 260, 3000)
     for last, size in ((400, 10), (401, 20), (20_000, 500), (20_001, 1000), (1_000_000, 50_000)):
-        found, ends = statistics.stretches(points(*range(1, last + 1)))
+        found, ends = report_statistics.stretches(points(*range(1, last + 1)))
         assert found == size and ends[0].replies == size and ends[-1].replies >= last - size / 4
         assert len(ends) == -(-last // size) - (last % size == 1)
 
@@ -197,19 +197,19 @@ def test_rows_are_counted_in_one_pass(shared):
     draw = random.Random(1)
     for row in rows:
         row['category'], row['similarity'] = draw.choice('abc'), draw.random()
-    found = statistics.count(iter(rows), 8)
+    found = report_statistics.count(iter(rows), 8)
     assert found.rows == 1000
     assert found.categories == collections.Counter(row['category'] for row in rows)
     for field in ('instruction', 'output'):
         assert found.lengths[field] == collections.Counter(len(row[field]) for row in rows)
     given = [len(row['input']) for row in rows if row['input']]
     assert found.lengths['input'] == collections.Counter(given)
-    assert statistics.median(found.lengths['input']) == sorted(given)[(len(given) - 1) // 2]
+    assert report_statistics.median(found.lengths['input']) == sorted(given)[(len(given) - 1) // 2]
     assert list(found.similarities) == [row['similarity'] for row in rows]
     assert found.verbs == sum(found.verbs_of.values(), collections.Counter())
     assert sum(found.verbs.values()) == 1000 and found.verbs['写'] == 51
     assert len(found.samples) == 8
-    assert found.samples == statistics.count(rows, 8).samples
+    assert found.samples == report_statistics.count(rows, 8).samples
     texts = {row['instruction'] for row in rows}
     assert {dict(sample.turns)['instruction'] for sample in found.samples} <= texts
 
@@ -217,12 +217,12 @@ def test_rows_are_counted_in_one_pass(shared):
 def test_samples_are_drawn_evenly():
     """Each tenth of the rows gives about a tenth of many samples."""
     rows = [{'instruction': f'第{n}题', 'input': '', 'output': '好'} for n in range(2000)]
-    samples = statistics.count(rows, 1000).samples
+    samples = report_statistics.count(rows, 1000).samples
     numbers = [int(re.findall(r'\d+', dict(s.turns)['instruction'])[0]) for s in samples]
     assert numbers == sorted(set(numbers)) and len(numbers) == 1000
     tenths = collections.Counter(n // 200 for n in numbers)
     assert all(75 <= tenths[n] <= 125 for n in range(10))
-    few = statistics.count(rows[:3], 8).samples
+    few = report_statistics.count(rows[:3], 8).samples
     assert [dict(s.turns)['instruction'] for s in few] == ['第0题', '第1题', '第2题']
 
 
@@ -234,7 +234,7 @@ def test_conversations_are_counted_and_shown():
         {'messages': [{'role': 'system', 'content': 's'}, {'role': 'user', 'content': '再见吧'},
                       {'role': 'assistant', 'content': '慢走'}]},
     ]  # fmt: skip
-    found = statistics.count(rows, 8)
+    found = report_statistics.count(rows, 8)
     assert found.lengths['instruction'] == {2: 1, 3: 1} and found.lengths['output'] == {5: 1, 2: 1}
     assert found.questions == {2: 1, 1: 1} and not found.categories
     assert found.samples[0].turns == (
@@ -254,21 +254,21 @@ def test_length_bins_hold_every_row():
     draw = random.Random(2)
     for scale in (1, 5, 60, 4000):
         counts = collections.Counter(int(draw.expovariate(1 / scale)) for _ in range(3000))
-        found = statistics.bins(counts)
+        found = report_statistics.bins(counts)
         assert sum(rows for _, _, rows in found) == 3000 and len(found) <= 25
         assert found[0][0] == 0 and [b[1] for b in found[:-1]] == [b[0] for b in found[1:]]
         for begin, end, rows in found:
             assert rows == sum(n for length, n in counts.items() if begin <= length < end)
         if math.isinf(found[-1][1]):
             assert found[-1][2] <= 0.02 * 3000
-    assert statistics.bins({7: 2}) == [*[(i, i + 1, 0) for i in range(7)], (7, 8, 2)]
+    assert report_statistics.bins({7: 2}) == [*[(i, i + 1, 0) for i in range(7)], (7, 8, 2)]
 
 
 def test_similarity_bins_go_to_one_or_beyond():
-    unit = statistics.even_bins([0.0, 0.049, 0.05, 0.7, 1.0])
+    unit = report_statistics.even_bins([0.0, 0.049, 0.05, 0.7, 1.0])
     assert [n for _, _, n in unit] == [2, 1, *[0] * 12, 1, *[0] * 4, 1]
     assert unit[-1][1] == 1 and len(unit) == 20
-    assert statistics.even_bins([3.5, 17.2])[-1][1] == 18
+    assert report_statistics.even_bins([3.5, 17.2])[-1][1] == 18
 
 
 def test_histograms_have_the_height_of_their_numbers():
