@@ -27,6 +27,7 @@ def _environment() -> jinja2.Environment:
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
+        keep_trailing_newline=True,
         undefined=jinja2.StrictUndefined,
     )
     style = (importlib.resources.files(__name__) / 'style.css').read_text('utf-8')
