@@ -107,9 +107,9 @@ def report_files(checkout: Path) -> None:
 # ─── walks ────────────────────────────────────────────────────────────────────────────────────────
 
 
-def walk(checkout: Path, python: str, program: str, *flags: str) -> list[str]:
+def walk(checkout: Path, python: str, file: str, program: str, *flags: str) -> list[str]:
     """The modules that a program's run passes through, in a process of its own."""
-    command = [python, str(HERE / 'support' / 'walked.py'), str(checkout), program, *flags]
+    command = [python, str(HERE / 'support' / 'walked.py'), str(checkout), file, program, *flags]
     home = environment() | {'PYTHONPATH': str(checkout)}
     done = subprocess.run(command, cwd=checkout, env=home, capture_output=True, text=True)
     if done.returncode:
@@ -128,19 +128,19 @@ def walks(checkout: Path, python: str, work: Path) -> dict[str, list[str]]:
     data = training_runs.make_data(work)
     recipe = f'--config={HERE}/support/recipes/tiny.py'
     run, small = f'{work}/run', ['--config.train.steps=1', '--config.train.checkpoint_every=-1']
-    gradient = walk(checkout, python, 'belle_jax.train', recipe, f'--workdir={run}', *data, *small)
+    gradient = walk(checkout, python, 'a.jsonl', 'belle_jax.train', recipe, f'--workdir={run}', *data, *small)
 
     published, again = f'--target={work}/published', f'{work}/again'
-    walk(checkout, python, 'convert.to_hf', f'--source={run}', published, '--format=bin')
+    walk(checkout, python, '', 'convert.to_hf', f'--source={run}', published, '--format=bin')
     source = f'--source={work}/published'
-    tensor = walk(checkout, python, 'convert.from_hf', source, f'--target={again}')
+    tensor = walk(checkout, python, 'pytorch_model.bin', 'convert.from_hf', source, f'--target={again}')
     tensor += walk(
-        checkout, python, 'convert.to_hf', f'--source={again}', f'--target={work}/exported'
+        checkout, python, '', 'convert.to_hf', f'--source={again}', f'--target={work}/exported'
     )
 
     with ServerProcess(work / 'log') as server:
         flags = [f'--output={work}/rows.json', '--count=12', f'--base_url={server.url}']
-        row = walk(checkout, python, 'belle_jax.generate_data', *flags)
+        row = walk(checkout, python, 'seeds.jsonl', 'belle_jax.generate_data', *flags)
     return dict(zip(BESIDE, (gradient, list(dict.fromkeys(tensor)), row), strict=True))
 
 

@@ -4,7 +4,6 @@ import array
 import dataclasses
 import functools
 import hashlib
-import itertools
 import pathlib
 import re
 import shutil
@@ -108,10 +107,9 @@ class Tokenizer:
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
         """The text of ids; bytes that are not UTF-8 become U+FFFD."""
-        text = self.backend.decode(list(ids), skip_special_tokens=skip_special)
-        if BROKEN in text and not self._bytes.keys().isdisjoint(ids):
+        if self._bytes and not self._bytes.keys().isdisjoint(ids):
             return self._decode_bytes(ids, skip_special)
-        return text
+        return self.backend.decode(list(ids), skip_special_tokens=skip_special)
 
     def _decode_bytes(self, ids: Sequence[int], skip_special: bool) -> str:
         """`decode` of byte tokens as SentencePiece has it: a broken byte spoils no others.
@@ -119,18 +117,26 @@ class Tokenizer:
         `tokenizers` gives up all byte tokens that follow each other for one that does not belong
         there: whole characters, too.
         """
-        skipped = self.special.values() if skip_special else ()
-        kept = [index for index in ids if index not in skipped]
+        skipped = self._special_ids if skip_special else ()
         spelled: list[str] = []
-        for are_bytes, run in itertools.groupby(kept, self._bytes.__contains__):
-            if are_bytes:
-                # Each byte that is not UTF-8 comes as half a surrogate pair.
-                text = bytes(map(self._bytes.__getitem__, run)).decode(errors='surrogateescape')
-                spelled.append(ESCAPED.sub(BROKEN, text))
-            else:
-                spelled += filter(None, map(self.backend.id_to_token, run))
+        run = bytearray()
+        for index in (*ids, None):  # None ends the last run of bytes
+            if index in self._bytes:
+                run.append(self._bytes[index])
+            elif index not in skipped:
+                if run:
+                    # Each byte that is not UTF-8 comes as half a surrogate pair.
+                    text = run.decode(errors='surrogateescape')
+                    spelled.append(ESCAPED.sub(BROKEN, text))
+                    run.clear()
+                if spelling := index is not None and self.backend.id_to_token(index):
+                    spelled.append(spelling)
         decoder: Any = self.backend.decoder
         return decoder.decode(spelled)
+
+    @functools.cached_property
+    def _special_ids(self) -> frozenset[int]:
+        return frozenset(self.special.values())
 
     @functools.cached_property
     def _bytes(self) -> dict[int, int]:

@@ -1,8 +1,8 @@
 """Runs a program and tells which modules of it have functions that run:
 
-    python tests/support/walked.py CHECKOUT PROGRAM FLAGS…
+    python tests/support/walked.py CHECKOUT FILE PROGRAM FLAGS…
 
-The last line of the output is their paths, as JSON, in the order in which they are met. Nothing of
+from the moment when it opens FILE, which holds what the walk follows. The last line of the output is their paths, as JSON, in the order in which they are met. Nothing of
 this project is imported here: the program's own version is the one that CHECKOUT holds.
 """
 
@@ -21,17 +21,24 @@ class Walk:
         modules: Their paths, in the order in which they are met.
     """
 
-    def __init__(self, checkout: Path) -> None:
-        """Notes nothing yet."""
+    def __init__(self, checkout: Path, file: str) -> None:
+        """Notes nothing before the file is opened."""
+        self.begun = False
+        self._file = file
+        sys.addaudithook(self._opened)
         self._roots = tuple(f'{checkout / name}/' for name in ('belle_jax', 'convert'))
         self._home = len(str(checkout)) + 1
         self.modules: dict[str, None] = {}
+
+    def _opened(self, event: str, arguments: tuple) -> None:
+        if event == 'open' and str(arguments[0]).endswith(self._file):
+            self.begun = True
 
     def note(self, frame, event: str, _) -> None:
         """What sys.setprofile calls."""
         code = frame.f_code
         path = code.co_filename
-        if event != 'call' or not path.startswith(self._roots) or not _is_function(code):
+        if not self.begun or event != 'call' or not path.startswith(self._roots) or not _is_function(code):
             return
         name = path[self._home :]
         if name not in self.modules and not self._importing(frame.f_back):
@@ -46,10 +53,10 @@ class Walk:
         return False
 
 
-def walked(checkout: Path, program: str, *flags: str) -> dict[str, None]:
+def walked(checkout: Path, file: str, program: str, *flags: str) -> dict[str, None]:
     """Runs a program in this process, whose working directory is the checkout; its modules."""
     sys.argv = [program, *flags]
-    taken = Walk(checkout)
+    taken = Walk(checkout, file)
     threading.setprofile(taken.note)
     sys.setprofile(taken.note)
     try:
