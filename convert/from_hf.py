@@ -31,10 +31,10 @@ def main() -> object:
     import jax
 
     jax.config.update('jax_platforms', 'cpu')
-    from belle_jax.runs import initial
+    from belle_jax.runs import conversion
 
     target = Path(str(TARGET.value))
-    return initial.from_published(str(SOURCE.value), target, DTYPE.value, TEMPLATE.value)
+    return conversion.from_published(str(SOURCE.value), target, DTYPE.value, TEMPLATE.value)
 
 
 if __name__ == '__main__':

@@ -10,7 +10,7 @@ holds a few blocks of rows. The result loads with transformers' AutoModelForCaus
 from absl import flags
 
 from belle_jax import cli
-from belle_jax.runs import export
+from belle_jax.runs import conversion
 from belle_jax.weights import shards
 
 SOURCE = flags.DEFINE_string('source', None, 'Run directory, or one of its checkpoints.')
@@ -28,7 +28,7 @@ FORMAT = flags.DEFINE_enum('format', 'safetensors', list(shards.STEMS), 'Of the 
 
 def main() -> object:
     """Exports, and returns the directory."""
-    return export.to_huggingface(
+    return conversion.to_huggingface(
         str(SOURCE.value),
         str(TARGET.value),
         DTYPE.value,

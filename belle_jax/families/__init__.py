@@ -17,7 +17,7 @@ from belle_jax.families.architecture import (
 )
 from belle_jax.families.bloom import BloomFamily
 from belle_jax.families.llama import LlamaFamily
-from belle_jax.families.tensor_map import HEAD, TensorMap
+from belle_jax.families.published import HEAD, TensorMap
 
 __all__ = [
     'FAMILIES',

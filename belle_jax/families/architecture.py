@@ -5,8 +5,7 @@ import re
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
-from belle_jax.families.published_config import PublishedConfig
-from belle_jax.families.tensor_map import TensorMap
+from belle_jax.families.published import PublishedConfig, TensorMap
 
 VOCAB_MULTIPLE = 128
 """Tables are padded to this many rows, whatever the mesh, so that a checkpoint fits every mesh."""

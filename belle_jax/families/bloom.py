@@ -4,8 +4,7 @@ import re
 from typing import Any, ClassVar
 
 from belle_jax.families.architecture import Architecture, Family
-from belle_jax.families.published_config import PublishedConfig
-from belle_jax.families.tensor_map import HEAD, TensorMap, linear, norm, table
+from belle_jax.families.published import HEAD, PublishedConfig, TensorMap, linear, norm, table
 
 
 class BloomFamily(Family):

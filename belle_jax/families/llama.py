@@ -5,8 +5,15 @@ import re
 from typing import Any
 
 from belle_jax.families.architecture import Architecture, Family, Rope
-from belle_jax.families.published_config import ACTIVATION_NAMES, PublishedConfig
-from belle_jax.families.tensor_map import HEAD, TensorMap, linear, table, vector
+from belle_jax.families.published import (
+    ACTIVATION_NAMES,
+    HEAD,
+    PublishedConfig,
+    TensorMap,
+    linear,
+    table,
+    vector,
+)
 
 
 class LlamaFamily(Family):

@@ -1,30 +1,31 @@
 """What every published layout offers: a model opened from a directory, and one written to it.
 
 `open(directory)` of a layout gives a `PublishedModel`, whose tensors have Hugging Face's names and
-shapes whatever the files have; `write(model, directory)` takes one from any layout. A conversion is
-one of them after the other, and nothing but a few blocks of rows is in memory.
+shapes whatever the files have: `match` accounts for all of them. `write(model, directory)` takes
+one from any layout. A conversion is one of them after the other, and nothing but a few blocks of
+rows is in memory.
 """
 
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from belle_jax import families
-from belle_jax.families import Architecture, TensorMap
+from belle_jax.families import HEAD, Architecture, TensorMap
 from belle_jax.files import new_directory
-from belle_jax.weights.tensors import DTYPES, Index, Planned, Stored, in_dtype, shown, view
+from belle_jax.weights.tensors import DTYPES, Index, Planned, Stored, in_dtype, planned, shown
 
 
 @dataclasses.dataclass(frozen=True)
 class PublishedModel:
     """A model whose files are open: every tensor is known, and no number is read yet.
 
-    It is one of the kinds of `weights.parameters.Parameters`: `read` gives slices of ours, if its
+    It is one of the kinds of `runs.parameters.Parameters`: `read` gives slices of ours, if its
     tensors are `Stored`.
 
     Attributes:
@@ -48,17 +49,12 @@ class PublishedModel:
     config: Mapping[str, Any] | None = None
     notes: Sequence[str] = ()
 
-    def planned(self, dtype: str = '') -> list[Planned]:
-        """The tensors as they are to be written.
-
-        Args:
-            dtype: 'float32', 'bfloat16' or 'float16'; '' leaves every tensor as it is stored.
-        """
-        planned = [
-            view(name, tensor.array) if isinstance(tensor, Stored) else tensor
+    def planned(self) -> list[Planned]:
+        """The tensors as they are to be written, in the dtypes that they have."""
+        return [
+            planned(name, tensor.array) if isinstance(tensor, Stored) else tensor
             for name, tensor in self.tensors.items()
         ]
-        return [in_dtype(tensor, DTYPES.get(dtype)) for tensor in planned]
 
     def array(self, name: str) -> np.ndarray:
         """A whole tensor as a view of its file.
@@ -91,7 +87,7 @@ class PublishedModel:
 
 @contextlib.contextmanager
 def new_model(
-    model: PublishedModel, target: str | Path, tensors: Sequence[Planned]
+    model: PublishedModel, target: str | Path, tensors: Iterable[Planned], dtype: str
 ) -> Iterator[tuple[Path, list[Planned]]]:
     """A directory to write a model to, which gets its name when the block ends without an error.
 
@@ -99,13 +95,90 @@ def new_model(
         model: Its notes are printed first.
         target: A directory that does not exist yet, or is empty.
         tensors: All that is written, in order.
+        dtype: 'float32', 'bfloat16' or 'float16'; '' leaves every tensor as it is stored.
     Yields:
-        The directory, and the tensors, which show how far the work is when they are written.
+        The directory, and the tensors as they are to be written; they show how far the work is.
     Raises:
-        ValueError: the target is a file, or not empty.
+        ValueError: the target is a file, or not empty, or a number does not fit the dtype.
         OSError: no room, no permission, or the disk is full; nothing is left behind.
     """
     for note in model.notes:
         print(note)
-    with new_directory(target, sum(t.size for t in tensors)) as partial:
-        yield partial, shown(tensors, 'Converting')
+    written = [in_dtype(tensor, DTYPES.get(dtype)) for tensor in tensors]
+    with new_directory(target, sum(t.size for t in written)) as partial:
+        yield partial, shown(written, 'Converting')
+
+
+# --- an account of all tensors --------------------------------------------------------------------
+
+
+def match(architecture: Architecture, stored: Mapping[str, Stored]) -> dict[str, Stored]:
+    """Finds every tensor of a model among those of its files, and accounts for all others.
+
+    Args:
+        architecture: The model.
+        stored: The files' tensors by Hugging Face's names, with or without the family's prefix.
+    Returns:
+        The tensors by their whole names.
+    Raises:
+        ValueError: a tensor is missing, has another shape, or is left over; it is named with its
+            file.
+    """
+    family = families.of(architecture)
+    wanted = {name: m for m in family.tensors(architecture) for name in m.their_names}
+    found: dict[str, Stored] = {}
+    left: list[Stored] = []
+    for name, tensor in stored.items():
+        bare = name.removeprefix(family.prefix)
+        full = name if name == HEAD else family.prefix + bare
+        if full in wanted and full not in found:
+            found[full] = tensor
+        elif not family.buffers.fullmatch(bare):
+            left.append(tensor)
+    if missing := [name for name in wanted if name not in found]:
+        raise ValueError(
+            f'{missing[0]} is missing from {_files(stored.values())}'
+            + (f', and {len(missing) - 1} other tensors' if len(missing) > 1 else '')
+            + ': the configuration asks for it. Complete the download, or correct config.json.'
+        )
+    for name, tensor in found.items():
+        shape = wanted[name].their_shape
+        if tensor.array.shape != shape:
+            raise ValueError(
+                f'{tensor.place} has shape {list(tensor.array.shape)}, but config.json asks for '
+                f'{list(shape)}. Correct config.json, or take the weights that belong to it.'
+            )
+        if tensor.array.dtype.kind not in 'fV':  # V: bfloat16
+            raise ValueError(
+                f'{tensor.place} holds {tensor.array.dtype} numbers, not floating-point weights: '
+                'quantised models are not read here.'
+            )
+    for tensor in left:
+        if tensor.name == HEAD and architecture.tied:
+            _check_tied(tensor, found[family.embedding])
+        else:
+            raise ValueError(
+                f'{tensor.place} belongs to no part of a {architecture.family} model with this '
+                'config.json: loading the rest would give another model than was saved.'
+            )
+    return found
+
+
+def _check_tied(head: Stored, table: Stored) -> None:
+    """A tied model may store its output table a second time; then both are the same."""
+    same = head.array.shape == table.array.shape and head.array.dtype == table.array.dtype
+    rows = 4096  # compared in blocks: two tables of 250,880 rows are gigabytes
+    for start in range(0, len(table.array) if same else 0, rows):
+        block = slice(start, start + rows)
+        # As bytes: a NaN equals itself.
+        same = same and head.array[block].tobytes() == table.array[block].tobytes()
+    if not same:
+        raise ValueError(
+            f'{head.place} differs from {table.name}, although config.json ties them: set '
+            '"tie_word_embeddings": false there if the model has an output table of its own.'
+        )
+
+
+def _files(tensors: Iterable[Stored]) -> str:
+    names = sorted({str(t.file) for t in tensors})
+    return names[0] + (f' and {len(names) - 1} other files' if len(names) > 1 else '')

@@ -19,7 +19,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 from jax.experimental import multihost_utils
 
-from belle_jax.runs import manifest
+from belle_jax.runs import run_directory
 
 # Orbax logs a traceback in every thread that an error passes; the error itself reaches the caller.
 logging.get_absl_logger().addFilter(lambda record: 'orbax' not in record.pathname)
@@ -93,7 +93,7 @@ class Checkpoints:
                     shutil.rmtree(self.directory / str(candidate))
                     continue
                 try:
-                    manifest.verify(self.directory / str(candidate))
+                    run_directory.verify(self.directory / str(candidate))
                 except ValueError as error:
                     logging.warning('Checkpoint %d is not used: %s', candidate, error)
                     self._put_aside(candidate)
@@ -189,7 +189,7 @@ class Checkpoints:
         try:
             self._manager.wait_until_finished()
             if jax.process_index() == 0:
-                manifest.write(self.directory / str(step))
+                run_directory.write_manifest(self.directory / str(step))
         except Exception as error:  # carried over to the main thread
             self._failure = self._error(step, error)
 
@@ -220,7 +220,7 @@ class Checkpoints:
         self._manifest(step).unlink(missing_ok=True)
 
     def _manifest(self, step: int) -> Path:
-        return manifest.path_of(self.directory / str(step))
+        return run_directory.manifest_of(self.directory / str(step))
 
     def _error(self, step: int, error: Exception) -> OSError:
         text = str(error)

@@ -9,8 +9,7 @@ from absl import logging
 from belle_jax.families import Architecture
 from belle_jax.formats import huggingface
 from belle_jax.runs import run_directory
-from belle_jax.runs.saved import Saved
-from belle_jax.weights.parameters import Parameters, place
+from belle_jax.runs.parameters import Parameters, Saved, place
 from belle_jax.weights.tensors import DTYPES
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from huggingface_hub import ModelCardData, metadata_load
 from belle_jax import __version__, families
 from belle_jax.config import parse_sources
 from belle_jax.families import Architecture
-from belle_jax.runs import origin, run_directory
+from belle_jax.runs import run_directory
 
 BELLE = """@misc{ji2023belle,
   title = {Exploring the Impact of Instruction Data Scaling on Large Language Models: An Empirical
@@ -37,7 +37,7 @@ def write(checkpoint: run_directory.Checkpoint, dtype: str, template_note: str) 
         dtype: Of the exported weights.
         template_note: A sentence about the chat template.
     """
-    came = origin.read(checkpoint.run)
+    came = run_directory.read_origin(checkpoint.run)
     base = _name(came.get('source', ''))
     papers = [BELLE, families.of(checkpoint.architecture).citation] if base else [BELLE]
     licence = _licence(checkpoint, base)

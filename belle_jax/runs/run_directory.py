@@ -1,20 +1,35 @@
-"""What a run directory holds, and which of its checkpoints can be used."""
+"""What a run directory holds, and which of its checkpoints can be used.
 
+Orbax restores a flipped bit or takes a directory without its last file without a word. So each
+checkpoint has a manifest beside it, with size and checksum of every file, which is written when it
+is complete; a checkpoint without one was never completed, and is not trusted. CRC-32 from zlib: it
+finds every single flipped bit and every burst up to 32 bits, reads 3 GB/s on one core and needs no
+further package. It does not protect against forgery.
+"""
+
+import concurrent.futures
 import dataclasses
 import json
+import zlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from belle_jax.families import Architecture
-from belle_jax.runs import manifest
+from belle_jax.files import write_text
+from belle_jax.formats import huggingface
 
 CONFIG = 'config.json'
 CHECKPOINTS = 'checkpoints'
 TOKENIZER = 'tokenizer'
 SOURCE = 'source'
+ORIGIN = 'origin.json'
 ACCOUNT = 'data.json'
 METRICS = 'metrics/metrics.jsonl'
 FROZEN = 'frozen'
+
+BLOCK = 1 << 22  # bytes read at a time
+THREADS = 8  # zlib and reading both release the interpreter's lock
 
 
 def is_run_directory(path: Path) -> bool:
@@ -73,13 +88,13 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     rejected: list[str] = []
     for candidate in steps:
         try:
-            manifest.verify(folder / str(candidate))
+            verify(folder / str(candidate))
         except ValueError as error:
             rejected.append(str(error))
         else:
             checkpoint = Checkpoint(run, candidate, config, architecture, tuple(rejected))
             if checkpoint.frozen:
-                manifest.verify(checkpoint.frozen)
+                verify(checkpoint.frozen)
             return checkpoint
     reasons = ' '.join(rejected) or 'No step was saved.'
     raise ValueError(f'{folder} has no checkpoint that can be used. {reasons}')
@@ -92,6 +107,14 @@ def read_architecture(path: Path) -> Architecture:
         path: A run directory or one of its checkpoints.
     """
     return _config(root(path) / CONFIG)[1]
+
+
+def read_origin(run: Path) -> dict[str, Any]:
+    """What `source/origin.json` says of the model that a run began with: source, dtype, revision.
+
+    Empty for a run that began with random weights.
+    """
+    return huggingface.read_settings(run / SOURCE / ORIGIN)
 
 
 def root(path: Path) -> Path:
@@ -127,3 +150,82 @@ def _config(path: Path) -> tuple[dict[str, Any], Architecture]:
     if not architecture:
         raise ValueError(f'{path} has no model.architecture: restore it from the run.')
     return config, Architecture.from_dict(architecture)
+
+
+# --- manifests ------------------------------------------------------------------------------------
+
+
+def manifest_of(step_dir: Path) -> Path:
+    """`checkpoints/100` -> `checkpoints/100.manifest.json`."""
+    return step_dir.with_name(f'{step_dir.name}.manifest.json')
+
+
+def write_manifest(step_dir: Path) -> None:
+    """Writes the manifest of a complete checkpoint, atomically.
+
+    One process calls it, after every process has finished writing.
+
+    Args:
+        step_dir: The checkpoint, `checkpoints/STEP`.
+    """
+    files = _files(step_dir)
+    entries = dict(zip(files, _measured(step_dir, files), strict=True))
+    values = {'step': int(step_dir.name), 'files': entries}
+    write_text(manifest_of(step_dir), json.dumps(values, indent=1))
+
+
+def verify(step_dir: Path) -> None:
+    """Compares a checkpoint with its manifest; every byte is read.
+
+    Args:
+        step_dir: The checkpoint, `checkpoints/STEP`.
+    Raises:
+        ValueError: the first file that is missing, new, of another size or of other contents is
+            named, or the manifest is missing or unreadable.
+    """
+    manifest = manifest_of(step_dir)
+    try:
+        expected = json.loads(manifest.read_text('utf-8'))['files']
+        expected = {name: (int(e['size']), str(e['crc32'])) for name, e in expected.items()}
+    except FileNotFoundError as error:
+        raise ValueError(
+            f'{step_dir} has no manifest ({manifest.name}): it was never completed.'
+        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f'{manifest} is damaged ({error!r}).') from error
+    present = set(_files(step_dir))
+    for name, (size, _) in expected.items():  # cheap checks on all files before any is read
+        if name not in present:
+            raise ValueError(f'{step_dir / name} is missing: {step_dir.name} is damaged.')
+        if (actual := (step_dir / name).stat().st_size) != size:
+            raise ValueError(
+                f'{step_dir / name} has {actual} bytes instead of {size}: it is truncated or '
+                'damaged.'
+            )
+    if new := sorted(present - expected.keys()):
+        raise ValueError(f'{step_dir / new[0]} is not in {manifest.name}.')
+    measured = _measured(step_dir, expected)
+    for (name, (_, crc)), actual in zip(expected.items(), measured, strict=True):
+        if actual['crc32'] != crc:
+            raise ValueError(
+                f'{step_dir / name} is damaged: its checksum is {actual["crc32"]} instead of {crc}.'
+            )
+
+
+def _files(step_dir: Path) -> list[str]:
+    return sorted(p.relative_to(step_dir).as_posix() for p in step_dir.rglob('*') if p.is_file())
+
+
+def _measured(step_dir: Path, files: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """Size and checksum of each file."""
+    with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
+        yield from pool.map(lambda name: _measure(step_dir / name), files)
+
+
+def _measure(path: Path) -> dict[str, Any]:
+    crc, size = 0, 0
+    with path.open('rb', buffering=0) as file:
+        while block := file.read(BLOCK):
+            crc = zlib.crc32(block, crc)
+            size += len(block)
+    return {'size': size, 'crc32': f'{crc:08x}'}

@@ -15,11 +15,12 @@ from belle_jax import config, models
 from belle_jax.config import Architecture, Run
 from belle_jax.data import Tokenizer, tokenizer
 from belle_jax.files import locked, write_json
-from belle_jax.runs import origin, run_directory
+from belle_jax.runs import run_directory
 from belle_jax.runs.checkpoints import Checkpoints
+from belle_jax.runs.conversion import keep_origin
+from belle_jax.runs.parameters import Regrouped, place
 from belle_jax.training.setup import Setup
 from belle_jax.training.step import State
-from belle_jax.weights.parameters import Regrouped, place
 
 FIXED = (
     'seed',
@@ -115,7 +116,7 @@ class Start:
         if not (self.workdir / 'tokenizer').exists():
             self.tokenizer.save(self.workdir / 'tokenizer')
         if self._source and not (self.workdir / 'source').exists():
-            origin.keep(self._source, self.workdir)
+            keep_origin(self._source, self.workdir)
         write_json(self.workdir / run_directory.ACCOUNT, account.to_dict())
         config.save(self.run, self.workdir / 'config.json')
 

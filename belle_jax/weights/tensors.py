@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -84,19 +84,13 @@ class Planned:
 
 
 def planned(name: str, array: np.ndarray) -> Planned:
-    """A tensor that is in memory already."""
-    return Planned(name, array.shape, array.dtype, lambda: iter((array,)))
-
-
-def view(name: str, array: np.ndarray) -> Planned:
-    """A tensor that is a view of mapped files: it is read by blocks of rows, as it is written."""
-    rows = max(1, BLOCK * max(1, len(array)) // max(1, array.nbytes)) if array.ndim else 1
+    """A tensor that is an array, such as a view of mapped files: it is read by blocks of rows."""
+    table = np.atleast_1d(array)
+    rows = max(1, BLOCK * len(table) // max(1, table.nbytes))
 
     def blocks() -> Iterator[np.ndarray]:
-        if not array.ndim:
-            yield array
-        for start in range(0, len(array) if array.ndim else 0, rows):
-            yield array[start : start + rows]
+        for start in range(0, len(table), rows):
+            yield table[start : start + rows]
 
     return Planned(name, array.shape, array.dtype, blocks)
 
@@ -165,6 +159,22 @@ def shown(tensors: Sequence[Planned], what: str) -> list[Planned]:
             progress.end(done // 10**6)
 
     return [dataclasses.replace(t, blocks=lambda t=t: blocks(t)) for t in tensors]
+
+
+def common_dtype(dtypes: Mapping[str, np.dtype]) -> str:
+    """The dtype of most tensors, by name of the tensor; norms may differ from the rest.
+
+    Raises:
+        ValueError: one does not have a floating-point dtype; its tensor is named.
+    """
+    counts: dict[str, int] = {}
+    for place, dtype in dtypes.items():
+        name = dtype.name
+        if name not in DTYPES and name != 'float64':
+            raise ValueError(f'{place} has dtype {name}: weights are {", ".join(DTYPES)}.')
+        counts[name] = counts.get(name, 0) + 1
+    most = max(counts, key=lambda name: counts[name])
+    return most if most in DTYPES else 'float32'
 
 
 def map_file(path: Path) -> np.ndarray:

@@ -20,7 +20,7 @@ from belle_jax import config, families, models, sharding
 from belle_jax.data import tokenizer
 from belle_jax.families import Architecture, Rope
 from belle_jax.formats import huggingface
-from belle_jax.runs import export, initial, manifest, origin
+from belle_jax.runs import conversion, run_directory
 from belle_jax.runs.checkpoints import Checkpoints
 from belle_jax.runs.load import load_parameters
 from belle_jax.runs.run_directory import open_checkpoint
@@ -88,8 +88,8 @@ def check_equal(directory, arrays):
 def test_from_hf_then_to_hf_gives_every_bit_back(tmp_path, family, dtype, kind):
     source, run = tmp_path / 'source', tmp_path / 'run'
     arrays = publish(source, FAMILIES[family], dtype, kind)
-    initial.from_published(str(source), run, 'float32' if kind == 'bin' else 'source')
-    target = export.to_huggingface(run, tmp_path / 'target', max_shard_size=60_000, kind=kind)
+    conversion.from_published(str(source), run, 'float32' if kind == 'bin' else 'source')
+    target = conversion.to_huggingface(run, tmp_path / 'target', max_shard_size=60_000, kind=kind)
     assert len(list(target.glob(f'*.{kind}'))) > 2
     check_equal(target, arrays)
     for name in ('config.json', 'generation_config.json'):
@@ -133,7 +133,7 @@ def test_a_run_is_loaded_from_its_newest_checkpoint_or_the_one_named(tmp_path):
 def test_an_export_of_a_run_loads_as_the_same_model(tmp_path):
     saved = saved_run(tmp_path / 'run', BLOOM)
     for source, step in (('run', 2), ('run/checkpoints/1', 1)):
-        target = export.to_huggingface(tmp_path / source, tmp_path / f'out{step}')
+        target = conversion.to_huggingface(tmp_path / source, tmp_path / f'out{step}')
         model = belle_jax.load_model(target)
         assert model.architecture == BLOOM
         assert equal(model, saved[step])
@@ -157,7 +157,7 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_used(
     run = tmp_path / 'run'
     saved = saved_run(run, LLAMA)
     step = run / 'checkpoints' / '2'
-    file, record = largest(step), manifest.path_of(step)
+    file, record = largest(step), run_directory.manifest_of(step)
     expected = str(file)
     if damage == 'flip':
         flip(file)
@@ -181,7 +181,7 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_used(
     with caplog.at_level('WARNING', 'absl'):
         assert equal(belle_jax.load_model(run), saved[1])
     assert expected in caplog.text
-    export.to_huggingface(run, tmp_path / 'out')
+    conversion.to_huggingface(run, tmp_path / 'out')
     assert expected in capsys.readouterr().out
     with pytest.raises(ValueError, match='no checkpoint that can be used') as error:
         belle_jax.load_model(step)
@@ -193,9 +193,9 @@ def test_every_flipped_byte_of_a_checkpoint_is_noticed(tmp_path):
     (step / 'a').mkdir(parents=True)
     (step / 'a' / 'b').write_bytes(RNG.bytes(40))
     (step / 'c').write_bytes(b'')
-    manifest.write(step)
-    manifest.verify(step)
-    assert json.loads(manifest.path_of(step).read_text())['step'] == 7
+    run_directory.write_manifest(step)
+    run_directory.verify(step)
+    assert json.loads(run_directory.manifest_of(step).read_text())['step'] == 7
     whole = (step / 'a' / 'b').read_bytes()
     for place in range(40):
         for bit in range(8):
@@ -203,7 +203,7 @@ def test_every_flipped_byte_of_a_checkpoint_is_noticed(tmp_path):
             damaged[place] ^= 1 << bit
             (step / 'a' / 'b').write_bytes(damaged)
             with pytest.raises(ValueError, match='a/b is damaged'):
-                manifest.verify(step)
+                run_directory.verify(step)
 
 
 @pytest.mark.parametrize('kind', ['published', 'run'])
@@ -248,8 +248,8 @@ def test_loading_as_bfloat16_rounds_the_published_numbers(tmp_path):
 
 def test_an_export_rounds_to_the_dtype_asked_for_and_says_so_in_its_configuration(tmp_path):
     arrays = publish(tmp_path / 'm', LLAMA)
-    initial.from_published(str(tmp_path / 'm'), tmp_path / 'run')
-    target = export.to_huggingface(tmp_path / 'run', tmp_path / 'out', 'bfloat16')
+    conversion.from_published(str(tmp_path / 'm'), tmp_path / 'run')
+    target = conversion.to_huggingface(tmp_path / 'run', tmp_path / 'out', 'bfloat16')
     check_equal(target, {n: a.astype(DTYPES['bfloat16']) for n, a in arrays.items()})
     values = json.loads((target / 'config.json').read_text())
     assert values['dtype'] == values['torch_dtype'] == 'bfloat16'
@@ -257,9 +257,9 @@ def test_an_export_rounds_to_the_dtype_asked_for_and_says_so_in_its_configuratio
 
 def test_numbers_that_float16_cannot_hold_are_refused_with_their_tensor(tmp_path):
     publish(tmp_path / 'm', LLAMA, scale=1e5)
-    initial.from_published(str(tmp_path / 'm'), tmp_path / 'run')
+    conversion.from_published(str(tmp_path / 'm'), tmp_path / 'run')
     with pytest.raises(ValueError, match=r'embed_tokens.weight .*--dtype=bfloat16'):
-        export.to_huggingface(tmp_path / 'run', tmp_path / 'out', 'float16')
+        conversion.to_huggingface(tmp_path / 'run', tmp_path / 'out', 'float16')
     assert sorted(p.name for p in tmp_path.iterdir()) == ['m', 'run']
 
 
@@ -271,8 +271,8 @@ def test_the_small_files_of_the_source_come_back_as_they_were(tmp_path, shared):
         shutil.copyfile(file, source / file.name)
     (source / 'README.md').write_text('---\nlicense: bigscience-bloom-rail-1.0\n---\nBase')
     (source / 'LICENSE').write_text('terms')
-    initial.from_published(str(source), tmp_path / 'run')
-    target = export.to_huggingface(tmp_path / 'run', tmp_path / 'out')
+    conversion.from_published(str(source), tmp_path / 'run')
+    target = conversion.to_huggingface(tmp_path / 'run', tmp_path / 'out')
     for name in ('tokenizer.json', 'tokenizer_config.json', 'LICENSE', 'generation_config.json'):
         assert (target / name).read_bytes() == (source / name).read_bytes()
     card = (target / 'README.md').read_text()
@@ -295,7 +295,7 @@ def test_a_model_card_states_data_training_template_and_evaluation(tmp_path):
     ]
     text = '\n'.join(map(json.dumps, rows)) + '\n{"step": 7, "lo'
     (run / 'metrics' / 'metrics.jsonl').write_text(text)
-    card = (export.to_huggingface(run, tmp_path / 'out') / 'README.md').read_text()
+    card = (conversion.to_huggingface(run, tmp_path / 'out') / 'README.md').read_text()
     for line in (
         '# sft',
         'Trained from random weights',
@@ -328,7 +328,7 @@ def test_a_model_card_publishes_no_local_directory(tmp_path):
     checked = {'describe': f'{tmp_path}/check.jsonl: JSON lines, alpaca rows, 9 rows'}
     account = {'sources': [{'path': f'{tmp_path}/a.jsonl'} | described], 'validation': [checked]}
     (run / 'data.json').write_text(json.dumps(account))
-    card = (export.to_huggingface(run, tmp_path / 'out') / 'README.md').read_text()
+    card = (conversion.to_huggingface(run, tmp_path / 'out') / 'README.md').read_text()
     assert str(tmp_path) not in card and tmp_path.name not in card
     for line in (
         'Continued from the run `base`, which names no base model.',
@@ -353,13 +353,13 @@ def test_a_kill_while_the_small_files_are_kept_leaves_no_part_of_them(tmp_path, 
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(origin.shards, 'read', killed)
+        patch.setattr(conversion.shards, 'read', killed)
         with pytest.raises(KeyboardInterrupt):
-            origin.keep(tmp_path / 'm', run)
+            conversion.keep_origin(tmp_path / 'm', run)
     assert not (run / 'source').exists()
-    origin.keep(tmp_path / 'm', run)
+    conversion.keep_origin(tmp_path / 'm', run)
     assert [p.name for p in run.iterdir()] == ['source']
-    assert origin.read(run)['dtype'] == 'float32'
+    assert run_directory.read_origin(run)['dtype'] == 'float32'
 
 
 def test_a_kept_bloom_of_vocab_and_merges_splits_words_as_before(tmp_path):
@@ -367,7 +367,7 @@ def test_a_kept_bloom_of_vocab_and_merges_splits_words_as_before(tmp_path):
     words = ['<s>', '</s>', *sorted(pre_tokenizers.ByteLevel.alphabet()), '!.']
     (tmp_path / 'm' / 'vocab.json').write_text(json.dumps({w: i for i, w in enumerate(words)}))
     (tmp_path / 'm' / 'merges.txt').write_text('#version: 0.2\n! .\n')
-    origin.keep(tmp_path / 'm', tmp_path / 'run')
+    conversion.keep_origin(tmp_path / 'm', tmp_path / 'run')
     kept = tokenizer.load(tmp_path / 'run')
     assert kept.fingerprint() == tokenizer.load(tmp_path / 'm').fingerprint()
     assert sorted(p.name for p in (tmp_path / 'run').iterdir()) == ['source', 'tokenizer']
@@ -378,12 +378,12 @@ def test_a_target_in_use_is_refused_and_untouched(tmp_path):
     saved_run(tmp_path / 'run', LLAMA, steps=(1,))
     before = sorted(p.name for p in (tmp_path / 'm').iterdir())
     with pytest.raises(ValueError, match='already and not empty'):
-        export.to_huggingface(tmp_path / 'run', tmp_path / 'm')
+        conversion.to_huggingface(tmp_path / 'run', tmp_path / 'm')
     with pytest.raises(ValueError, match='already and not empty'):
-        initial.from_published(str(tmp_path / 'm'), tmp_path / 'run')
+        conversion.from_published(str(tmp_path / 'm'), tmp_path / 'run')
     assert sorted(p.name for p in (tmp_path / 'm').iterdir()) == before
     (tmp_path / 'empty').mkdir()
-    assert export.to_huggingface(tmp_path / 'run', tmp_path / 'empty').is_dir()
+    assert conversion.to_huggingface(tmp_path / 'run', tmp_path / 'empty').is_dir()
 
 
 def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatch):
@@ -396,12 +396,12 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(shards, 'write', full)
         with pytest.raises(OSError, match=r'out is full: 0.00 GB .* Make room') as error:
-            export.to_huggingface(tmp_path / 'run', tmp_path / 'out')
+            conversion.to_huggingface(tmp_path / 'run', tmp_path / 'out')
         assert '\n' not in str(error.value)
     usage = shutil._ntuple_diskusage(10, 5, 5)  # type: ignore[attr-defined]
     monkeypatch.setattr(shutil, 'disk_usage', lambda _: usage)
     with pytest.raises(OSError, match='free: make room'):
-        export.to_huggingface(tmp_path / 'run', tmp_path / 'out')
+        conversion.to_huggingface(tmp_path / 'run', tmp_path / 'out')
     assert [p.name for p in tmp_path.iterdir()] == ['run']
 
 
@@ -409,7 +409,7 @@ def test_a_source_that_is_no_run_is_named(tmp_path):
     for name in ('nothing', 'plain'):
         (tmp_path / 'plain').mkdir(exist_ok=True)
         with pytest.raises(ValueError, match=f'{name} is not a run directory'):
-            export.to_huggingface(tmp_path / name, tmp_path / 'out')
+            conversion.to_huggingface(tmp_path / name, tmp_path / 'out')
 
 
 def program(module, *flags) -> subprocess.CompletedProcess:

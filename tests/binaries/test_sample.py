@@ -15,8 +15,8 @@ import pytest
 import tiny
 from belle_jax import config, sample
 from belle_jax.decoding import Sampling, assistant, prompt_file, terminal
-from belle_jax.runs import origin
 from belle_jax.runs.checkpoints import Checkpoints
+from belle_jax.runs.conversion import keep_origin
 from belle_jax.runs.load import load_parameters, read_architecture
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,7 +38,7 @@ def spoken(directory):
 
 def test_the_step_is_that_of_the_checkpoint_which_answers(directory, tmp_path, caplog):
     run = tmp_path / 'run'
-    origin.keep(directory, run)
+    keep_origin(directory, run)
     params = {name: jnp.asarray(array) for name, array in load_parameters(directory).items()}
     checkpoints = Checkpoints(run / 'checkpoints')
     checkpoints.save(3, params, {}, {'optimiser': False})

@@ -15,7 +15,7 @@ from belle_jax.decoding import Engine, Sampling
 from belle_jax.families import FAMILIES, PRESETS, Architecture, Rope
 from belle_jax.formats import huggingface
 from belle_jax.formats.protocol import PublishedModel
-from belle_jax.runs.export import to_huggingface
+from belle_jax.runs.conversion import to_huggingface
 from belle_jax.runs.load import load_model, load_parameters
 from belle_jax.training.loop import Trainer
 from belle_jax.weights.tensors import planned

@@ -8,7 +8,7 @@ import pytest
 
 import belle_jax
 from belle_jax.formats import huggingface
-from belle_jax.runs import export, initial
+from belle_jax.runs import conversion
 from belle_jax.weights import shards
 
 torch = pytest.importorskip('torch')
@@ -146,8 +146,8 @@ def test_llama_1_as_first_converted(tmp_path):
     again.load_state_dict(model.float().state_dict())
     check(path, again)
 
-    initial.from_published(str(path), tmp_path / 'run')
-    target = export.to_huggingface(tmp_path / 'run', tmp_path / 'out')
+    conversion.from_published(str(path), tmp_path / 'run')
+    target = conversion.to_huggingface(tmp_path / 'run', tmp_path / 'out')
     back = shards.read(target)
     wanted = {k: v for k, v in state.items() if 'inv_freq' not in k}
     assert back.keys() == wanted.keys()
@@ -187,8 +187,8 @@ def test_what_transformers_saves_comes_back_to_it_exactly(tmp_path, name, dtype,
     model.generation_config.temperature = 0.35
     model.generation_config.do_sample = True
     model.save_pretrained(tmp_path / 'm', max_shard_size='30KB')
-    initial.from_published(str(tmp_path / 'm'), tmp_path / 'run')
-    target = export.to_huggingface(
+    conversion.from_published(str(tmp_path / 'm'), tmp_path / 'run')
+    target = conversion.to_huggingface(
         tmp_path / 'run', tmp_path / 'out', max_shard_size=30_000, kind=kind
     )
     back = transformers.AutoModelForCausalLM.from_pretrained(target, dtype='auto')
@@ -207,9 +207,9 @@ def test_an_export_of_a_run_from_nothing_loads_with_its_tokenizer(tmp_path, shar
     model.save_pretrained(tmp_path / 'm')
     for file in (shared / 'data' / 'tokenizers' / 'zh_bpe_6400').iterdir():
         shutil.copyfile(file, tmp_path / 'm' / file.name)
-    initial.from_published(str(tmp_path / 'm'), tmp_path / 'run', template='belle')
+    conversion.from_published(str(tmp_path / 'm'), tmp_path / 'run', template='belle')
     shutil.rmtree(tmp_path / 'run' / 'source')
-    target = export.to_huggingface(tmp_path / 'run', tmp_path / 'out')
+    target = conversion.to_huggingface(tmp_path / 'run', tmp_path / 'out')
     back = transformers.AutoModelForCausalLM.from_pretrained(target).eval()
     tokens = np.random.default_rng(15).integers(0, 6400, (2, 9))
     assert np.array_equal(logits_of(back, tokens), logits_of(model, tokens))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from belle_jax.families import Architecture, Rope
 from belle_jax.families.llama import LlamaFamily
-from belle_jax.families.tensor_map import table
+from belle_jax.families.published import table
 from belle_jax.models.layers import Context, declare
 from belle_jax.models.llama import Llama
 

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LIBRARIES = [
     'belle_jax.training.loop',
     'belle_jax.decoding',
-    'belle_jax.runs.export',
+    'belle_jax.runs.conversion',
     'transformers',
 ]
 

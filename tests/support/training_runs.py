@@ -113,8 +113,8 @@ def losses(workdir: Path) -> list[float]:
 
 def parameters(workdir: Path) -> dict[str, np.ndarray]:
     """The newest checkpoint's parameters."""
+    from belle_jax.runs.parameters import Arrays
     from belle_jax.runs.run_directory import open_checkpoint
-    from belle_jax.runs.saved import Arrays
 
     arrays = Arrays(open_checkpoint(workdir))
     return {name: arrays.read(name, ()) for name in arrays.shapes}

@@ -15,8 +15,7 @@ from belle_jax.formats.meta.layout import BUFFERS, COLUMNS, ROWS, MetaTensor, Wh
 from belle_jax.formats.meta.params import FILE, Params
 from belle_jax.formats.protocol import PublishedModel
 from belle_jax.weights import torch_files
-from belle_jax.weights.parameters import common_dtype
-from belle_jax.weights.tensors import Stored
+from belle_jax.weights.tensors import Stored, common_dtype
 
 NAME = 'consolidated.{:02d}.pth'
 _NAME = re.compile(r'consolidated\.(\d+)\.pth')

@@ -11,7 +11,6 @@ from belle_jax.formats.meta.layout import COLUMNS, ROWS
 from belle_jax.formats.meta.reader import NAME
 from belle_jax.formats.protocol import PublishedModel, new_model
 from belle_jax.weights import torch_files
-from belle_jax.weights.tensors import DTYPES, in_dtype
 
 LLAMA_3_VOCABULARY = 128_000  # no LLaMA of another tokenizer has as many tokens
 # Where Meta's own tokenizer may lie; the hub's directories of Llama 3 have it in a folder.
@@ -45,7 +44,7 @@ def write(model: PublishedModel, target: str | Path, count: int = 1, dtype: str 
     # Meta's code has no tied tables.
     arrays.append(arrays[0] if architecture.tied else model.array(entries[-1].name))
     tensors = [
-        in_dtype(layout.part(entry, array, index, count), DTYPES.get(dtype))
+        layout.part(entry, array, index, count)
         for index in range(count)
         for entry, array in zip(entries, arrays, strict=True)
     ]
@@ -55,7 +54,7 @@ def write(model: PublishedModel, target: str | Path, count: int = 1, dtype: str 
             'Meta published with this model.'
         )
     _warn(model, by_rank, dtype or model.dtype)
-    with new_model(model, target, tensors) as (partial, flat):
+    with new_model(model, target, tensors, dtype) as (partial, flat):
         for index in range(count):
             own = flat[index * len(entries) : (index + 1) * len(entries)]
             torch_files.write(partial / NAME.format(index), own)

@@ -15,7 +15,7 @@ import numpy as np
 from belle_jax import families
 from belle_jax.families import HEAD, Architecture
 from belle_jax.files import write_json
-from belle_jax.formats import huggingface, names
+from belle_jax.formats import huggingface
 from belle_jax.formats.paddle import pdparams, tokenizer_files
 from belle_jax.formats.paddle.config import (
     OWN,
@@ -23,10 +23,9 @@ from belle_jax.formats.paddle.config import (
     paddle_config,
     read_architecture,
 )
-from belle_jax.formats.protocol import PublishedModel, new_model
+from belle_jax.formats.protocol import PublishedModel, match, new_model
 from belle_jax.weights import shards
-from belle_jax.weights.parameters import common_dtype
-from belle_jax.weights.tensors import DTYPES, Stored, in_dtype, view
+from belle_jax.weights.tensors import Stored, common_dtype, planned
 
 KIND, STEM = 'pdparams', 'model_state'
 KEPT = ('README.md', *huggingface.LICENCE_FILES)
@@ -53,7 +52,7 @@ def open(directory: str | Path) -> PublishedModel:
             "(Weights in safetensors are not read here: Hugging Face's need no conversion.)"
         )
     named = translated(architecture, shards.read(source, {KIND: STEM}, {KIND: pdparams.read}))
-    found = names.match(architecture, named)
+    found = match(architecture, named)
     order = [name for name in named if name in found]
     order.sort(key=lambda n: -found[n].array.dtype.itemsize)  # as safetensors wants them
     return PublishedModel(
@@ -94,9 +93,9 @@ def write(model: PublishedModel, target: str | Path, dtype: str = '') -> Path:
     for name in model.tensors:
         array = model.array(name).T if name in linear else model.array(name)
         theirs = name if name == HEAD else f'{family}.{name.removeprefix(prefix)}'
-        tensors.append(in_dtype(view(theirs, array), DTYPES.get(dtype)))
-    with new_model(model, target, tensors) as (partial, planned):
-        pdparams.write(partial / f'{STEM}.{KIND}', planned)
+        tensors.append(planned(theirs, array))
+    with new_model(model, target, tensors, dtype) as (partial, written):
+        pdparams.write(partial / f'{STEM}.{KIND}', written)
         write_json(partial / 'config.json', config)
         generation = generation_config(model.directory, architecture)
         write_json(partial / 'generation_config.json', generation)
@@ -116,7 +115,7 @@ def translated(architecture: Architecture, stored: Mapping[str, Stored]) -> dict
         architecture: The model.
         stored: By PaddleNLP's names, with a prefix or none.
     Returns:
-        Views of them; whether all are there, and none is left over, `names.match` says.
+        Views of them; whether all are there, and none is left over, `match` says.
     Raises:
         ValueError: a linear layer has another shape, or a tensor is there twice.
     """

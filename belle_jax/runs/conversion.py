@@ -1,23 +1,128 @@
-"""From a checkpoint to a Hugging Face directory, a row block at a time."""
+"""A run made of a published model, and a published model made of a run.
 
+`RUN/source/` keeps, so that an export can give them back, the published `config.json`,
+`generation_config.json`, model card and licence as they were, and `origin.json`: where they came
+from and in which dtype. `RUN/tokenizer/` holds the tokenizer's files. An export is read from the
+checkpoint a row block at a time.
+"""
+
+import dataclasses
+import json
+import math
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from belle_jax import families
+from belle_jax import config, families
 from belle_jax.data import template_export, templates, tokenizer
 from belle_jax.families import TensorMap
-from belle_jax.files import read_json, require_new, write_json
+from belle_jax.files import new_directory, read_json, require_new, whole_directory, write_json
 from belle_jax.formats import huggingface
 from belle_jax.formats.protocol import PublishedModel
-from belle_jax.runs import model_card, origin, run_directory
-from belle_jax.runs.saved import Saved
-from belle_jax.weights.tensors import Planned
+from belle_jax.runs import model_card, run_directory
+from belle_jax.runs.parameters import Saved, place
+from belle_jax.weights import shards
+from belle_jax.weights.tensors import DTYPES, Planned, common_dtype
 
 BLOCK = 128 * 2**20  # bytes of a row block, as stored
 MAX_BLOCK = 512 * 2**20  # where whole chunks of the checkpoint ask for more
+
+
+# --- a run, with nothing trained yet --------------------------------------------------------------
+
+
+def from_published(source: str, target: Path, dtype: str = 'float32', template: str = '') -> Path:
+    """Writes a run directory with the parameters of a published model.
+
+    Args:
+        source: Hugging Face directory or hub name.
+        target: Run directory; new, or empty.
+        dtype: Of the checkpoint, or 'source'.
+        template: Name of the chat template that the run's configuration gets.
+    Returns:
+        The target.
+    Raises:
+        ValueError: the source is incomplete or not supported, or the target is not empty.
+        OSError: the disk is full; nothing is left behind.
+    """
+    require_new(target)
+    published = huggingface.open(source)
+    dtype = published.dtype if dtype == 'source' else dtype
+    numbers = sum(math.prod(shape) for shape in published.shapes.values())
+    with new_directory(target, numbers * DTYPES[dtype].itemsize) as partial:
+        _write(published, source, partial, dtype, template)
+    return target
+
+
+def _write(published, source: str, target: Path, dtype: str, template: str) -> None:
+    keep_origin(published.directory, target, name=source)
+    if not template and (target / 'tokenizer').is_dir():
+        template = 'tokenizer' if tokenizer.load(target / 'tokenizer').chat_template else 'none'
+    if template and template not in templates.NAMES:
+        raise ValueError(f'--template={template!r} is not known: {", ".join(templates.NAMES)} are.')
+
+    import jax
+
+    from belle_jax.runs.checkpoints import Checkpoints
+
+    run = config.Run()
+    run = dataclasses.replace(
+        run,
+        model=dataclasses.replace(run.model, source=source, architecture=published.architecture),
+        data=dataclasses.replace(run.data, template=template or 'none'),
+    )
+    everywhere = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    params = place(published, dict.fromkeys(published.shapes, everywhere), dtype)
+    largest = max(a.nbytes for a in params.values())
+    checkpoints = Checkpoints(target / 'checkpoints', concurrent_bytes=largest + 2**26)
+    checkpoints.save(0, params, {}, {'optimiser': False})
+    checkpoints.close()
+    config.save(run, target / 'config.json')
+
+
+def keep_origin(source: str | Path, run: Path, name: str = '') -> None:
+    """Copies a source's small files into a run directory; each folder appears when it is whole.
+
+    Args:
+        source: A Hugging Face directory, a hub name, a run directory or a checkpoint.
+        run: The run directory; its `tokenizer/` is left alone if it is there already.
+        name: What `origin.json` calls the source; the source itself by default.
+    """
+    path = huggingface.resolve(source)
+    words, before = path, None
+    if run_directory.is_run_directory(path):
+        before = run_directory.root(path)
+        words = before / run_directory.TOKENIZER
+    with whole_directory(run / run_directory.SOURCE) as partial:
+        if before is None:
+            huggingface.copy(path, partial, huggingface.SETTINGS_FILES + huggingface.LICENCE_FILES)
+            stored = shards.read(path)
+            dtype = common_dtype({t.place: t.array.dtype for t in stored.values()})
+            values = {'source': name or str(source), 'dtype': dtype, 'revision': _revision(path)}
+            (partial / run_directory.ORIGIN).write_text(
+                json.dumps(values, indent=2) + '\n', 'utf-8'
+            )
+        elif (before / run_directory.SOURCE).is_dir():
+            shutil.copytree(before / run_directory.SOURCE, partial, dirs_exist_ok=True)
+    target = run / run_directory.TOKENIZER
+    if target.is_dir():
+        return
+    if (words / 'vocab.json').is_file() and not (words / 'tokenizer.json').is_file():
+        tokenizer.load(words).save(target)  # these files alone do not say how words are split
+        return
+    with whole_directory(target) as partial:
+        huggingface.copy(words, partial, tokenizer.FILES)
+
+
+def _revision(path: Path) -> str | None:
+    """The commit of a hub download, which its cache has in the path."""
+    return path.name if path.parent.name == 'snapshots' else None
+
+
+# --- an export ------------------------------------------------------------------------------------
 
 
 def to_huggingface(
@@ -47,7 +152,7 @@ def to_huggingface(
     """
     require_new(target)
     checkpoint = run_directory.open_checkpoint(source)
-    dtype = dtype or origin.read(checkpoint.run).get('dtype', 'float32')
+    dtype = dtype or run_directory.read_origin(checkpoint.run).get('dtype', 'float32')
     return huggingface.write(as_published(checkpoint, dtype), target, dtype, max_shard_size, kind)
 
 
@@ -98,9 +203,6 @@ def _rows(saved: Saved, entry: TensorMap) -> int:
     return max(rows // chunk * chunk, min(chunk, max(1, MAX_BLOCK // row)))
 
 
-# --- the small files ---
-
-
 def _carry(checkpoint: run_directory.Checkpoint, target: Path, dtype: str) -> list[str]:
     """Tokenizer, licence and settings for generating as they were, and a model card."""
     run, note = checkpoint.run, 'The run has no tokenizer, so there is none here.'
@@ -130,8 +232,7 @@ def _write_chat_template(checkpoint: run_directory.Checkpoint, target: Path) -> 
     if template is None:
         return note
     path = target / 'tokenizer_config.json'
-    settings = read_json(path) if path.is_file() else {}
-    write_json(path, settings | {'chat_template': template})
+    write_json(path, huggingface.read_settings(path) | {'chat_template': template})
     if (own := target / 'chat_template.jinja').is_file():  # it would win over the other
         own.write_text(template, 'utf-8')
     (target / 'chat_template.json').unlink(missing_ok=True)

@@ -1,0 +1,224 @@
+"""Our parameters by slices, wherever they lie: published files, or a checkpoint of a run.
+
+Each device's shard is read by itself, so that no host holds the model twice, or anything but its
+shards. For a checkpoint neither JAX nor Orbax is needed: TensorStore reads the files that Orbax
+wrote (OCDBT holding Zarr), any slice of any array, on any machine and whatever mesh wrote them.
+What a run freezes is read from where it was written once.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from belle_jax import families
+from belle_jax.families import Architecture
+from belle_jax.runs import run_directory
+from belle_jax.weights.tensors import DTYPES, Index, common_dtype
+
+CACHE = 64 * 2**20  # bytes for TensorStore: the index of the OCDBT file and chunks half used
+
+
+class Parameters(Protocol):
+    """What both kinds of source offer.
+
+    Attributes:
+        architecture: The model.
+        shapes: Shape of each parameter by checkpoint name, padding included.
+        dtype: In which most numbers are stored: 'float32', 'bfloat16' or 'float16'.
+    """
+
+    @property
+    def architecture(self) -> Architecture: ...
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]: ...
+
+    @property
+    def dtype(self) -> str: ...
+
+    def read(self, name: str, index: Index, dtype: np.dtype) -> np.ndarray:
+        """A slice of a parameter as `dtype`; nothing else is read."""
+        ...
+
+
+def place(
+    parameters: Parameters, shardings: Mapping[str, Any] | None = None, dtype: str = 'float32'
+) -> dict[str, Any]:
+    """Reads open parameters into their shards.
+
+    Args:
+        parameters: Open files.
+        shardings: `jax.sharding.Sharding` by name of the parameters wanted; each process reads the
+            slices of its own devices. None: whole NumPy arrays of all, and JAX is not needed.
+        dtype: 'float32', 'bfloat16' or 'float16'.
+    Returns:
+        Arrays by checkpoint name.
+    """
+    numbers = DTYPES[dtype]
+    if shardings is None:
+        return {
+            name: parameters.read(name, tuple(slice(0, n) for n in shape), numbers)
+            for name, shape in parameters.shapes.items()
+        }
+    import jax
+
+    def array(name: str, shape: tuple[int, ...]) -> jax.Array:
+        read: dict[Any, np.ndarray] = {}  # devices that hold the same shard share one reading
+
+        def shard(index: Index | None) -> np.ndarray:
+            assert index is not None
+            key = tuple(s.indices(n) for s, n in zip(index, shape, strict=True))
+            if key not in read:
+                read[key] = parameters.read(name, index, numbers)
+            return read[key]
+
+        return jax.make_array_from_callback(shape, shardings[name], shard)
+
+    arrays = {}
+    for name in shardings:
+        arrays[name] = array(name, parameters.shapes[name])
+        # Transfers are asynchronous: without waiting, the host copies of many parameters pile up.
+        arrays[name].block_until_ready()
+    return arrays
+
+
+class Regrouped:
+    """Parameters read as if their layers were stacked in other groups than they are.
+
+    A group is what `blocks.0.…`, `blocks.1.…` hold: some layers in order, stacked.
+
+    Attributes:
+        shapes: Shape of each parameter in the new groups.
+        pieces: For each the stored parameters that it is read from, each with the layer of the new
+            group at which its own first layer stands.
+    """
+
+    def __init__(self, parameters: Any, groups: Sequence[int]):
+        """Plans the reading.
+
+        Args:
+            parameters: With `shapes` and `read` as in `Parameters`.
+            groups: Layers in each new group.
+        Raises:
+            ValueError: they are not of a model of that many layers.
+        """
+        self._parameters = parameters
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.pieces: dict[str, list[tuple[str, int]]] = {}
+        stacks: dict[str, list[str]] = {}
+        for name, shape in parameters.shapes.items():
+            if name.startswith('blocks.'):
+                stacks.setdefault(name.split('.', 2)[2], []).append(name)
+            else:
+                self.shapes[name], self.pieces[name] = shape, [(name, 0)]
+        for rest, stored in stacks.items():
+            stored.sort(key=lambda name: int(name.split('.')[1]))
+            counts = [parameters.shapes[name][0] for name in stored]
+            if sum(counts) != sum(groups):
+                raise ValueError(
+                    f'{rest} is there for {sum(counts)} layers, and the model has {sum(groups)}.'
+                )
+            firsts = [sum(counts[:number]) for number in range(len(counts))]
+            for group, count in enumerate(groups):
+                name, start = f'blocks.{group}.{rest}', sum(groups[:group])
+                self.shapes[name] = (count, *parameters.shapes[stored[0]][1:])
+                self.pieces[name] = [
+                    (source, first - start)
+                    for source, first, held in zip(stored, firsts, counts, strict=True)
+                    if first < start + count and start < first + held
+                ]
+
+    def read(self, name: str, index: Index, dtype: np.dtype | None = None) -> np.ndarray:
+        """A slice of a parameter; nothing else is read."""
+        if not name.startswith('blocks.'):
+            return self._parameters.read(name, index, dtype)
+        begin, end, _ = index[0].indices(self.shapes[name][0])
+        read = []
+        for source, first in self.pieces[name]:
+            held = self._parameters.shapes[source][0]
+            layers = slice(max(begin - first, 0), min(end - first, held))
+            if layers.start < layers.stop:
+                read.append(self._parameters.read(source, (layers, *index[1:]), dtype))
+        return read[0] if len(read) == 1 else np.concatenate(read)
+
+
+class Arrays:
+    """The parameters of a checkpoint as they are stored, in the run's own groups of layers.
+
+    Attributes:
+        shapes: Shape by name.
+        dtypes: dtype by name, as stored.
+    """
+
+    def __init__(self, checkpoint: run_directory.Checkpoint):
+        import tensorstore as ts
+
+        self._context = ts.Context({'cache_pool': {'total_bytes_limit': CACHE}})
+        self._stores: dict[str, Any] = {}
+        for folder in (checkpoint.directory, checkpoint.frozen):
+            if folder is not None:
+                self._open(ts, folder / 'state')
+        self.shapes = {name: tuple(s.shape) for name, s in self._stores.items()}
+        self.dtypes = {name: s.dtype.numpy_dtype for name, s in self._stores.items()}
+
+    def _open(self, ts: Any, folder: Path) -> None:
+        metadata = json.loads((folder / '_METADATA').read_text('utf-8'))
+        driver = 'zarr3' if metadata.get('use_zarr3') else 'zarr'
+        base = {'driver': 'file', 'path': f'{folder.absolute()}/'}
+        for entry in metadata['tree_metadata'].values():
+            keys = [k['key'] for k in entry['key_metadata']]
+            if keys[0] == 'params':
+                kvstore = {'driver': 'ocdbt', 'base': base, 'path': f'{".".join(keys)}/'}
+                spec = {'driver': driver, 'kvstore': kvstore}
+                opened = ts.open(spec, open=True, read=True, context=self._context).result()
+                self._stores['.'.join(keys[1:])] = opened
+
+    def read(self, name: str, index: Index, dtype: np.dtype | None = None) -> np.ndarray:
+        """A slice of a parameter as `dtype` (None: as stored)."""
+        array = self._stores[name][index].read().result()
+        return array if dtype is None else array.astype(dtype, copy=False)
+
+    def chunk(self, name: str) -> tuple[int, ...]:
+        """Shape of the pieces that a parameter is stored in; one is always read as a whole."""
+        return tuple(self._stores[name].chunk_layout.read_chunk.shape)
+
+
+class Saved(Regrouped):
+    """The parameters of a checkpoint, all layers in one group.
+
+    Attributes:
+        checkpoint: It.
+        architecture: The model.
+        shapes: Shape of each parameter, padding included.
+        dtype: In which most numbers are stored.
+    """
+
+    def __init__(self, checkpoint: run_directory.Checkpoint):
+        """Opens the arrays of a checkpoint.
+
+        Raises:
+            ValueError: they are not those of the run's architecture.
+        """
+        self.checkpoint, self.architecture = checkpoint, checkpoint.architecture
+        self._arrays = Arrays(checkpoint)
+        super().__init__(self._arrays, (self.architecture.layers,))
+        wanted = {m.ours: m.our_shape for m in families.tensor_maps(self.architecture)}
+        for name in sorted(wanted.keys() | self.shapes.keys()):
+            if wanted.get(name) != self.shapes.get(name):
+                raise ValueError(
+                    f'{checkpoint.directory} holds {name} of shape {self.shapes.get(name)} where '
+                    f'model.architecture in {checkpoint.run / run_directory.CONFIG} asks for '
+                    f'{wanted.get(name)}: the two do not belong together.'
+                )
+        self.dtype = common_dtype(self._arrays.dtypes)
+
+    def chunk(self, name: str) -> tuple[int, ...]:
+        """Shape of the pieces that a parameter is stored in."""
+        return self._arrays.chunk(self.pieces[name][0][0])
+
+    def dtype_of(self, name: str) -> np.dtype:
+        """In which a parameter is stored; the widest, where its layers differ."""
+        return np.result_type(*(self._arrays.dtypes[n] for n, _ in self.pieces[name]))
