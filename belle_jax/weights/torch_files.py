@@ -29,6 +29,7 @@ from belle_jax.weights.pickles import (
     bring,
     group,
     integer,
+    natural,
     text,
 )
 from belle_jax.weights.tensors import Planned, Stored, map_file
@@ -96,9 +97,6 @@ class _Tensor(Inert):
     __slots__ = ('offset', 'shape', 'storage', 'strides')
 
     def __init__(self, storage, offset, shape, strides, *_unused):
-        def natural(values):
-            return isinstance(values, tuple) and all(type(v) is int and v >= 0 for v in values)
-
         if not isinstance(storage, _Storage) or not natural((offset,)):
             raise Unreadable('it has a tensor without a storage or with a malformed offset')
         if not natural(shape) or not natural(strides) or len(shape) != len(strides):

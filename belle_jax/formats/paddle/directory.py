@@ -1,37 +1,70 @@
 """PaddleNLP's model directories: opened, and written.
 
 PaddleNLP gives its models the names of transformers' with a prefix of its own, and Paddle stores
-the weight of a linear layer inputs first, [in, out], where PyTorch has [out, in].
-Source: `_get_name_mappings` of paddlenlp 2.8's bloom and llama.
+the weight of a linear layer inputs first, [in, out], where PyTorch has [out, in]. Today's
+`config.json` has Hugging Face's keys with a few of its own; the `model_config.json` of before nests
+the arguments of classes within each other.
+Source: paddlenlp 2.8, transformers/configuration_utils.py, bloom/ and llama/configuration.py;
+    `_get_name_mappings` of its bloom and llama.
 """
 
+import dataclasses
 import functools
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from belle_jax import families
 from belle_jax.families import HEAD, Architecture
-from belle_jax.files import write_json
+from belle_jax.files import read_json, write_json
 from belle_jax.formats import huggingface
 from belle_jax.formats.paddle import pdparams, tokenizer_files
-from belle_jax.formats.paddle.config import (
-    OWN,
-    generation_config,
-    paddle_config,
-    read_architecture,
-)
 from belle_jax.formats.protocol import PublishedModel, match, new_model
 from belle_jax.weights import shards
 from belle_jax.weights.tensors import Stored, common_dtype, planned
 
+
+@dataclasses.dataclass(frozen=True)
+class PaddleFamily:
+    """What is PaddleNLP's own in a family."""
+
+    tokenizer: str  # the class of its tokenizer
+    pieces: str  # what it calls tokenizer.model; '' where it has vocab.json and merges.txt
+    always: Mapping[str, Any]  # fields of the architecture that it has with no other value
+    refused: tuple[str, ...]  # settings that change the arithmetic or tensors, and are not read
+    unknown: tuple[str, ...]  # keys of Hugging Face's that it does not know, or knows as another
+
+
+OWN = {
+    'bloom': PaddleFamily(
+        tokenizer='BloomTokenizer',
+        pieces='',
+        always={'tied': True},
+        refused=(),
+        unknown=('torch_dtype', 'n_embed', 'num_attention_heads'),
+    ),
+    'llama': PaddleFamily(
+        tokenizer='LlamaTokenizer',
+        pieces='sentencepiece.bpe.model',
+        always={'attention_bias': False, 'mlp_bias': False, 'activation': 'silu'},
+        refused=('alibi', 'fuse_attention_qkv', 'fuse_attention_ffn'),
+        unknown=('torch_dtype', 'head_dim', 'attention_bias', 'mlp_bias')
+        + ('rope_scaling', 'rope_parameters'),
+    ),
+}
+CONFIGS = ('config.json', 'model_config.json')
+# What PaddleNLP's settings for generating have in common with Hugging Face's.
+GENERATION = (
+    *('bos_token_id', 'eos_token_id', 'pad_token_id', 'max_new_tokens'),
+    *('temperature', 'top_k', 'top_p', 'repetition_penalty'),
+)
 KIND, STEM = 'pdparams', 'model_state'
 KEPT = ('README.md', *huggingface.LICENCE_FILES)
-TABLE = 'embed.table'
 # The output table: BLOOM's is a second name of the embedding, stored by some versions.
 HEADS = (HEAD, 'lm_head.decoder_weight')
+# Computed, as GPT-2's code has it.
 MASK = re.compile(r'h\.\d+\.self_attention\.scale_mask_softmax\.causal_mask')
 
 
@@ -45,13 +78,13 @@ def open(directory: str | Path) -> PublishedModel:
             configuration.
     """
     source = Path(directory)
-    architecture = read_architecture(source)
+    architecture = _architecture(source)
     if not any(source.glob(f'{STEM}.{KIND}*')):
         raise ValueError(
             f'{source} holds no {STEM}.{KIND}: point to a complete directory of PaddleNLP. '
             "(Weights in safetensors are not read here: Hugging Face's need no conversion.)"
         )
-    named = translated(architecture, shards.read(source, {KIND: STEM}, {KIND: pdparams.read}))
+    named = _translated(architecture, shards.read(source, {KIND: STEM}, {KIND: pdparams.read}))
     found = match(architecture, named)
     order = [name for name in named if name in found]
     order.sort(key=lambda n: -found[n].array.dtype.itemsize)  # as safetensors wants them
@@ -65,10 +98,17 @@ def open(directory: str | Path) -> PublishedModel:
 
 
 def _carry(source: Path, architecture: Architecture, target: Path) -> list[str]:
-    generation = generation_config(source, architecture)
-    write_json(target / 'generation_config.json', generation)
+    _carry_settings(source, architecture, target)
+    return tokenizer_files.to_huggingface(source, target, OWN[architecture.family].pieces)
+
+
+def _carry_settings(source: Path, architecture: Architecture, target: Path) -> None:
+    """The card, the licence, and settings for generating that both sides read."""
+    found = huggingface.read_settings(source / 'generation_config.json')
+    kept = {k: v for k, v in found.items() if k in GENERATION and v is not None}
+    values = huggingface.generation_config(architecture) | kept
+    write_json(target / 'generation_config.json', values)
     huggingface.copy(source, target, KEPT)
-    return tokenizer_files.to_huggingface(source, target, architecture.family)
 
 
 def write(model: PublishedModel, target: str | Path, dtype: str = '') -> Path:
@@ -77,30 +117,28 @@ def write(model: PublishedModel, target: str | Path, dtype: str = '') -> Path:
     Args:
         model: Open in a layout that has whole tensors; the small files are taken from its
             directory, as Hugging Face has them.
-        target: A directory that does not exist yet, or is empty.
-        dtype: 'float32', 'bfloat16' or 'float16'; '' leaves every tensor as it is stored.
+        target: As in `new_model`.
+        dtype: As in `new_model`.
     Returns:
         The target.
     Raises:
-        ValueError: PaddleNLP has no such model, a number does not fit the dtype, or the target is
-            not empty.
-        OSError: the disk is full; nothing is left behind.
+        ValueError: PaddleNLP has no such model, or as in `new_model`.
+        OSError: as in `new_model`.
     """
-    architecture, family = model.architecture, model.architecture.family
-    config = paddle_config(architecture, dtype or model.dtype)
-    linear = {n for e in families.tensor_maps(architecture) if _is_linear(e) for n in e.their_names}
+    architecture, source = model.architecture, model.directory
+    config = _config(architecture, dtype or model.dtype)
+    family, linear = OWN[architecture.family], _linear(architecture)
     prefix, tensors = families.of(architecture).prefix, []
     for name in model.tensors:
         array = model.array(name).T if name in linear else model.array(name)
-        theirs = name if name == HEAD else f'{family}.{name.removeprefix(prefix)}'
-        tensors.append(planned(theirs, array))
+        bare = name.removeprefix(prefix)
+        tensors.append(planned(name if name == HEAD else f'{architecture.family}.{bare}', array))
     with new_model(model, target, tensors, dtype) as (partial, written):
         pdparams.write(partial / f'{STEM}.{KIND}', written)
-        write_json(partial / 'config.json', config)
-        generation = generation_config(model.directory, architecture)
-        write_json(partial / 'generation_config.json', generation)
-        huggingface.copy(model.directory, partial, KEPT)
-        for note in tokenizer_files.to_paddle(model.directory, partial, family):
+        write_json(partial / CONFIGS[0], config)
+        _carry_settings(source, architecture, partial)
+        notes = tokenizer_files.to_paddle(source, partial, family.pieces, family.tokenizer)
+        for note in notes:
             print(note)
     return Path(target)
 
@@ -108,31 +146,31 @@ def write(model: PublishedModel, target: str | Path, dtype: str = '') -> Path:
 # --- names and layouts ----------------------------------------------------------------------------
 
 
-def translated(architecture: Architecture, stored: Mapping[str, Stored]) -> dict[str, Stored]:
-    """PaddleNLP's tensors under the names and in the layout of Hugging Face.
+def _translated(architecture: Architecture, stored: Mapping[str, Stored]) -> dict[str, Stored]:
+    """PaddleNLP's tensors under the names and in the layout of Hugging Face; `match` counts them.
 
     Args:
         architecture: The model.
         stored: By PaddleNLP's names, with a prefix or none.
-    Returns:
-        Views of them; whether all are there, and none is left over, `match` says.
     Raises:
         ValueError: a linear layer has another shape, or a tensor is there twice.
     """
     own, prefix = f'{architecture.family}.', families.of(architecture).prefix
-    entries = {name: e for e in families.tensor_maps(architecture) for name in e.their_names}
+    linear, table = _linear(architecture), (architecture.vocab_size, architecture.embed)
+    square = table[0] == table[1] and 'tied' in OWN[architecture.family].always
     found: dict[str, Stored] = {}
     for name, tensor in stored.items():
         bare = name.removeprefix(own).removeprefix(prefix)
         if MASK.fullmatch(bare):
-            continue  # computed, as GPT-2's code has it
-        full = HEAD if name in HEADS else prefix + bare
-        array = tensor.array
-        if full == HEAD:
-            array = _head(array, architecture)
-            name = full
-        elif full in entries and _is_linear(entries[full]):
-            shape = entries[full].their_shape[::-1]
+            continue
+        full, array = prefix + bare, tensor.array
+        if name in HEADS:
+            name = full = HEAD
+            # Stored as a linear layer or, if always tied, as the embedding.
+            if array.shape == table[::-1] and not square:
+                array = array.T
+        elif full in linear:
+            shape = linear[full][::-1]
             if array.shape != shape:
                 raise ValueError(
                     f'{tensor.place} has shape {list(array.shape)}, but config.json asks for '
@@ -146,12 +184,79 @@ def translated(architecture: Architecture, stored: Mapping[str, Stored]) -> dict
     return found
 
 
-def _is_linear(entry: families.TensorMap) -> bool:
-    return bool(entry.inputs) and entry.ours != TABLE
+def _linear(architecture: Architecture) -> dict[str, tuple[int, ...]]:
+    """What Paddle stores as linear layers: Hugging Face's names and shapes."""
+    embedding = families.of(architecture).embedding
+    maps = families.tensor_maps(architecture)
+    return {n: m.their_shape for m in maps if m.inputs for n in m.their_names if n != embedding}
 
 
-def _head(array: np.ndarray, architecture: Architecture) -> np.ndarray:
-    """The output table [V, D], stored as a linear layer or, if always tied, as the embedding."""
-    shape = (architecture.vocab_size, architecture.embed)
-    as_stored = array.shape == shape and (shape[0] != shape[1] or OWN[architecture.family].tied)
-    return array.T if array.shape == shape[::-1] and not as_stored else array
+# --- configurations -------------------------------------------------------------------------------
+
+
+def _architecture(directory: Path) -> Architecture:
+    """Which model a configuration means; what is not built here is refused by name."""
+    path = next(
+        (p for name in CONFIGS if (p := directory / name).is_file()), directory / CONFIGS[0]
+    )
+    config = _flat(read_json(path))
+    try:
+        names = config.get('architectures') or ['']
+        name = config.get('model_type') or (names[0] if isinstance(names, list) else '')
+        family = next((f for f in OWN if str(name).lower().startswith(f)), None)
+        if family is None:
+            raise ValueError(f'it is of a {str(name)[:80]!r}: only BLOOM and LLaMA are read.')
+        for key in OWN[family].refused:
+            if config.get(key):
+                raise ValueError(f'{key}={json.dumps(config[key])} is not read: save it without.')
+        if (kind := config.get('rope_scaling_type')) not in (None, 'linear'):
+            raise ValueError(f'rope_scaling_type={kind!r} is not read: only linear is.')
+        if (degree := config.get('tensor_parallel_degree', 1)) not in (None, 0, 1, -1):
+            raise ValueError(
+                f'tensor_parallel_degree={degree}: the weights are cut for several devices. Merge '
+                'them in PaddleNLP first (merge_tensor_parallel).'
+            )
+        config['model_type'] = family
+        if 'tied' in OWN[family].always:
+            config['tie_word_embeddings'] = True
+        if kind == 'linear':
+            factor = config.get('rope_scaling_factor', 1.0)
+            config['rope_scaling'] = {'rope_type': 'linear', 'factor': factor}
+        return huggingface.architecture_from_config(config)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f'{path}: {error}') from error
+
+
+def _flat(config: dict[str, Any]) -> dict[str, Any]:
+    """The settings of nested classes in one dict; the outer ones win, as in PaddleNLP."""
+    out = {k: v for k, v in config.items() if k not in ('init_args', 'init_class')}
+    if isinstance(name := config.get('init_class'), str):
+        out['architectures'] = [name]
+    inner = config.get('init_args')
+    for entry in inner if isinstance(inner, list | tuple) else []:
+        if isinstance(entry, dict):
+            out = _flat(entry) | out
+    return out
+
+
+def _config(a: Architecture, dtype: str) -> dict[str, Any]:
+    """A `config.json` for PaddleNLP; a model that it does not have is refused by name."""
+    if (family := OWN.get(a.family)) is None:
+        raise ValueError(f'PaddleNLP has no {a.family}: only BLOOM and LLaMA are written.')
+    faults = [
+        f'{name}={getattr(a, name)!r}'
+        for name, value in family.always.items()
+        if getattr(a, name) != value
+    ]
+    if a.head_dim * a.q_heads != a.embed:
+        faults.append('heads of another width than hidden_size / heads')
+    if a.rope.kind not in ('default', 'linear'):
+        faults.append(f'rotary positions of the kind {a.rope.kind}')
+    if faults:
+        raise ValueError(f"this {a.family} has {faults[0]}, which PaddleNLP's has not.")
+    config = huggingface.architecture_to_hf_config(a, dtype)
+    for key in family.unknown:
+        del config[key]
+    if a.rope.kind == 'linear':
+        config |= {'rope_scaling_type': 'linear', 'rope_scaling_factor': a.rope.factor}
+    return config

@@ -30,6 +30,7 @@ from belle_jax.weights.pickles import (
     bring,
     group,
     integer,
+    natural,
     text,
 )
 from belle_jax.weights.tensors import Planned, Stored, map_file
@@ -69,34 +70,23 @@ class Dtype(Inert):
 
 @dataclasses.dataclass(slots=True)
 class Array(Inert):
-    """An array as the pickle describes it, filled in when its state comes."""
+    """An array as the pickle describes it; it has no parts before its state comes."""
 
     shape: tuple[int, ...] = ()
-    dtype: np.dtype | None = None
+    dtype: np.dtype = BFLOAT16
     fortran: bool = False
     parts: Parts = ()
-
-    @property
-    def span(self) -> Span | None:
-        """Where its numbers lie in the file as they are."""
-        only = self.parts[0] if len(self.parts) == 1 else None
-        return only if isinstance(only, Span) else None
 
     def build(self, state: Any) -> None:
         """Takes all that describes it."""
         if not isinstance(state, tuple) or len(state) != 5:
             raise Unreadable('it has an array with a malformed state')
-        self.fill(*state[1:])
-
-    def fill(self, shape: Any, dtype: Any, fortran: Any, data: Any) -> 'Array':
-        """The same, checked."""
-        natural = isinstance(shape, tuple) and all(type(n) is int and n >= 0 for n in shape)
-        if not natural or not isinstance(dtype, Dtype) or type(fortran) is not bool:
+        _, shape, dtype, fortran, data = state
+        if not natural(shape) or not isinstance(dtype, Dtype) or type(fortran) is not bool:
             raise Unreadable('it has an array with a malformed shape, dtype or order')
         if not isinstance(data, Span | Latin1):
             raise Unreadable(f'it has an array whose numbers are a {type(data).__name__}')
         self.shape, self.dtype, self.fortran, self.parts = shape, dtype.numbers, fortran, (data,)
-        return self
 
 
 def _reconstruct(kind: Any, shape: Any, code: Any) -> Array:
@@ -109,7 +99,9 @@ def _from_buffer(data: Any, dtype: Any, shape: Any, order: Any) -> Array:
     """How protocol 5 writes an array."""
     if order not in ('C', 'F'):
         raise Unreadable(f'it has an array in the order {brief(order)}')
-    return Array().fill(shape, dtype, order == 'F', data)
+    array = Array()
+    array.build((1, shape, dtype, order == 'F', data))
+    return array
 
 
 def _dtype(code: Any, align: Any = False, copy: Any = False) -> Dtype:
@@ -166,7 +158,7 @@ def read(path: Path) -> dict[str, Stored]:
             raise Unreadable(f'it holds a {type(contents).__name__}, not a dict of arrays')
         arrays = _arrays(contents)
         numbers = _numbers(data, arrays.values())
-        found = {n: _view(n, a, b) for (n, a), b in zip(arrays.items(), numbers, strict=True)}
+        return {n: Stored(n, path, _view(n, a, numbers[a.parts])) for n, a in arrays.items()}
     except Unreadable as error:
         raise ValueError(
             f'{path} cannot be read as Paddle weights: {error}. Download it again, or save it anew '
@@ -178,7 +170,6 @@ def read(path: Path) -> dict[str, Stored]:
             f'failed ({error.strerror}): make room there, or set TMPDIR to a directory on another '
             'disk.'
         ) from error
-    return {name: Stored(name, path, array) for name, array in found.items()}
 
 
 def _arrays(contents: dict[str, Any]) -> dict[str, Array]:
@@ -193,16 +184,15 @@ def _arrays(contents: dict[str, Any]) -> dict[str, Array]:
             value = value[1]
         if not isinstance(name, str):
             raise Unreadable(f'it has a {type(name).__name__} for a name')
-        if not isinstance(value, Array) or value.dtype is None:
+        if not isinstance(value, Array) or not value.parts:
             raise Unreadable(f'{name!r} is a {type(value).__name__}, not an array')
         arrays[name] = value
     for name, entry in tables[1].items():
         match entry:
-            case {'OriginShape': tuple(shape), 'slices': [_, *_] as names}:
-                pass
+            case {'OriginShape': shape, 'slices': [_, *_] as names} if natural(shape):
+                pieces = [arrays.pop(n) for n in names if isinstance(n, str) and n in arrays]
             case _:
                 raise Unreadable(f'{name!r} in its {PIECES} has no shape or no pieces')
-        pieces = [arrays.pop(n) for n in names if isinstance(n, str) and n in arrays]
         if len(pieces) < len(names):
             raise Unreadable(f'{name!r} lacks a piece')
         if any(p.dtype != pieces[0].dtype or len(p.shape) != 1 for p in pieces):
@@ -212,35 +202,36 @@ def _arrays(contents: dict[str, Any]) -> dict[str, Array]:
     return arrays
 
 
-def _numbers(data: np.ndarray, arrays: Collection[Array]) -> Iterator[np.ndarray]:
-    """The bytes of each array, mapped.
+def _numbers(data: np.ndarray, arrays: Collection[Array]) -> dict[Parts, np.ndarray]:
+    """The bytes of all parts of each array, mapped.
 
     Those that do not lie in the file as they are go into a temporary one, which is gone when
     nothing maps it any more.
     """
+    found: dict[Parts, np.ndarray] = {}
     places: dict[Parts, slice] = {}
-    joined = np.empty(0, np.uint8)
     with tempfile.SpooledTemporaryFile(1, prefix='belle-paddle-') as spool:
-        for parts in dict.fromkeys(array.parts for array in arrays if array.span is None):
+        for parts in dict.fromkeys(array.parts for array in arrays):
+            if len(parts) == 1 and isinstance(parts[0], Span):
+                found[parts] = data[parts[0].begin : parts[0].end]
+                continue
             begin = spool.tell()
             for part in parts:
                 spool.writelines(_blocks(data, part))
                 if spool.tell() > data.size:
                     raise Unreadable('its arrays hold more numbers than the file')
             places[parts] = slice(begin, spool.tell())
-        if places:  # mapped from 0, because an offset would have to be a multiple of a page
-            joined = np.memmap(spool, np.uint8, mode='r')
-    for array in arrays:
-        span = array.span
-        yield data[span.begin : span.end] if span else joined[places[array.parts]]
+        # Mapped from 0, because an offset would have to be a multiple of a page.
+        joined = np.memmap(spool, np.uint8, mode='r') if spool.tell() else data[:0]
+    return found | {parts: joined[place] for parts, place in places.items()}
 
 
 def _blocks(data: np.ndarray, part: Span | Latin1) -> Iterator[bytes]:
     """The bytes of a part, which may be spelled as a text of Latin-1 characters."""
     place = part.text if isinstance(part, Latin1) else part
     if isinstance(place, Span):
-        spans = (slice(i, min(i + BLOCK, place.end)) for i in range(place.begin, place.end, BLOCK))
-        blocks = (data[span].tobytes() for span in spans)
+        starts = range(place.begin, place.end, BLOCK)
+        blocks = (data[i : min(i + BLOCK, place.end)].tobytes() for i in starts)
     else:
         blocks = iter((place.encode('utf-8', 'surrogatepass'),))
     if isinstance(part, Latin1):
@@ -253,9 +244,6 @@ def _blocks(data: np.ndarray, part: Span | Latin1) -> Iterator[bytes]:
 
 def _view(name: str, array: Array, data: np.ndarray) -> np.ndarray:
     """The numbers of an array in its shape, read-only."""
-    assert array.dtype is not None
-    if not all(type(n) is int and n >= 0 for n in array.shape):
-        raise Unreadable(f'{name!r} has a malformed shape')
     needed = math.prod(array.shape) * array.dtype.itemsize
     if data.size != needed:
         raise Unreadable(
