@@ -53,8 +53,8 @@ class Planned:
         name: As the file will have it.
         shape: Of the whole tensor.
         dtype: As stored.
-        blocks: Yields the tensor's values as consecutive arrays in C order. Called once; only one
-            block is alive at a time, so that no tensor need fit in memory.
+        blocks: Yields the tensor's values as consecutive arrays in C order. Only one block is alive
+            at a time, so that no tensor need fit in memory.
     """
 
     name: str
@@ -137,6 +137,15 @@ def in_dtype(tensor: Planned, dtype: np.dtype | None) -> Planned:
         return out
 
     return dataclasses.replace(tensor, dtype=dtype, blocks=lambda: map(cast, tensor.blocks()))
+
+
+def same(left: Planned, right: Planned) -> bool:
+    """Whether two tensors are the same to the bit, block by block; ends at the first difference."""
+    if (left.shape, left.dtype) != (right.shape, right.dtype):
+        return False
+    # As bytes: a NaN equals itself.
+    pairs = zip(left.blocks(), right.blocks(), strict=True)
+    return all(one.tobytes() == other.tobytes() for one, other in pairs)
 
 
 def shown(tensors: Sequence[Planned], what: str) -> list[Planned]:

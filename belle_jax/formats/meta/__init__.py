@@ -1,6 +1,5 @@
 """Meta's LLaMA files, in and out."""
 
-from belle_jax.formats.meta.reader import open
-from belle_jax.formats.meta.writer import write
+from belle_jax.formats.meta.directory import open, write
 
 __all__ = ['open', 'write']

@@ -169,16 +169,3 @@ def _half_a_head_apart(rows: np.ndarray, heads: int) -> np.ndarray:
 def _side_by_side(rows: np.ndarray, heads: int) -> np.ndarray:
     """[heads * head_dim, dim] with pairs half a head apart -> [heads, head_dim / 2, 2, dim]."""
     return rows.reshape(heads, 2, -1, rows.shape[1]).transpose(0, 2, 1, 3)
-
-
-def same(left: Whole, right: Whole) -> bool:
-    """Whether two tensors are the same to the bit; ends at the first difference."""
-    if left.entry.shape != right.entry.shape or left.parts[0].dtype != right.parts[0].dtype:
-        return False
-    at = 0
-    for block in left.blocks():
-        # As bytes: a NaN equals itself.
-        if block.tobytes() != right.rows(at, at + len(block)).tobytes():
-            return False
-        at += len(block)
-    return True

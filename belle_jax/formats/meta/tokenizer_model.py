@@ -1,12 +1,12 @@
 """The tokenizer beside Meta's weights: `tokenizer.model`, of either kind, for Hugging Face's."""
 
-import json
 import shutil
 from pathlib import Path
 
 from tokenizers import Tokenizer, processors
 
 from belle_jax.data import sentencepiece_model, tiktoken_model
+from belle_jax.files import write_json
 from belle_jax.formats.meta.params import Words
 
 FILE = 'tokenizer.model'
@@ -94,5 +94,4 @@ def write(path: Path, tokenizer: Tokenizer, target: Path) -> None:
     }
     if not by_rank:
         settings['unk_token'] = '<unk>'
-    text = json.dumps(settings, indent=2, ensure_ascii=False) + '\n'
-    (target / 'tokenizer_config.json').write_text(text, 'utf-8')
+    write_json(target / 'tokenizer_config.json', settings)

@@ -196,9 +196,8 @@ def _linear(architecture: Architecture) -> dict[str, tuple[int, ...]]:
 
 def _architecture(directory: Path) -> Architecture:
     """Which model a configuration means; what is not built here is refused by name."""
-    path = next(
-        (p for name in CONFIGS if (p := directory / name).is_file()), directory / CONFIGS[0]
-    )
+    paths = [directory / name for name in CONFIGS]
+    path = next(filter(Path.is_file, paths), paths[0])
     config = _flat(read_json(path))
     try:
         names = config.get('architectures') or ['']

@@ -1,21 +1,23 @@
-"""Meta's directory opened: every tensor of its `consolidated.NN.pth` accounted for."""
+"""Meta's directories: `consolidated.NN.pth`, `params.json` and `tokenizer.model`, in and out."""
 
 import dataclasses
 import functools
 import re
-from collections.abc import Iterator
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from belle_jax.files import read_json
+from belle_jax.data import tiktoken_model
+from belle_jax.files import read_json, write_json
 from belle_jax.formats import huggingface
 from belle_jax.formats.meta import layout, params, tokenizer_model
 from belle_jax.formats.meta.layout import BUFFERS, COLUMNS, ROWS, MetaTensor, Whole
 from belle_jax.formats.meta.params import FILE, Params
-from belle_jax.formats.protocol import PublishedModel
+from belle_jax.formats.protocol import PublishedModel, new_model
 from belle_jax.weights import torch_files
-from belle_jax.weights.tensors import Stored, common_dtype
+from belle_jax.weights.tensors import Planned, Stored, common_dtype, same
 
 NAME = 'consolidated.{:02d}.pth'
 _NAME = re.compile(r'consolidated\.(\d+)\.pth')
@@ -25,6 +27,9 @@ _EMBEDDING, _QUERY, _GATE, _HEAD = (
     'layers.0.feed_forward.w1.weight',
     'output.weight',
 )
+LLAMA_3_VOCABULARY = 128_000  # no LLaMA of another tokenizer has as many tokens
+# Where Meta's own tokenizer may lie; the hub's directories of Llama 3 have it in a folder.
+PLACES = ('', 'original')
 
 
 def open(directory: str | Path, max_position: int = 0) -> PublishedModel:
@@ -45,7 +50,7 @@ def open(directory: str | Path, max_position: int = 0) -> PublishedModel:
     tokenizer, words = tokenizer_model.read(words_file, said.scaled)
     files = MetaFiles(source, said)
     tokenizer_model.check_size(words_file, tokenizer, words, files.vocab_size)
-    dtype = common_dtype({t.place: t.array.dtype for t in files.stored()})
+    dtype = common_dtype({t.place: t.array.dtype for part in files.tensors for t in part.values()})
     meant = functools.partial(
         params.architecture, said, words, vocab_size=files.vocab_size, mlp=files.mlp, dtype=dtype
     )
@@ -53,17 +58,17 @@ def open(directory: str | Path, max_position: int = 0) -> PublishedModel:
     remedy = f'Take the {FILE} that belongs to {source}, or a download in fewer files.'
     layout.check_divides(model, len(files.paths), remedy)
     entries = layout.table(model, files.embedding_axis)
-    wholes = files.match(entries if files.has_head else entries[:-1])
+    tensors = files.match(entries if files.has_head else entries[:-1])
     # Llama 3.2's small models store the one table that they have twice.
-    if not files.has_head or layout.same(wholes[-1], wholes[0]):
-        wholes = wholes[: len(entries) - 1]
+    if not files.has_head or same(tensors[-1], tensors[0]):
+        tensors = tensors[: len(entries) - 1]
         model, reason = meant(tied=True)
     if max_position:
         model, reason = dataclasses.replace(model, max_position=max_position), '--max_position'
     return PublishedModel(
         directory=source,
         architecture=model,
-        tensors={whole.entry.name: whole.planned() for whole in wholes},
+        tensors={tensor.name: tensor for tensor in tensors},
         dtype=dtype,
         carry=functools.partial(_carry, words_file, tokenizer),
         notes=[
@@ -78,11 +83,77 @@ def _carry(words_file: Path, tokenizer: Tokenizer, target: Path) -> list[str]:
     return []
 
 
+def write(model: PublishedModel, target: str | Path, count: int = 1, dtype: str = '') -> Path:
+    """Writes a model in Meta's layout; the directory appears when it is complete.
+
+    Args:
+        model: Open in a layout that has whole tensors.
+        target: As in `new_model`.
+        count: How many files `consolidated.NN.pth`, one for each GPU that Meta's code shall use.
+        dtype: As in `new_model`.
+    Returns:
+        The target.
+    Raises:
+        ValueError: Meta's layout cannot say the model, it cannot be cut into that many files, or
+            as in `new_model`.
+        OSError: as in `new_model`.
+    """
+    source, architecture = model.directory, model.architecture
+    places = (source / place / tokenizer_model.FILE for place in PLACES)
+    words = next((path for path in places if path.is_file()), None)
+    by_rank = architecture.vocab_size >= LLAMA_3_VOCABULARY
+    by_rank = tiktoken_model.is_ranks(words) if words else by_rank
+    values = params.values(architecture, by_rank)
+    layout.check_divides(architecture, count, f'Set --shards to a divisor, not {count}.')
+    entries = layout.table(architecture, ROWS if by_rank else COLUMNS)
+    arrays = [model.array(entry.name) for entry in entries[:-1]]
+    # Meta's code has no tied tables.
+    arrays.append(arrays[0] if architecture.tied else model.array(entries[-1].name))
+    tensors = [
+        layout.part(entry, array, index, count)
+        for index in range(count)
+        for entry, array in zip(entries, arrays, strict=True)
+    ]
+    if words is None:
+        print(
+            f'{source} has no {tokenizer_model.FILE}, so --target gets none: copy the one that '
+            'Meta published with this model.'
+        )
+    _warn(model, by_rank, dtype or model.dtype)
+    with new_model(model, target, tensors, dtype) as (partial, flat):
+        for index in range(count):
+            own = flat[index * len(entries) : (index + 1) * len(entries)]
+            torch_files.write(partial / NAME.format(index), own)
+        write_json(partial / FILE, values)
+        if words:
+            shutil.copyfile(words, partial / tokenizer_model.FILE)
+        huggingface.copy(source, partial, huggingface.LICENCE_FILES)
+    return Path(target)
+
+
+def _warn(model: PublishedModel, by_rank: bool, dtype: str) -> None:
+    """Says what Meta's files leave out where `open` would take something else."""
+    a = model.architecture
+    said = params.parse(params.values(a, by_rank), FILE)
+    words = params.Words(by_rank, a.bos_id, a.eos_ids)
+    sizes = {'vocab_size': a.vocab_size, 'mlp': a.mlp, 'tied': a.tied}
+    back, reason = params.architecture(said, words, **sizes, dtype=dtype)
+    if back.max_position != a.max_position:
+        print(
+            f"The context of {a.max_position:,} tokens is not in Meta's files: on the way back "
+            f'give --max_position={a.max_position}, or {back.max_position} is taken ({reason}).'
+        )
+
+
+# --- the files ------------------------------------------------------------------------------------
+
+
 class MetaFiles:
     """The shards of a model, mapped, not read.
 
     Attributes:
         paths: The files in order.
+        tensors: What each of them holds, by Meta's names.
         embedding_axis: Along which they cut the embedding.
         vocab_size: Rows of the whole embedding.
         mlp: Width of the whole MLP.
@@ -116,9 +187,15 @@ class MetaFiles:
                 f'{self.vocab_size} rows. The files belong to two models.'
             )
 
-    def stored(self) -> Iterator[Stored]:
-        """The tensors of all files."""
-        return (tensor for tensors in self.tensors for tensor in tensors.values())
+    def _check_count(self, params: Params) -> None:
+        """One file of four looks complete, but its shapes tell."""
+        rows = max(1, self._matrix(_QUERY)[0])
+        shards, have = params.dim // rows, len(self.paths)
+        if shards > have and params.dim % rows == 0:
+            raise ValueError(
+                f'{self.paths[0].with_name(NAME.format(have))} is missing: {_QUERY} is one of '
+                f'{shards} parts, and there are {have} files. Complete the download.'
+            )
 
     def _matrix(self, name: str) -> tuple[int, int]:
         """Shape of a matrix in the first file."""
@@ -131,21 +208,9 @@ class MetaFiles:
             )
         return shape
 
-    def _check_count(self, params: Params) -> None:
-        """One file of four looks complete, but its shapes tell."""
-        rows = max(1, self._matrix(_QUERY)[0])
-        shards, have = params.dim // rows, len(self.paths)
-        if shards > have and params.dim % rows == 0:
-            raise ValueError(
-                f'{self.paths[0].with_name(NAME.format(have))} is missing: {_QUERY} is one of '
-                f'{shards} parts, and there are {have} files. Complete the download.'
-            )
-
-    def match(self, entries: list[MetaTensor]) -> list[Whole]:
+    def match(self, entries: Sequence[MetaTensor]) -> list[Planned]:
         """Finds every tensor of a table in every file, and nothing else.
 
-        Args:
-            entries: What a model has.
         Returns:
             The tensors, in the order of the table.
         Raises:
@@ -161,7 +226,7 @@ class MetaFiles:
                     f'{tensors[name].place} belongs to no part of a LLaMA with this {FILE}: '
                     'converting the rest would give another model than was saved.'
                 )
-        return [self._whole(entry) for entry in entries]
+        return [self._whole(entry).planned() for entry in entries]
 
     def _whole(self, entry: MetaTensor) -> Whole:
         found = [tensors[entry.meta] for tensors in self.tensors]
