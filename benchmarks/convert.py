@@ -29,7 +29,7 @@ from belle_jax.weights.tensors import Planned
 
 LAYERS = flags.DEFINE_integer('layers', 12, 'Of the model; each has 50.6M parameters.')
 SHARD = flags.DEFINE_string('max_shard_size', '5GB', 'Of the export.')
-FORMAT = flags.DEFINE_enum('format', 'safetensors', list(shards.STEMS), 'Of the export.')
+FORMAT = flags.DEFINE_enum('format', 'safetensors', list(shards.KINDS), 'Of the export.')
 FOLDER = flags.DEFINE_string('folder', None, 'Where to work; 8 bytes a parameter. By default /tmp.')
 OUTPUT = flags.DEFINE_string('output', None, 'JSON file; by default only printed.')
 

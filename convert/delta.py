@@ -19,7 +19,7 @@ TUNED = flags.DEFINE_string('tuned', None, 'make: the model that was made from t
 DELTA = flags.DEFINE_string('delta', None, 'apply: directory of the difference.')
 TARGET = flags.DEFINE_string('target', None, 'Directory to write: new, or empty.')
 MAX_SHARD_SIZE = flags.DEFINE_string('max_shard_size', '5GB', 'Of a file: 500MB, 2GiB, ...')
-FORMAT = flags.DEFINE_enum('format', 'safetensors', list(shards.STEMS), 'apply: of the weights.')
+FORMAT = flags.DEFINE_enum('format', 'safetensors', list(shards.KINDS), 'apply: of the weights.')
 LEVEL = flags.DEFINE_integer('level', delta.LEVEL, 'make: of zstandard, 1 to 22.')
 THREADS = flags.DEFINE_integer('threads', 0, '0: one a processor.', lower_bound=0)
 

@@ -24,7 +24,7 @@ DTYPE = flags.DEFINE_enum(
     'Of the weights; by default as stored.',
 )
 MAX_SHARD_SIZE = flags.DEFINE_string('max_shard_size', '5GB', 'Of a weight file: 500MB, 2GiB, ...')
-FORMAT = flags.DEFINE_enum('format', 'safetensors', list(shards.STEMS), 'Of the weight files.')
+FORMAT = flags.DEFINE_enum('format', 'safetensors', list(shards.KINDS), 'Of the weight files.')
 MAX_POSITION = flags.DEFINE_integer(
     'max_position',
     0,

@@ -19,7 +19,7 @@ from belle_jax.weights import shards
 SOURCE = flags.DEFINE_string('source', None, "PaddleNLP's directory.")
 TARGET = flags.DEFINE_string('target', None, 'Directory to write: new, or empty.')
 MAX_SHARD_SIZE = flags.DEFINE_string('max_shard_size', '5GB', 'Of a weight file: 500MB, 2GiB, ...')
-FORMAT = flags.DEFINE_enum('format', 'safetensors', list(shards.STEMS), 'Of the weight files.')
+FORMAT = flags.DEFINE_enum('format', 'safetensors', list(shards.KINDS), 'Of the weight files.')
 
 
 def main() -> object:

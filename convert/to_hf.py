@@ -23,7 +23,7 @@ DTYPE = flags.DEFINE_enum(
     'float32.',
 )
 MAX_SHARD_SIZE = flags.DEFINE_string('max_shard_size', '5GB', 'Of a weight file: 500MB, 2GiB, ...')
-FORMAT = flags.DEFINE_enum('format', 'safetensors', list(shards.STEMS), 'Of the weight files.')
+FORMAT = flags.DEFINE_enum('format', 'safetensors', list(shards.KINDS), 'Of the weight files.')
 
 
 def main() -> object:

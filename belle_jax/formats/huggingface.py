@@ -74,10 +74,10 @@ def write(
         ValueError: the target is not empty, or a number does not fit the dtype.
         OSError: the disk is full; nothing is left behind.
     """
-    if dtype not in ('', *DTYPES) or kind not in shards.STEMS:
+    if dtype not in ('', *DTYPES) or kind not in shards.KINDS:
         raise ValueError(
             f'--dtype={dtype!r} --format={kind!r}: the dtypes are {", ".join(DTYPES)}, the formats '
-            f'{", ".join(shards.STEMS)}.'
+            f'{", ".join(shards.KINDS)}.'
         )
     with new_model(model, target, model.planned(), dtype) as (partial, tensors):
         shards.write(partial, tensors, kind, max_shard_size)

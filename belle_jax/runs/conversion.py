@@ -6,7 +6,6 @@ from and in which dtype. `RUN/tokenizer/` holds the tokenizer's files. An export
 checkpoint a row block at a time.
 """
 
-import dataclasses
 import json
 import math
 import shutil
@@ -48,39 +47,32 @@ def from_published(source: str, target: Path, dtype: str = 'float32', template: 
         ValueError: the source is incomplete or not supported, or the target is not empty.
         OSError: the disk is full; nothing is left behind.
     """
+    import jax
+
+    from belle_jax.runs.checkpoints import Checkpoints
+
     require_new(target)
     published = huggingface.open(source)
     dtype = published.dtype if dtype == 'source' else dtype
     numbers = sum(math.prod(shape) for shape in published.shapes.values())
     with new_directory(target, numbers * DTYPES[dtype].itemsize) as partial:
-        _write(published, source, partial, dtype, template)
+        keep_origin(published.directory, partial, name=source)
+        if not template and (words := partial / run_directory.TOKENIZER).is_dir():
+            template = 'tokenizer' if tokenizer.load(words).chat_template else 'none'
+        if template and template not in templates.NAMES:
+            known = ', '.join(templates.NAMES)
+            raise ValueError(f'--template={template!r} is not known: {known} are.')
+        everywhere = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        params = place(published, dict.fromkeys(published.shapes, everywhere), dtype)
+        largest = max(a.nbytes for a in params.values())
+        folder = partial / run_directory.CHECKPOINTS
+        checkpoints = Checkpoints(folder, concurrent_bytes=largest + 2**26)
+        checkpoints.save(0, params, {}, {'optimiser': False})
+        checkpoints.close()
+        model = config.Model(source=source, architecture=published.architecture)
+        run = config.Run(model=model, data=config.Data(template=template or 'none'))
+        config.save(run, partial / run_directory.CONFIG)
     return target
-
-
-def _write(published, source: str, target: Path, dtype: str, template: str) -> None:
-    keep_origin(published.directory, target, name=source)
-    if not template and (target / 'tokenizer').is_dir():
-        template = 'tokenizer' if tokenizer.load(target / 'tokenizer').chat_template else 'none'
-    if template and template not in templates.NAMES:
-        raise ValueError(f'--template={template!r} is not known: {", ".join(templates.NAMES)} are.')
-
-    import jax
-
-    from belle_jax.runs.checkpoints import Checkpoints
-
-    run = config.Run()
-    run = dataclasses.replace(
-        run,
-        model=dataclasses.replace(run.model, source=source, architecture=published.architecture),
-        data=dataclasses.replace(run.data, template=template or 'none'),
-    )
-    everywhere = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    params = place(published, dict.fromkeys(published.shapes, everywhere), dtype)
-    largest = max(a.nbytes for a in params.values())
-    checkpoints = Checkpoints(target / 'checkpoints', concurrent_bytes=largest + 2**26)
-    checkpoints.save(0, params, {}, {'optimiser': False})
-    checkpoints.close()
-    config.save(run, target / 'config.json')
 
 
 def keep_origin(source: str | Path, run: Path, name: str = '') -> None:

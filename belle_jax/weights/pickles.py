@@ -36,15 +36,10 @@ class Span:
 
 @dataclasses.dataclass(frozen=True)
 class Global:
-    """A name that the pickle may use.
-
-    Attributes:
-        name: With its module.
-        meaning: What calling it does, or, if it cannot be called, what it stands for.
-    """
+    """A name that the pickle may use, with its module."""
 
     name: str
-    meaning: Any
+    meaning: Any  # what calling it does, or, if it cannot be called, what it stands for
 
 
 class Inert:
@@ -181,9 +176,8 @@ class _Machine:
         """The last values, or those since the last mark."""
         start = self.marks.pop() if count is None else len(self.stack) - count
         if not 0 <= start <= len(self.stack):
-            raise Unreadable('it takes a value that is not there')
-        values = self.stack[start:]
-        del self.stack[start:]
+            raise IndexError(start)
+        values, self.stack[start:] = self.stack[start:], []
         return values
 
     def protocol(self, version: int) -> None:

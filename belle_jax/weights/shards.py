@@ -4,84 +4,84 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from belle_jax.weights import safetensors, torch_files
 from belle_jax.weights.tensors import Planned, Stored
 
-STEMS = {'safetensors': 'model', 'bin': 'pytorch_model'}
-READERS: dict[str, Callable[[Path], dict[str, Stored]]] = {
-    'safetensors': safetensors.read,
-    'bin': torch_files.read,
-}
-WRITERS: dict[str, Callable[[Path, Sequence[Planned]], None]] = {
-    'safetensors': safetensors.write,
-    'bin': torch_files.write,
+
+class Kind(NamedTuple):
+    """A format of weight files; its name is their suffix."""
+
+    stem: str  # how a single file is called
+    read: Callable[[Path], dict[str, Stored]]
+    write: Callable[[Path, Sequence[Planned]], None]
+
+
+KINDS = {  # the preferred one first
+    'safetensors': Kind('model', safetensors.read, safetensors.write),
+    'bin': Kind('pytorch_model', torch_files.read, torch_files.write),
 }
 UNITS = {'': 1, 'K': 10**3, 'M': 10**6, 'G': 10**9, 'KI': 2**10, 'MI': 2**20, 'GI': 2**30}
 
 
-def find(directory: Path, stems: Mapping[str, str] = STEMS) -> tuple[str, list[Path]]:
+def find(directory: Path, kinds: Mapping[str, Kind] = KINDS) -> tuple[str, list[Path]]:
     """The weight files of a directory.
 
     Args:
         directory: Where they lie.
-        stems: How the files of each format are called, the preferred format first.
+        kinds: The formats that are looked for, the preferred one first.
     Returns:
         The format ('safetensors' or 'bin') and the files.
     Raises:
         ValueError: there are none, or the index names one that is not there.
     """
-    for kind, stem in stems.items():
-        index = directory / f'{stem}.{kind}.index.json'
-        if (single := directory / f'{stem}.{kind}').is_file():
-            return kind, [single]
+    for name, kind in kinds.items():
+        single, index = directory / f'{kind.stem}.{name}', _index(directory, name, kind)
+        if single.is_file():
+            return name, [single]
         if index.is_file():
-            names = sorted(set(_weight_map(index).values()))
-            for name in names:
-                if Path(name).name != name:
+            files = sorted(set(_weight_map(index).values()))
+            for file in files:
+                if Path(file).name != file:
                     raise ValueError(
-                        f'{index} names {name!r}: there is no file beside it of that name.'
+                        f'{index} names {file!r}: there is no file beside it of that name.'
                     )
-                if not (directory / name).is_file():
+                if not (directory / file).is_file():
                     raise ValueError(
-                        f'{directory / name} is missing: {index.name} lists it among {len(names)} '
+                        f'{directory / file} is missing: {index.name} lists it among {len(files)} '
                         'shards. Complete the download.'
                     )
-            return kind, [directory / name for name in names]
-    files = ' or '.join(f'{stem}.{kind}' for kind, stem in stems.items())
+            return name, [directory / file for file in files]
+    singles = ' or '.join(f'{kind.stem}.{name}' for name, kind in kinds.items())
     raise ValueError(
-        f'{directory} holds no weights: no {files}, and no index of shards. Point to a complete '
+        f'{directory} holds no weights: no {singles}, and no index of shards. Point to a complete '
         'directory.'
     )
 
 
-def read(
-    directory: Path,
-    stems: Mapping[str, str] = STEMS,
-    readers: Mapping[str, Callable[[Path], dict[str, Stored]]] = READERS,
-) -> dict[str, Stored]:
+def read(directory: Path, kinds: Mapping[str, Kind] = KINDS) -> dict[str, Stored]:
     """All tensors of a directory, mapped, not read.
 
     Args:
         directory: Where they lie.
-        stems: As in `find`.
-        readers: What opens a file of each format.
+        kinds: As in `find`.
     Raises:
         ValueError: files are missing, damaged, or not those that the index describes.
     """
-    kind, files = find(directory, stems)
+    kind, files = find(directory, kinds)
     tensors: dict[str, Stored] = {}
     for file in files:
-        for name, tensor in readers[kind](file).items():
+        for name, tensor in kinds[kind].read(file).items():
             if name in tensors:
                 raise ValueError(f'{tensor.place} is also in {tensors[name].file}.')
             tensors[name] = tensor
-    index = directory / f'{stems[kind]}.{kind}.index.json'
+    index = _index(directory, kind, kinds[kind])
     if index.is_file() and len(files) > 1:
-        for name, file in _weight_map(index).items():
-            if name not in tensors or tensors[name].file.name != file:
+        for name, shard in _weight_map(index).items():
+            if name not in tensors or tensors[name].file.name != shard:
                 raise ValueError(
-                    f'{name} is missing from {directory / file}, where {index.name} has it.'
+                    f'{name} is missing from {directory / shard}, where {index.name} has it.'
                 )
     return tensors
 
@@ -93,23 +93,9 @@ def write(directory: Path, tensors: Sequence[Planned], kind: str, max_shard_size
         directory: An existing directory.
         tensors: All tensors, in order.
         kind: 'safetensors' or 'bin'.
-        max_shard_size: Bytes of tensors in a file; a larger tensor gets a file of its own.
+        max_shard_size: Bytes of tensors in a file, which are filled in order; a larger tensor gets
+            a file of its own.
     """
-    groups, stem = plan(tensors, max_shard_size), STEMS[kind]
-    if len(groups) == 1:
-        WRITERS[kind](directory / f'{stem}.{kind}', groups[0])
-        return
-    weight_map = {}
-    for i, group in enumerate(groups):
-        name = f'{stem}-{i + 1:05d}-of-{len(groups):05d}.{kind}'
-        WRITERS[kind](directory / name, group)
-        weight_map |= {t.name: name for t in group}
-    index = {'metadata': {'total_size': sum(t.size for t in tensors)}, 'weight_map': weight_map}
-    (directory / f'{stem}.{kind}.index.json').write_text(json.dumps(index, indent=2) + '\n')
-
-
-def plan(tensors: Sequence[Planned], max_shard_size: int) -> list[list[Planned]]:
-    """Which tensors go into which file: in order, each file filled up to the limit."""
     groups: list[list[Planned]] = [[]]
     room = max_shard_size
     for t in tensors:
@@ -118,7 +104,17 @@ def plan(tensors: Sequence[Planned], max_shard_size: int) -> list[list[Planned]]
             room = max_shard_size
         groups[-1].append(t)
         room -= t.size
-    return groups
+    stem, _, write_file = KINDS[kind]
+    if len(groups) == 1:
+        write_file(directory / f'{stem}.{kind}', groups[0])
+        return
+    weight_map = {}
+    for i, group in enumerate(groups, 1):
+        name = f'{stem}-{i:05d}-of-{len(groups):05d}.{kind}'
+        write_file(directory / name, group)
+        weight_map |= {t.name: name for t in group}
+    index = {'metadata': {'total_size': sum(t.size for t in tensors)}, 'weight_map': weight_map}
+    _index(directory, kind, KINDS[kind]).write_text(json.dumps(index, indent=2) + '\n')
 
 
 def parse_size(text: str) -> int:
@@ -131,6 +127,10 @@ def parse_size(text: str) -> int:
     if not found or found[2] not in UNITS or float(found[1]) <= 0:
         raise ValueError(f'--max_shard_size={text!r} is not a size: write 5GB, 500MB or 2GiB.')
     return int(float(found[1]) * UNITS[found[2]])
+
+
+def _index(directory: Path, name: str, kind: Kind) -> Path:
+    return directory / f'{kind.stem}.{name}.index.json'
 
 
 def _weight_map(index: Path) -> dict[str, str]:

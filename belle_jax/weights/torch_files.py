@@ -7,6 +7,7 @@ Source: torch/serialization.py and torch/_utils.py of PyTorch 2.13 (zip format s
     one before).
 """
 
+import dataclasses
 import math
 import pickle
 import struct
@@ -86,11 +87,11 @@ def read(path: Path) -> dict[str, Stored]:
 # --- the pickle -----------------------------------------------------------------------------------
 
 
+@dataclasses.dataclass(slots=True)
 class _Storage(Inert):
-    __slots__ = ('count', 'dtype', 'key')
-
-    def __init__(self, dtype: np.dtype, key: str, count: int):
-        self.dtype, self.key, self.count = dtype, key, count
+    dtype: np.dtype
+    key: str
+    count: int
 
 
 class _Tensor(Inert):
@@ -123,7 +124,6 @@ class _Storages(dict[str, _Storage]):
     """The storages that a pickle refers to, by key."""
 
     def refer(self, pid: Any) -> _Storage:
-        """The storage of a persistent id."""
         if not isinstance(pid, tuple) or len(pid) not in (5, 6) or pid[0] != 'storage':
             raise Unreadable('it refers to something that is not a storage')
         _, kind, key, _, count, *view = pid

@@ -84,7 +84,7 @@ def check_equal(directory, arrays):
 
 @pytest.mark.parametrize('family', FAMILIES)
 @pytest.mark.parametrize('dtype', DTYPES)
-@pytest.mark.parametrize('kind', shards.STEMS)
+@pytest.mark.parametrize('kind', shards.KINDS)
 def test_from_hf_then_to_hf_gives_every_bit_back(tmp_path, family, dtype, kind):
     source, run = tmp_path / 'source', tmp_path / 'run'
     arrays = publish(source, FAMILIES[family], dtype, kind)

@@ -60,7 +60,8 @@ GENERATION = (
     *('bos_token_id', 'eos_token_id', 'pad_token_id', 'max_new_tokens'),
     *('temperature', 'top_k', 'top_p', 'repetition_penalty'),
 )
-KIND, STEM = 'pdparams', 'model_state'
+FILE = 'model_state.pdparams'
+KINDS = {'pdparams': shards.Kind('model_state', pdparams.read, pdparams.write)}
 KEPT = ('README.md', *huggingface.LICENCE_FILES)
 # The output table: BLOOM's is a second name of the embedding, stored by some versions.
 HEADS = (HEAD, 'lm_head.decoder_weight')
@@ -79,12 +80,12 @@ def open(directory: str | Path) -> PublishedModel:
     """
     source = Path(directory)
     architecture = _architecture(source)
-    if not any(source.glob(f'{STEM}.{KIND}*')):
+    if not any(source.glob(f'{FILE}*')):
         raise ValueError(
-            f'{source} holds no {STEM}.{KIND}: point to a complete directory of PaddleNLP. '
+            f'{source} holds no {FILE}: point to a complete directory of PaddleNLP. '
             "(Weights in safetensors are not read here: Hugging Face's need no conversion.)"
         )
-    named = _translated(architecture, shards.read(source, {KIND: STEM}, {KIND: pdparams.read}))
+    named = _translated(architecture, shards.read(source, KINDS))
     found = match(architecture, named)
     order = [name for name in named if name in found]
     order.sort(key=lambda n: -found[n].array.dtype.itemsize)  # as safetensors wants them
@@ -134,7 +135,7 @@ def write(model: PublishedModel, target: str | Path, dtype: str = '') -> Path:
         bare = name.removeprefix(prefix)
         tensors.append(planned(name if name == HEAD else f'{architecture.family}.{bare}', array))
     with new_model(model, target, tensors, dtype) as (partial, written):
-        pdparams.write(partial / f'{STEM}.{KIND}', written)
+        pdparams.write(partial / FILE, written)
         write_json(partial / CONFIGS[0], config)
         _carry_settings(source, architecture, partial)
         notes = tokenizer_files.to_paddle(source, partial, family.pieces, family.tokenizer)
