@@ -16,23 +16,14 @@ ROPE_KINDS = ('default', 'linear', 'dynamic', 'llama3')
 
 @dataclasses.dataclass(frozen=True)
 class Rope:
-    """Rotary position embedding.
+    """Rotary position embedding."""
 
-    Attributes:
-        kind: One of ROPE_KINDS.
-        theta: Base of the frequencies.
-        factor: How many times longer the context is than in pretraining (all kinds but default).
-        low_freq_factor: llama3: wavelengths over original_max_position / this are stretched.
-        high_freq_factor: llama3: wavelengths under original_max_position / this are kept.
-        original_max_position: llama3: the pretraining context in tokens.
-    """
-
-    kind: str = 'default'
-    theta: float = 10_000.0
-    factor: float = 1.0
-    low_freq_factor: float = 1.0
-    high_freq_factor: float = 4.0
-    original_max_position: int = 8192
+    kind: str = 'default'  # one of ROPE_KINDS
+    theta: float = 10_000.0  # base of the frequencies
+    factor: float = 1.0  # how many times longer the context is than in pretraining; not default's
+    low_freq_factor: float = 1.0  # llama3: wavelengths over original / this are stretched
+    high_freq_factor: float = 4.0  # llama3: wavelengths under original / this are kept
+    original_max_position: int = 8192  # llama3: the pretraining context in tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,31 +113,20 @@ class Architecture:
 
 
 class Family:
-    """What sets a family of models apart, but for its arithmetic, which `models` has.
+    """What sets a family of models apart, but for its arithmetic, which `models` has."""
 
-    Attributes:
-        name: As configurations have it, here and in `model_type`.
-        title: For people.
-        decoder: Where its JAX class is: 'package.module:Class'.
-        published_class: As transformers calls it.
-        prefix: Of its published tensors; some files lack it.
-        embedding: Published name of the embedding table.
-        buffers: Published tensors, without the prefix, that are computed from the configuration.
-        fixed: Fields of an architecture that no model of the family has otherwise.
-        licence: Of models whose card names none, as the hub calls it.
-        citation: The paper, as BibTeX.
-    """
-
-    name: ClassVar[str]
-    title: ClassVar[str]
-    decoder: ClassVar[str]
-    published_class: ClassVar[str]
-    prefix: ClassVar[str]
-    embedding: ClassVar[str]
+    name: ClassVar[str]  # as configurations have it, here and in `model_type`
+    title: ClassVar[str]  # for people
+    decoder: ClassVar[str]  # where its JAX class is: 'package.module:Class'
+    published_class: ClassVar[str]  # as transformers calls it
+    prefix: ClassVar[str]  # of its published tensors; some files lack it
+    embedding: ClassVar[str]  # published name of the embedding table
+    # Published tensors, without the prefix, that are computed from the configuration.
     buffers: ClassVar[re.Pattern[str]]
+    # Fields of an architecture that no model of the family has otherwise.
     fixed: ClassVar[dict[str, Any]] = {}
-    licence: ClassVar[str]
-    citation: ClassVar[str]
+    licence: ClassVar[str]  # of models whose card names none, as the hub calls it
+    citation: ClassVar[str]  # the paper, as BibTeX
 
     def presets(self) -> dict[str, Architecture]:
         """Published sizes by name."""

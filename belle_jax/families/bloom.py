@@ -55,7 +55,6 @@ class BloomFamily(Family):
         return None
 
     def tensors(self, architecture: Architecture) -> list[TensorMap]:
-        """Every parameter of a model, in the order in which its published files have them."""
         a = architecture
         d, n, h, f = a.embed, a.q_heads, a.head_dim, a.mlp
         ours, theirs = 'blocks.0.', self.prefix + 'h.{layer}.'
@@ -80,7 +79,6 @@ class BloomFamily(Family):
         return rows
 
     def from_config(self, config: PublishedConfig, special: dict[str, Any]) -> Architecture:
-        """The model that a published configuration means."""
         embed = config.count('n_embed', 'hidden_size', default=64)
         heads = config.count('n_head', 'num_attention_heads', default=8)
         if embed % heads:
@@ -109,7 +107,6 @@ class BloomFamily(Family):
         )
 
     def to_config(self, architecture: Architecture) -> dict[str, Any]:
-        """The settings of a published configuration that not all families share."""
         a = architecture
         return {
             'n_embed': a.embed,

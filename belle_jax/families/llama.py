@@ -64,7 +64,6 @@ class LlamaFamily(Family):
         return None if architecture.rope.kind == 'dynamic' else architecture.max_position
 
     def tensors(self, architecture: Architecture) -> list[TensorMap]:
-        """Every parameter of a model, in the order in which its published files have them."""
         a = architecture
         d, n, k, h, f = a.embed, a.q_heads, a.kv_heads, a.head_dim, a.mlp
         ours, theirs = 'blocks.0.', self.prefix + 'layers.{layer}.'
@@ -90,7 +89,6 @@ class LlamaFamily(Family):
         return rows
 
     def from_config(self, config: PublishedConfig, special: dict[str, Any]) -> Architecture:
-        """The model that a published configuration means."""
         embed = config.count('hidden_size', default=4096)
         heads = config.count('num_attention_heads', default=32)
         if not config.get('head_dim') and embed % heads:
@@ -118,7 +116,6 @@ class LlamaFamily(Family):
         )
 
     def to_config(self, architecture: Architecture) -> dict[str, Any]:
-        """The settings of a published configuration that not all families share."""
         a = architecture
         rope: dict[str, Any] = {'rope_type': a.rope.kind}
         if a.rope.kind != 'default':

@@ -21,25 +21,15 @@ HEAD = 'lm_head.weight'
 
 @dataclasses.dataclass(frozen=True)
 class TensorMap:
-    """One of our parameters, and the published tensors that hold it.
+    """One of our parameters, and the published tensors that hold it."""
 
-    Attributes:
-        ours: Name of our parameter.
-        theirs: Name of the published tensor, with `{layer}` where there is one for each layer.
-        fold: Their shape with flattened axes taken apart.
-        order: Our axis k (after the layers) is their folded axis order[k].
-        inputs: How many of the last folded axes are their second axis; 0 for vectors.
-        layers: How many layers ours is stacked over; 0 where it is not.
-        padded: Rows of ours where it has more than theirs (a table padded with zeros); or 0.
-    """
-
-    ours: str
-    theirs: str
-    fold: tuple[int, ...]
-    order: tuple[int, ...]
-    inputs: int = 0
-    layers: int = 0
-    padded: int = 0
+    ours: str  # name of our parameter
+    theirs: str  # name of the published tensor, with `{layer}` where there is one for each layer
+    fold: tuple[int, ...]  # their shape with flattened axes taken apart
+    order: tuple[int, ...]  # our axis k (after the layers) is their folded axis order[k]
+    inputs: int = 0  # how many of the last folded axes are their second axis; 0 for vectors
+    layers: int = 0  # how many layers ours is stacked over; 0 where it is not
+    padded: int = 0  # rows of ours where it has more than theirs (a table padded with zeros); or 0
 
     @property
     def their_shape(self) -> tuple[int, ...]:
@@ -162,12 +152,8 @@ ACTIVATIONS = {
 }
 """Ours by the names that configurations use."""
 
-ACTIVATION_NAMES = {
-    'silu': 'silu',
-    'gelu': 'gelu',
-    'gelu_tanh': 'gelu_pytorch_tanh',
-    'relu': 'relu',
-}
+ACTIVATION_NAMES = {name: name for name in ('silu', 'gelu', 'relu')}
+ACTIVATION_NAMES['gelu_tanh'] = 'gelu_pytorch_tanh'
 """What configurations are written with, by our names."""
 
 
@@ -175,10 +161,7 @@ class PublishedConfig:
     """Looks a setting up under its old and new names."""
 
     def __init__(self, values: Mapping[str, Any]):
-        """
-        Args:
-            values: Those of the file.
-        """
+        """Takes the values of the file."""
         self.values = values
 
     def get(self, *names: str, default: Any = None) -> Any:

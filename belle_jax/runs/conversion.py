@@ -145,16 +145,11 @@ def to_huggingface(
     require_new(target)
     checkpoint = run_directory.open_checkpoint(source)
     dtype = dtype or run_directory.read_origin(checkpoint.run).get('dtype', 'float32')
-    return huggingface.write(as_published(checkpoint, dtype), target, dtype, max_shard_size, kind)
+    return huggingface.write(_as_published(checkpoint, dtype), target, dtype, max_shard_size, kind)
 
 
-def as_published(checkpoint: run_directory.Checkpoint, dtype: str) -> PublishedModel:
-    """A checkpoint as any layout can write it.
-
-    Args:
-        checkpoint: Of a run.
-        dtype: In which it will be written, as its model card says.
-    """
+def _as_published(checkpoint: run_directory.Checkpoint, dtype: str) -> PublishedModel:
+    """A checkpoint as any layout can write it, with a card that names a dtype."""
     saved = Saved(checkpoint)
     entries = families.tensor_maps(saved.architecture)
     stacked = [i for i, e in enumerate(entries) if e.layers]

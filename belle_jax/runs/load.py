@@ -27,9 +27,8 @@ def read_architecture(source: str | Path) -> Architecture:
         ValueError: it is none of them, or its model is not supported.
     """
     path = huggingface.resolve(source)
-    if run_directory.is_run_directory(path):
-        return run_directory.read_architecture(path)
-    return huggingface.read_architecture(path)
+    layout = run_directory if run_directory.is_run_directory(path) else huggingface
+    return layout.read_architecture(path)
 
 
 def open_parameters(
@@ -62,10 +61,10 @@ def load_parameters(
     """Loads a model's parameters, each shard straight from the files.
 
     Args:
-        source: As in `read_architecture`.
-        architecture: The model; by default what the source says.
-        shardings: `jax.sharding.Sharding` by parameter name; None: whole NumPy arrays.
-        dtype: 'float32', 'bfloat16' or 'float16'.
+        source: As in `open_parameters`.
+        architecture: As in `open_parameters`.
+        shardings: As in `place`.
+        dtype: As in `place`.
     Returns:
         Arrays by checkpoint name.
     Raises:

@@ -8,7 +8,6 @@ What a run freezes is read from where it was written once.
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -68,8 +67,7 @@ def place(
     def array(name: str, shape: tuple[int, ...]) -> jax.Array:
         read: dict[Any, np.ndarray] = {}  # devices that hold the same shard share one reading
 
-        def shard(index: Index | None) -> np.ndarray:
-            assert index is not None
+        def shard(index: Any) -> np.ndarray:
             key = tuple(s.indices(n) for s, n in zip(index, shape, strict=True))
             if key not in read:
                 read[key] = parameters.read(name, index, numbers)
@@ -103,7 +101,7 @@ class Regrouped:
             parameters: With `shapes` and `read` as in `Parameters`.
             groups: Layers in each new group.
         Raises:
-            ValueError: they are not of a model of that many layers.
+            ValueError: the model does not have that many layers.
         """
         self._parameters = parameters
         self.shapes: dict[str, tuple[int, ...]] = {}
@@ -156,25 +154,23 @@ class Arrays:
     def __init__(self, checkpoint: run_directory.Checkpoint):
         import tensorstore as ts
 
-        self._context = ts.Context({'cache_pool': {'total_bytes_limit': CACHE}})
+        context = ts.Context({'cache_pool': {'total_bytes_limit': CACHE}})
         self._stores: dict[str, Any] = {}
-        for folder in (checkpoint.directory, checkpoint.frozen):
-            if folder is not None:
-                self._open(ts, folder / 'state')
+        for folder in filter(None, (checkpoint.directory, checkpoint.frozen)):
+            state = folder.absolute() / 'state'
+            metadata = json.loads((state / '_METADATA').read_text('utf-8'))
+            driver = 'zarr3' if metadata.get('use_zarr3') else 'zarr'
+            base = {'driver': 'file', 'path': f'{state}/'}
+            for entry in metadata['tree_metadata'].values():
+                part, *keys = [k['key'] for k in entry['key_metadata']]
+                if part == 'params':
+                    name = '.'.join(keys)
+                    kvstore = {'driver': 'ocdbt', 'base': base, 'path': f'params.{name}/'}
+                    spec = {'driver': driver, 'kvstore': kvstore}
+                    opened = ts.open(spec, open=True, read=True, context=context)
+                    self._stores[name] = opened.result()
         self.shapes = {name: tuple(s.shape) for name, s in self._stores.items()}
         self.dtypes = {name: s.dtype.numpy_dtype for name, s in self._stores.items()}
-
-    def _open(self, ts: Any, folder: Path) -> None:
-        metadata = json.loads((folder / '_METADATA').read_text('utf-8'))
-        driver = 'zarr3' if metadata.get('use_zarr3') else 'zarr'
-        base = {'driver': 'file', 'path': f'{folder.absolute()}/'}
-        for entry in metadata['tree_metadata'].values():
-            keys = [k['key'] for k in entry['key_metadata']]
-            if keys[0] == 'params':
-                kvstore = {'driver': 'ocdbt', 'base': base, 'path': f'{".".join(keys)}/'}
-                spec = {'driver': driver, 'kvstore': kvstore}
-                opened = ts.open(spec, open=True, read=True, context=self._context).result()
-                self._stores['.'.join(keys[1:])] = opened
 
     def read(self, name: str, index: Index, dtype: np.dtype | None = None) -> np.ndarray:
         """A slice of a parameter as `dtype` (None: as stored)."""
@@ -187,14 +183,7 @@ class Arrays:
 
 
 class Saved(Regrouped):
-    """The parameters of a checkpoint, all layers in one group.
-
-    Attributes:
-        checkpoint: It.
-        architecture: The model.
-        shapes: Shape of each parameter, padding included.
-        dtype: In which most numbers are stored.
-    """
+    """The parameters of a checkpoint, all layers in one group: a kind of `Parameters`."""
 
     def __init__(self, checkpoint: run_directory.Checkpoint):
         """Opens the arrays of a checkpoint.
@@ -202,7 +191,7 @@ class Saved(Regrouped):
         Raises:
             ValueError: they are not those of the run's architecture.
         """
-        self.checkpoint, self.architecture = checkpoint, checkpoint.architecture
+        self.architecture = checkpoint.architecture
         self._arrays = Arrays(checkpoint)
         super().__init__(self._arrays, (self.architecture.layers,))
         wanted = {m.ours: m.our_shape for m in families.tensor_maps(self.architecture)}

@@ -39,21 +39,13 @@ def is_run_directory(path: Path) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint of a run.
+    """A checkpoint of a run."""
 
-    Attributes:
-        run: The run directory.
-        step: Optimiser steps taken.
-        config: The values of the run's `config.json`.
-        architecture: The model.
-        rejected: For each newer checkpoint that was passed over, the sentence that says why.
-    """
-
-    run: Path
-    step: int
-    config: dict[str, Any]
+    run: Path  # the run directory
+    step: int  # optimiser steps taken
+    config: dict[str, Any]  # the values of the run's `config.json`
     architecture: Architecture
-    rejected: tuple[str, ...] = ()
+    rejected: tuple[str, ...] = ()  # why each newer checkpoint was passed over, in a sentence
 
     @property
     def directory(self) -> Path:
@@ -84,7 +76,8 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     run, step = found
     config, architecture = _config(run / CONFIG)
     folder = run / CHECKPOINTS
-    steps = [step] if step is not None else sorted(map(int, _steps(folder)), reverse=True)
+    saved = (int(p.name) for p in folder.iterdir() if p.name.isdigit() and p.is_dir())
+    steps = [step] if step is not None else sorted(saved, reverse=True)
     rejected: list[str] = []
     for candidate in steps:
         try:
@@ -101,11 +94,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def read_architecture(path: Path) -> Architecture:
-    """The model of a run, from its configuration alone.
-
-    Args:
-        path: A run directory or one of its checkpoints.
-    """
+    """The model of a run, or of one of its checkpoints, from its configuration alone."""
     return _config(root(path) / CONFIG)[1]
 
 
@@ -135,10 +124,6 @@ def _split(path: Path) -> tuple[Path, int | None] | None:
     return None
 
 
-def _steps(folder: Path) -> list[str]:
-    return [p.name for p in folder.iterdir() if p.name.isdigit() and p.is_dir()]
-
-
 def _config(path: Path) -> tuple[dict[str, Any], Architecture]:
     try:
         config = json.loads(path.read_text('utf-8'))
@@ -161,12 +146,9 @@ def manifest_of(step_dir: Path) -> Path:
 
 
 def write_manifest(step_dir: Path) -> None:
-    """Writes the manifest of a complete checkpoint, atomically.
+    """Writes the manifest of a complete checkpoint, `checkpoints/STEP`, atomically.
 
     One process calls it, after every process has finished writing.
-
-    Args:
-        step_dir: The checkpoint, `checkpoints/STEP`.
     """
     files = _files(step_dir)
     entries = dict(zip(files, _measured(step_dir, files), strict=True))
@@ -175,10 +157,8 @@ def write_manifest(step_dir: Path) -> None:
 
 
 def verify(step_dir: Path) -> None:
-    """Compares a checkpoint with its manifest; every byte is read.
+    """Compares a checkpoint, `checkpoints/STEP`, with its manifest; every byte is read.
 
-    Args:
-        step_dir: The checkpoint, `checkpoints/STEP`.
     Raises:
         ValueError: the first file that is missing, new, of another size or of other contents is
             named, or the manifest is missing or unreadable.

@@ -28,14 +28,11 @@ TILE = 256  # rows and columns that are transposed at a time
 class Stored:
     """A tensor in a file.
 
-    Attributes:
-        name: As the file has it.
-        file: Where it lies.
-        array: A read-only view of the memory-mapped file: no byte is read before it is used, and
-            reshaping, transposing and slicing cost nothing until the result is copied.
+    `array` is a read-only view of the memory-mapped file: no byte is read before it is used, and
+    reshaping, transposing and slicing cost nothing until the result is copied.
     """
 
-    name: str
+    name: str  # as the file has it
     file: Path
     array: np.ndarray
 
@@ -49,17 +46,13 @@ class Stored:
 class Planned:
     """A tensor to be written.
 
-    Attributes:
-        name: As the file will have it.
-        shape: Of the whole tensor.
-        dtype: As stored.
-        blocks: Yields the tensor's values as consecutive arrays in C order. Only one block is alive
-            at a time, so that no tensor need fit in memory.
+    `blocks` yields the tensor's values as consecutive arrays in C order. Only one block is alive at
+    a time, so that no tensor need fit in memory.
     """
 
-    name: str
-    shape: tuple[int, ...]
-    dtype: np.dtype
+    name: str  # as the file will have it
+    shape: tuple[int, ...]  # of the whole tensor
+    dtype: np.dtype  # as stored
     blocks: Callable[[], Iterator[np.ndarray]]
 
     @property

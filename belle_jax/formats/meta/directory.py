@@ -161,11 +161,8 @@ class MetaFiles:
     """
 
     def __init__(self, directory: Path, params: Params):
-        """Opens the files of a directory.
+        """Opens the files of a directory, whose `params.json` says what they should hold.
 
-        Args:
-            directory: Where they lie.
-            params: What `params.json` beside them says.
         Raises:
             ValueError: a file is missing or damaged, or they are cut in another way than Meta's.
         """

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from belle_jax.families import Architecture
-from belle_jax.weights.tensors import BLOCK, Planned
+from belle_jax.weights.tensors import BLOCK, Planned, planned
 
 # Computed from params.json. LLaMA 1 has one in every layer, LLaMA 2 one in all.
 BUFFERS = re.compile(r'(layers\.\d+\.attention\.inner_attention\.)?rope\.freqs')
@@ -23,21 +23,13 @@ ROWS, COLUMNS = 0, 1
 
 @dataclasses.dataclass(frozen=True)
 class MetaTensor:
-    """A tensor of a model.
+    """A tensor of a model."""
 
-    Attributes:
-        meta: Its name in Meta's files.
-        name: Its name in Hugging Face's.
-        shape: Of the whole.
-        axis: Along which shards cut it; None: each has all of it.
-        heads: How many heads of rotary pairs its rows are; 0 where they are none.
-    """
-
-    meta: str
-    name: str
-    shape: tuple[int, ...]
-    axis: int | None = None
-    heads: int = 0
+    meta: str  # its name in Meta's files
+    name: str  # its name in Hugging Face's
+    shape: tuple[int, ...]  # of the whole
+    axis: int | None = None  # along which shards cut it; None: each has all of it
+    heads: int = 0  # how many heads of rotary pairs its rows are; 0 where they are none
 
     def part_shape(self, shards: int) -> tuple[int, ...]:
         """Shape of what one of that many files has."""
@@ -45,12 +37,7 @@ class MetaTensor:
 
 
 def table(model: Architecture, embedding_axis: int) -> list[MetaTensor]:
-    """All tensors of a model, in the order of Hugging Face's files.
-
-    Args:
-        model: The model.
-        embedding_axis: Along which shards cut the embedding.
-    """
+    """All tensors of a model, in the order of Hugging Face's files."""
     d, v, f = model.embed, model.vocab_size, model.mlp
     q, k = model.q_heads * model.head_dim, model.kv_heads * model.head_dim
     entries = [
@@ -77,14 +64,10 @@ def table(model: Architecture, embedding_axis: int) -> list[MetaTensor]:
 
 
 def check_divides(model: Architecture, shards: int, remedy: str) -> None:
-    """Whether that many files can hold a model.
+    """Refuses a number of files that cannot share a dimension evenly.
 
-    Args:
-        model: The model.
-        shards: Number of files.
-        remedy: The end of the message.
     Raises:
-        ValueError: they cannot share a dimension evenly; it is named.
+        ValueError: naming the dimension; the remedy is the end of the message.
     """
     for what, count in (
         ('query heads', model.q_heads),
@@ -103,11 +86,7 @@ class Whole:
     """A tensor in parts, read by rows: a head of rotary pairs counts as one row."""
 
     def __init__(self, entry: MetaTensor, parts: Sequence[np.ndarray]):
-        """
-        Args:
-            entry: What it is.
-            parts: What each of Meta's files has of it, in order.
-        """
+        """Takes what each of Meta's files has of it, in order."""
         self.entry = entry
         parts = parts[:1] if entry.axis is None else parts
         if entry.heads:
@@ -142,23 +121,14 @@ class Whole:
 
 
 def part(entry: MetaTensor, whole: np.ndarray, index: int, shards: int) -> Planned:
-    """What one of Meta's files has of a tensor.
-
-    Args:
-        entry: What it is.
-        whole: The tensor in Hugging Face's layout.
-        index: Which of the files, from 0.
-        shards: How many there are.
-    """
+    """What one of Meta's files, counted from 0, has of a tensor in Hugging Face's layout."""
     if entry.heads:
         whole = _side_by_side(whole, entry.heads)
     if entry.axis is not None:
         size = whole.shape[entry.axis] // shards
         span = slice(index * size, (index + 1) * size)
         whole = whole[:, span] if entry.axis == COLUMNS else whole[span]
-    own = dataclasses.replace(entry, heads=0, axis=None)
-    shape = entry.part_shape(shards)
-    return dataclasses.replace(Whole(own, [whole]).planned(), name=entry.meta, shape=shape)
+    return dataclasses.replace(planned(entry.meta, whole), shape=entry.part_shape(shards))
 
 
 def _half_a_head_apart(rows: np.ndarray, heads: int) -> np.ndarray:

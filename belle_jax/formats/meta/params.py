@@ -36,25 +36,16 @@ class Params:
 
 @dataclasses.dataclass(frozen=True)
 class Words:
-    """What the tokenizer beside the weights decides.
+    """What the tokenizer beside the weights decides."""
 
-    Attributes:
-        by_rank: Whether it is LLaMA 3's, not SentencePiece.
-        bos_id: Begins a text.
-        eos_ids: End an answer.
-    """
-
-    by_rank: bool
-    bos_id: int | None
-    eos_ids: tuple[int, ...]
+    by_rank: bool  # whether it is LLaMA 3's, not SentencePiece
+    bos_id: int | None  # begins a text
+    eos_ids: tuple[int, ...]  # end an answer
 
 
 def parse(values: dict[str, Any], path: str) -> Params:
-    """What the values of a `params.json` say.
+    """What the values of a `params.json` say; the path is named in errors.
 
-    Args:
-        values: The JSON object.
-        path: Named in errors.
     Raises:
         ValueError: a field is missing or malformed, or asks for something that is not built here;
             it is named.
@@ -101,7 +92,7 @@ def parse(values: dict[str, Any], path: str) -> Params:
 def architecture(
     params: Params, words: Words, *, vocab_size: int, mlp: int, tied: bool, dtype: str
 ) -> tuple[Architecture, str]:
-    """The model that the files mean.
+    """The model that the files mean, and why it has its context length.
 
     Args:
         params: What `params.json` says.
@@ -110,8 +101,6 @@ def architecture(
         mlp: Width of the MLP, from the shapes.
         tied: Whether both tables are the same.
         dtype: Of the files.
-    Returns:
-        The model, and why it has its context length.
     """
     theta = params.theta or (500_000.0 if words.by_rank else 10_000.0)
     rope = Rope(theta=theta)
@@ -119,7 +108,7 @@ def architecture(
         factor = TIED_FACTOR if tied else SCALED.factor
         rope = dataclasses.replace(SCALED, theta=theta, factor=factor)
     context, reason = _context(params, words, dtype)
-    model = Architecture(
+    return Architecture(
         vocab_size=vocab_size,
         embed=params.dim,
         layers=params.layers,
@@ -132,8 +121,7 @@ def architecture(
         rope=rope,
         bos_id=words.bos_id,
         eos_ids=words.eos_ids,
-    )
-    return model, reason
+    ), reason
 
 
 def _context(params: Params, words: Words, dtype: str) -> tuple[int, str]:
@@ -161,7 +149,7 @@ def values(model: Architecture, by_rank: bool) -> dict[str, Any]:
     """The `params.json` of a model; fields that LLaMA 1's code does not know only where needed.
 
     Args:
-        model: The model.
+        model: Any.
         by_rank: Whether its tokenizer is LLaMA 3's, whose code has another default of rope_theta.
     Raises:
         ValueError: Meta's code has no such model; the reason is named.

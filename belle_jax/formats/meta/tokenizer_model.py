@@ -29,13 +29,11 @@ def find(directory: Path) -> Path:
 
 
 def read(path: Path, scaled: bool) -> tuple[Tokenizer, Words]:
-    """Reads a tokenizer of either kind.
+    """Reads a tokenizer of either kind, which begins a text with BOS, and its ids.
 
     Args:
         path: `tokenizer.model`.
         scaled: Whether the model has Llama 3.1's rotary positions: its tokenizer has more names.
-    Returns:
-        The tokenizer, which begins a text with BOS where special tokens are added, and its ids.
     Raises:
         ValueError: it is damaged, or has no BOS and EOS.
     """
@@ -73,10 +71,7 @@ def check_size(path: Path, tokenizer: Tokenizer, words: Words, vocab_size: int) 
 def write(path: Path, tokenizer: Tokenizer, target: Path) -> None:
     """Writes the files with which transformers and this package say the same ids.
 
-    Args:
-        path: Meta's file, which is kept as it is.
-        tokenizer: What `read` gave.
-        target: An existing directory.
+    Meta's own, at `path`, is kept as it is.
     """
     shutil.copyfile(path, target / FILE)
     tokenizer.save(str(target / 'tokenizer.json'), pretty=False)
