@@ -152,8 +152,7 @@ ACTIVATIONS = {
 }
 """Ours by the names that configurations use."""
 
-ACTIVATION_NAMES = {name: name for name in ('silu', 'gelu', 'relu')}
-ACTIVATION_NAMES['gelu_tanh'] = 'gelu_pytorch_tanh'
+ACTIVATION_NAMES = {'silu': 'silu', 'gelu': 'gelu', 'gelu_tanh': 'gelu_pytorch_tanh', 'relu': 'relu'}
 """What configurations are written with, by our names."""
 
 

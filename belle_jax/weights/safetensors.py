@@ -41,12 +41,8 @@ MAX_HEADER = 100_000_000  # bytes, as in the library
 
 
 def read(path: Path) -> dict[str, Stored]:
-    """Opens a file.
+    """Opens a `.safetensors` file: its tensors by name, mapped, not read.
 
-    Args:
-        path: A `.safetensors` file.
-    Returns:
-        Its tensors by name, mapped, not read.
     Raises:
         ValueError: the file is truncated or malformed; the message names it and the tensor.
     """
@@ -69,15 +65,14 @@ def read(path: Path) -> dict[str, Stored]:
     return tensors
 
 
-def write(path: Path, tensors: Sequence[Planned], metadata: dict[str, str] | None = None) -> None:
+def write(path: Path, tensors: Sequence[Planned]) -> None:
     """Writes a file, block by block; it appears under its name when it is complete.
 
     Args:
         path: The file.
         tensors: What goes in, in this order; of one dtype, or the larger dtypes first (alignment).
-        metadata: The header's `__metadata__`; readers of PyTorch weights want {'format': 'pt'}.
     """
-    header: dict[str, Any] = {'__metadata__': metadata or {'format': 'pt'}}
+    header: dict[str, Any] = {'__metadata__': {'format': 'pt'}}  # readers of PyTorch weights ask
     position = 0
     for t in tensors:
         header[t.name] = {

@@ -53,15 +53,12 @@ LEGACY_PROTOCOL = 1001
 
 
 def read(path: Path) -> dict[str, Stored]:
-    """Opens a file that holds a dict from names to tensors.
+    """Opens a file that holds a dict from names to tensors, in the zip format or the one before.
 
-    Args:
-        path: A `.bin`, `.pt` or `.pth` file in PyTorch's zip format, or the one before it.
     Returns:
         Its tensors by name, mapped, not read; tensors that share a storage share it here.
     Raises:
-        ValueError: the file is damaged, or holds something else than tensors; the message names
-            what.
+        ValueError: the file is damaged, or holds something else than tensors, which is named.
     """
     data = map_file(path)
     try:
@@ -239,20 +236,14 @@ def _view(path: Path, name: str, t: _Tensor, storages: dict[str, np.ndarray]) ->
 
 
 def write(path: Path, tensors: Sequence[Planned]) -> None:
-    """Writes a dict of tensors in the zip format, block by block.
+    """Writes a dict of tensors in the zip format, block by block, each with a storage of its own.
 
-    Args:
-        path: The file; it appears under its name when it is complete.
-        tensors: What goes in; each gets a storage of its own. `torch.load(weights_only=True)` reads
-            it.
+    The file appears under its name when it is complete. `torch.load(weights_only=True)` reads it.
     """
     stem = path.stem
     with whole_file(path) as file, zipfile.ZipFile(file, 'w') as archive:
-        for name, content in (
-            ('data.pkl', _pickle(tensors)),
-            ('byteorder', b'little'),
-            ('version', b'3\n'),
-        ):
+        small = {'data.pkl': _pickle(tensors), 'byteorder': b'little', 'version': b'3\n'}
+        for name, content in small.items():
             with archive.open(_entry(file, f'{stem}/{name}', len(content)), 'w') as out:
                 out.write(content)
         for key, t in enumerate(tensors):

@@ -139,10 +139,8 @@ ALLOWED = {
 
 
 def read(path: Path) -> dict[str, Stored]:
-    """Opens a file that holds a dict from names to arrays.
+    """Opens a file that holds a dict from names to arrays, as `paddle.save` writes it.
 
-    Args:
-        path: A `.pdparams` file as `paddle.save` writes it, pickle protocols 2 to 5.
     Returns:
         Its tensors by name, mapped, not read; uint16 as bfloat16.
     Raises:
@@ -259,9 +257,8 @@ def _view(name: str, array: Array, data: np.ndarray) -> np.ndarray:
 def write(path: Path, tensors: Sequence[Planned]) -> None:
     """Writes a state dict as `paddle.save` does in its protocol 4, block by block.
 
-    Args:
-        path: The file; it appears under its name when it is complete.
-        tensors: What goes in; bfloat16 as uint16. `paddle.load` reads it, and NumPy alone too.
+    The file appears under its name when it is complete; bfloat16 goes in as uint16. `paddle.load`
+    reads it, and NumPy alone too.
     """
     table = b''.join(text(t.name) * 2 for t in tensors)
     with whole_file(path) as file:
