@@ -152,7 +152,12 @@ ACTIVATIONS = {
 }
 """Ours by the names that configurations use."""
 
-ACTIVATION_NAMES = {'silu': 'silu', 'gelu': 'gelu', 'gelu_tanh': 'gelu_pytorch_tanh', 'relu': 'relu'}
+ACTIVATION_NAMES = {
+    'silu': 'silu',
+    'gelu': 'gelu',
+    'gelu_tanh': 'gelu_pytorch_tanh',
+    'relu': 'relu',
+}
 """What configurations are written with, by our names."""
 
 

@@ -1,1 +1,1 @@
-"""The run directory: its layout, checkpoints written and read, where it came from, its card."""
+"""The run directory: its layout, checkpoints written and read, from and to published models."""

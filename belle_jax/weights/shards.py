@@ -10,7 +10,7 @@ from belle_jax.weights import safetensors, torch_files
 from belle_jax.weights.tensors import Planned, Stored
 
 
-class Kind(NamedTuple):
+class FileFormat(NamedTuple):
     """A format of weight files; its name is their suffix."""
 
     stem: str  # how a single file is called
@@ -19,13 +19,13 @@ class Kind(NamedTuple):
 
 
 KINDS = {  # the preferred one first
-    'safetensors': Kind('model', safetensors.read, safetensors.write),
-    'bin': Kind('pytorch_model', torch_files.read, torch_files.write),
+    'safetensors': FileFormat('model', safetensors.read, safetensors.write),
+    'bin': FileFormat('pytorch_model', torch_files.read, torch_files.write),
 }
 UNITS = {'': 1, 'K': 10**3, 'M': 10**6, 'G': 10**9, 'KI': 2**10, 'MI': 2**20, 'GI': 2**30}
 
 
-def find(directory: Path, kinds: Mapping[str, Kind] = KINDS) -> tuple[str, list[Path]]:
+def find(directory: Path, kinds: Mapping[str, FileFormat] = KINDS) -> tuple[str, list[Path]]:
     """The weight files of a directory.
 
     Args:
@@ -60,7 +60,7 @@ def find(directory: Path, kinds: Mapping[str, Kind] = KINDS) -> tuple[str, list[
     )
 
 
-def read(directory: Path, kinds: Mapping[str, Kind] = KINDS) -> dict[str, Stored]:
+def read(directory: Path, kinds: Mapping[str, FileFormat] = KINDS) -> dict[str, Stored]:
     """All tensors of a directory, mapped, not read.
 
     Args:
@@ -129,7 +129,7 @@ def parse_size(text: str) -> int:
     return int(float(found[1]) * UNITS[found[2]])
 
 
-def _index(directory: Path, name: str, kind: Kind) -> Path:
+def _index(directory: Path, name: str, kind: FileFormat) -> Path:
     return directory / f'{kind.stem}.{name}.index.json'
 
 

@@ -61,7 +61,7 @@ GENERATION = (
     *('temperature', 'top_k', 'top_p', 'repetition_penalty'),
 )
 FILE = 'model_state.pdparams'
-KINDS = {'pdparams': shards.Kind('model_state', pdparams.read, pdparams.write)}
+KINDS = {'pdparams': shards.FileFormat('model_state', pdparams.read, pdparams.write)}
 KEPT = ('README.md', *huggingface.LICENCE_FILES)
 # The output table: BLOOM's is a second name of the embedding, stored by some versions.
 HEADS = (HEAD, 'lm_head.decoder_weight')
