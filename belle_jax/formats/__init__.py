@@ -1,1 +1,1 @@
-"""Published layouts of models, each a file or folder that keeps to `protocol`: opened, and written."""
+"""Published layouts of models, each keeping to `protocol`: opened, and written."""
