@@ -64,15 +64,12 @@ def write(
 
     Args:
         model: Open in whatever layout.
-        target: A directory that does not exist yet, or is empty.
-        dtype: 'float32', 'bfloat16' or 'float16'; '' leaves every tensor as it is stored.
+        target: As in `new_model`, like `dtype`; it is returned.
+        dtype: Of the weights.
         max_shard_size: Bytes of a weight file.
         kind: 'safetensors' or 'bin'.
-    Returns:
-        The target.
     Raises:
-        ValueError: the target is not empty, or a number does not fit the dtype.
-        OSError: the disk is full; nothing is left behind.
+        ValueError: the dtype or kind is not known, or as in `new_model`.
     """
     if dtype not in ('', *DTYPES) or kind not in shards.KINDS:
         raise ValueError(
@@ -136,11 +133,7 @@ def resolve(name: str | Path) -> Path:
 
 
 def copy(source: Path, target: Path, names: tuple[str, ...]) -> list[str]:
-    """Copies those of the named files that exist, as they are.
-
-    Returns:
-        The names that were copied.
-    """
+    """Copies those of the named files that exist, as they are; returns their names."""
     present = [name for name in names if (source / name).is_file()]
     if present:
         target.mkdir(parents=True, exist_ok=True)
@@ -158,10 +151,8 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def read_architecture(directory: str | Path) -> Architecture:
-    """Which model a directory's `config.json` means.
+    """Which model the `config.json` of a directory or hub name means.
 
-    Args:
-        directory: A Hugging Face directory or hub name.
     Raises:
         ValueError: the configuration asks for something that is not built here; the field is named.
     """
@@ -208,12 +199,7 @@ def _token(value: Any) -> int | None:
 
 
 def architecture_to_hf_config(architecture: Architecture, dtype: str) -> dict[str, Any]:
-    """A `config.json` that transformers 4 and 5 both read.
-
-    Args:
-        architecture: The model.
-        dtype: Of the weights beside it.
-    """
+    """A `config.json` that transformers 4 and 5 both read, beside weights of a dtype."""
     a, family = architecture, families.of(architecture)
     config: dict[str, Any] = {
         'architectures': [family.published_class],

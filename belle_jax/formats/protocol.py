@@ -126,7 +126,7 @@ def match(architecture: Architecture, stored: Mapping[str, Stored]) -> dict[str,
 
     Args:
         architecture: The model.
-        stored: The files' tensors by Hugging Face's names, with or without the family's prefix.
+        stored: By Hugging Face's names, with or without the family's prefix.
     Returns:
         The tensors by their whole names.
     Raises:

@@ -38,11 +38,9 @@ def from_published(source: str, target: Path, dtype: str = 'float32', template: 
 
     Args:
         source: Hugging Face directory or hub name.
-        target: Run directory; new, or empty.
+        target: Run directory; new, or empty; it is returned.
         dtype: Of the checkpoint, or 'source'.
         template: Name of the chat template that the run's configuration gets.
-    Returns:
-        The target.
     Raises:
         ValueError: the source is incomplete or not supported, or the target is not empty.
         OSError: the disk is full; nothing is left behind.
@@ -131,13 +129,11 @@ def to_huggingface(
 
     Args:
         source: A run directory, of which the newest good checkpoint is taken, or a checkpoint.
-        target: A directory that does not exist yet, or is empty.
+        target: A directory that does not exist yet, or is empty; it is returned.
         dtype: 'float32', 'bfloat16' or 'float16'; '' is that of the published weights which the run
             began with, float32 if there were none.
         max_shard_size: Bytes of a weight file.
         kind: 'safetensors' or 'bin'.
-    Returns:
-        The target.
     Raises:
         ValueError: the source is damaged, the target is not empty, a number does not fit the dtype.
         OSError: the disk is full; nothing is left behind.

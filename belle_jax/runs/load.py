@@ -58,17 +58,9 @@ def load_parameters(
     shardings: Mapping[str, Any] | None = None,
     dtype: str = 'float32',
 ) -> dict[str, Any]:
-    """Loads a model's parameters, each shard straight from the files.
+    """Arrays by checkpoint name, each shard straight from the files.
 
-    Args:
-        source: As in `open_parameters`.
-        architecture: As in `open_parameters`.
-        shardings: As in `place`.
-        dtype: As in `place`.
-    Returns:
-        Arrays by checkpoint name.
-    Raises:
-        ValueError: the source is incomplete, damaged or of another model.
+    The arguments are those of `open_parameters` and `place`.
     """
     return place(open_parameters(source, architecture), shardings, dtype)
 

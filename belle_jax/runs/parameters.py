@@ -144,12 +144,7 @@ class Regrouped:
 
 
 class Arrays:
-    """The parameters of a checkpoint as they are stored, in the run's own groups of layers.
-
-    Attributes:
-        shapes: Shape by name.
-        dtypes: dtype by name, as stored.
-    """
+    """The parameters of a checkpoint as they are stored, in the run's own groups of layers."""
 
     def __init__(self, checkpoint: run_directory.Checkpoint):
         import tensorstore as ts

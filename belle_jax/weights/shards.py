@@ -28,11 +28,8 @@ UNITS = {'': 1, 'K': 10**3, 'M': 10**6, 'G': 10**9, 'KI': 2**10, 'MI': 2**20, 'G
 def find(directory: Path, kinds: Mapping[str, FileFormat] = KINDS) -> tuple[str, list[Path]]:
     """The weight files of a directory.
 
-    Args:
-        directory: Where they lie.
-        kinds: The formats that are looked for, the preferred one first.
     Returns:
-        The format ('safetensors' or 'bin') and the files.
+        The format, the preferred one of those that are there ('safetensors', 'bin'), and the files.
     Raises:
         ValueError: there are none, or the index names one that is not there.
     """
@@ -63,9 +60,6 @@ def find(directory: Path, kinds: Mapping[str, FileFormat] = KINDS) -> tuple[str,
 def read(directory: Path, kinds: Mapping[str, FileFormat] = KINDS) -> dict[str, Stored]:
     """All tensors of a directory, mapped, not read.
 
-    Args:
-        directory: Where they lie.
-        kinds: As in `find`.
     Raises:
         ValueError: files are missing, damaged, or not those that the index describes.
     """
@@ -93,8 +87,7 @@ def write(directory: Path, tensors: Sequence[Planned], kind: str, max_shard_size
         directory: An existing directory.
         tensors: All tensors, in order.
         kind: 'safetensors' or 'bin'.
-        max_shard_size: Bytes of tensors in a file, which are filled in order; a larger tensor gets
-            a file of its own.
+        max_shard_size: Bytes of tensors in a file, filled in order; a larger one gets its own.
     """
     groups: list[list[Planned]] = [[]]
     room = max_shard_size

@@ -91,8 +91,7 @@ def planned(name: str, array: np.ndarray) -> Planned:
 def contiguous(array: np.ndarray) -> np.ndarray:
     """An array in C order; a transposed matrix goes by tiles, six times as fast as NumPy's copy.
 
-    Args:
-        array: Any array; it is given back itself where it is in order already.
+    What is in order already is given back itself.
     """
     if array.ndim != 2 or abs(array.strides[0]) >= abs(array.strides[1]):
         return np.ascontiguousarray(array)
@@ -142,12 +141,7 @@ def same(left: Planned, right: Planned) -> bool:
 
 
 def shown(tensors: Sequence[Planned], what: str) -> list[Planned]:
-    """The same tensors; how many of their bytes are written is shown.
-
-    Args:
-        tensors: All that one program writes.
-        what: The beginning of the line.
-    """
+    """All that one program writes, as it is; a line shows how many of the bytes are written."""
     total = sum(t.size for t in tensors)
     progress, done = Progress(what, 'MB'), 0
 

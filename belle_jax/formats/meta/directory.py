@@ -88,15 +88,11 @@ def write(model: PublishedModel, target: str | Path, count: int = 1, dtype: str 
 
     Args:
         model: Open in a layout that has whole tensors.
-        target: As in `new_model`.
+        target: As in `new_model`, like `dtype`; it is returned.
         count: How many files `consolidated.NN.pth`, one for each GPU that Meta's code shall use.
-        dtype: As in `new_model`.
-    Returns:
-        The target.
+        dtype: Of the weights.
     Raises:
-        ValueError: Meta's layout cannot say the model, it cannot be cut into that many files, or
-            as in `new_model`.
-        OSError: as in `new_model`.
+        ValueError: Meta's layout cannot say the model, or it cannot be cut into that many files.
     """
     source, architecture = model.directory, model.architecture
     places = (source / place / tokenizer_model.FILE for place in PLACES)
@@ -149,16 +145,7 @@ def _warn(model: PublishedModel, by_rank: bool, dtype: str) -> None:
 
 
 class MetaFiles:
-    """The shards of a model, mapped, not read.
-
-    Attributes:
-        paths: The files in order.
-        tensors: What each of them holds, by Meta's names.
-        embedding_axis: Along which they cut the embedding.
-        vocab_size: Rows of the whole embedding.
-        mlp: Width of the whole MLP.
-        has_head: Whether they hold an output table.
-    """
+    """The shards of a model in order, mapped, not read, and what their shapes say of the whole."""
 
     def __init__(self, directory: Path, params: Params):
         """Opens the files of a directory, whose `params.json` says what they should hold.
@@ -206,10 +193,8 @@ class MetaFiles:
         return shape
 
     def match(self, entries: Sequence[MetaTensor]) -> list[Planned]:
-        """Finds every tensor of a table in every file, and nothing else.
+        """Finds every tensor of a table in every file, and nothing else; in the table's order.
 
-        Returns:
-            The tensors, in the order of the table.
         Raises:
             ValueError: a tensor is missing, left over, of another shape or dtype, or what should be
                 the same in all files is not; it is named with its file.

@@ -118,13 +118,10 @@ def write(model: PublishedModel, target: str | Path, dtype: str = '') -> Path:
     Args:
         model: Open in a layout that has whole tensors; the small files are taken from its
             directory, as Hugging Face has them.
-        target: As in `new_model`.
-        dtype: As in `new_model`.
-    Returns:
-        The target.
+        target: As in `new_model`, like `dtype`; it is returned.
+        dtype: Of the weights.
     Raises:
-        ValueError: PaddleNLP has no such model, or as in `new_model`.
-        OSError: as in `new_model`.
+        ValueError: PaddleNLP has no such model.
     """
     architecture, source = model.architecture, model.directory
     config = _config(architecture, dtype or model.dtype)
@@ -148,13 +145,9 @@ def write(model: PublishedModel, target: str | Path, dtype: str = '') -> Path:
 
 
 def _translated(architecture: Architecture, stored: Mapping[str, Stored]) -> dict[str, Stored]:
-    """PaddleNLP's tensors under the names and in the layout of Hugging Face; `match` counts them.
+    """PaddleNLP's tensors, with a prefix or none, under Hugging Face's names and in its layout.
 
-    Args:
-        architecture: The model.
-        stored: By PaddleNLP's names, with a prefix or none.
-    Raises:
-        ValueError: a linear layer has another shape, or a tensor is there twice.
+    Whether all are there and none is left over, `match` says.
     """
     own, prefix = f'{architecture.family}.', families.of(architecture).prefix
     linear, table = _linear(architecture), (architecture.vocab_size, architecture.embed)

@@ -40,7 +40,7 @@ SANDBOX = jinja2.sandbox.ImmutableSandboxedEnvironment(
 
 
 def to_huggingface(source: Path, target: Path, pieces: str) -> list[str]:
-    """Copies a tokenizer, with what Hugging Face's libraries need beside it.
+    """Copies a tokenizer of PaddleNLP's, with what Hugging Face's libraries need beside it.
 
     Args:
         source: PaddleNLP's directory.
@@ -48,8 +48,6 @@ def to_huggingface(source: Path, target: Path, pieces: str) -> list[str]:
         pieces: What PaddleNLP calls `tokenizer.model`; '' where words and merges are text.
     Returns:
         Sentences about what a person should know.
-    Raises:
-        ValueError: a file is damaged.
     """
     copy(source, target, ('tokenizer.json', 'tokenizer.model', SETTINGS, *COMMON, CHAT))
     if pieces and (source / pieces).is_file():
@@ -86,15 +84,9 @@ def to_huggingface(source: Path, target: Path, pieces: str) -> list[str]:
 
 
 def to_paddle(source: Path, target: Path, pieces: str, tokenizer_class: str) -> list[str]:
-    """Writes the tokenizer files that PaddleNLP reads.
+    """Writes the tokenizer files that PaddleNLP reads from those of a Hugging Face directory.
 
-    Args:
-        source: Hugging Face's directory.
-        target: An existing directory that has its `config.json`.
-        pieces: As in `to_huggingface`.
-        tokenizer_class: PaddleNLP's.
-    Returns:
-        Sentences about what a person should know.
+    The arguments and what is returned are as in `to_huggingface`; the class is PaddleNLP's.
     """
     copied = copy(source, target, COMMON)
     settings = read_settings(source / SETTINGS)
