@@ -64,12 +64,12 @@ def write(
 
     Args:
         model: Open in whatever layout.
-        target: As in `new_model`, like `dtype`; it is returned.
-        dtype: Of the weights.
+        target: A new directory, or an empty one; returned when it is complete.
+        dtype: As in `protocol.new_model`.
         max_shard_size: Bytes of a weight file.
         kind: 'safetensors' or 'bin'.
     Raises:
-        ValueError: the dtype or kind is not known, or as in `new_model`.
+        ValueError: the dtype or kind is not known, or as in `protocol.new_model`.
     """
     if dtype not in ('', *DTYPES) or kind not in shards.KINDS:
         raise ValueError(

@@ -15,8 +15,12 @@ TOP = {
     'changelog.md': 'CHANGELOG.md',
     'licence.md': 'LICENSE',
 }
-# The fields of a run are documented by comments, which only the source shows.
-OPTIONS = {'belle_jax.config': '\n    options: {show_source: true}'}
+# Modules whose fields are documented by comments, which only the source shows.
+COMMENTED = (
+    *('config', 'families.architecture', 'families.published', 'weights.tensors'),
+    *('weights.shards', 'runs.run_directory', 'formats.meta.layout', 'formats.meta.params'),
+)
+OPTIONS = {f'belle_jax.{name}': '\n    options: {show_source: true}' for name in COMMENTED}
 
 
 def on_config(config: MkDocsConfig) -> None:

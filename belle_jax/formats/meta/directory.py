@@ -88,9 +88,9 @@ def write(model: PublishedModel, target: str | Path, count: int = 1, dtype: str 
 
     Args:
         model: Open in a layout that has whole tensors.
-        target: As in `new_model`, like `dtype`; it is returned.
+        target: A new directory, or an empty one; returned when it is complete.
         count: How many files `consolidated.NN.pth`, one for each GPU that Meta's code shall use.
-        dtype: Of the weights.
+        dtype: As in `protocol.new_model`.
     Raises:
         ValueError: Meta's layout cannot say the model, or it cannot be cut into that many files.
     """

@@ -118,8 +118,8 @@ def write(model: PublishedModel, target: str | Path, dtype: str = '') -> Path:
     Args:
         model: Open in a layout that has whole tensors; the small files are taken from its
             directory, as Hugging Face has them.
-        target: As in `new_model`, like `dtype`; it is returned.
-        dtype: Of the weights.
+        target: A new directory, or an empty one; returned when it is complete.
+        dtype: As in `protocol.new_model`.
     Raises:
         ValueError: PaddleNLP has no such model.
     """
