@@ -4,8 +4,9 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from belle_jax.diffs.xor import blocks
 from belle_jax.files import write_text
@@ -30,11 +31,34 @@ class Checksums:
     source: str = ''
 
 
+class Hashes:
+    """Both checksums of a file that comes block by block, and is written where there is a sink.
+
+    Attributes:
+        sinks: Each takes every block, beside one another: MD5 takes as long as all the rest.
+    """
+
+    def __init__(self, write: blocks.Sink | None = None) -> None:
+        self._sha256, self._md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
+        self._write, self._size = write, 0
+        self.sinks: tuple[blocks.Sink, ...] = (self._md5.update, self._keep)
+
+    def checksums(self, source: str) -> Checksums:
+        """Of the blocks that came."""
+        return Checksums(self._size, self._sha256.hexdigest(), self._md5.hexdigest(), source)
+
+    def _keep(self, block: Any) -> None:
+        self._size += len(block)
+        self._sha256.update(block)
+        if self._write:
+            self._write(block)
+
+
 def measure(path: Path, tell: blocks.Tell, source: str = '') -> Checksums:
     """Reads a file, and computes both checksums at the same time."""
-    sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
-    size = blocks.stream(path, (md5.update, sha256.update), tell)
-    return Checksums(size, sha256.hexdigest(), md5.hexdigest(), source)
+    hashes = Hashes()
+    blocks.stream(path, hashes.sinks, tell)
+    return hashes.checksums(source)
 
 
 def read_manifest(directory: Path) -> dict[str, Checksums]:
@@ -99,24 +123,16 @@ def read_list(path: str | Path) -> dict[str, str]:
     return listed
 
 
-def compare(listed: Mapping[str, str], actual: Mapping[str, str], md5: str | Path) -> list[str]:
-    """Compares md5 by file name.
-
-    Args:
-        listed: As they should be.
-        actual: As they are.
-        md5: The list.
-    Returns:
-        Sentences, one for each file that is missing or differs.
-    """
+def compare(
+    listed: Mapping[str, str], actual: Mapping[str, Checksums], md5: str | Path
+) -> list[str]:
+    """Sentences, one for each file that is missing or is not as the list `md5` has it."""
     faults = []
     for name, digest in listed.items():
         if name not in actual:
             faults.append(f'{shown(name)} is missing: --md5={md5} names it.')
-        elif actual[name] != digest:
-            faults.append(
-                f'{shown(name)} has the md5 {actual[name]}, and --md5={md5} has {digest}.'
-            )
+        elif (found := actual[name].md5) != digest:
+            faults.append(f'{shown(name)} has the md5 {found}, and --md5={md5} has {digest}.')
     return faults
 
 
@@ -125,12 +141,7 @@ def is_plain(name: str) -> bool:
     return name not in ('', '.', '..') and not set(name) & set('/\\\0')
 
 
-def shown(name: str | Path) -> str:
-    """A name as messages give it: line breaks and what no terminal shows are escaped."""
-    text = str(name)
-    return text if text.isprintable() else repr(text)
-
-
-def listing(names: Iterable[str | Path]) -> str:
-    """Several names as messages give them."""
-    return ', '.join(shown(name) for name in names)
+def shown(*names: str | Path) -> str:
+    """Names as messages give them: line breaks and what no terminal shows are escaped."""
+    texts = map(str, names)
+    return ', '.join(text if text.isprintable() else repr(text) for text in texts)

@@ -14,13 +14,12 @@ import hashlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from belle_jax.diffs.xor import blocks, file_kind
 from belle_jax.diffs.xor.blocks import Sink, Tell
-from belle_jax.diffs.xor.checksums import Checksums, is_plain, shown
+from belle_jax.diffs.xor.checksums import Checksums, Hashes, is_plain, shown
 from belle_jax.diffs.xor.file_kind import Verdict
 from belle_jax.files import whole_file
 
@@ -54,8 +53,8 @@ class Key:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def fill(self, out: np.ndarray, place: int) -> None:
-        """Puts into `out`, uint8 [n], what the payload is XORed with from byte `place` on."""
+    def xor(self, block: np.ndarray, place: int, out: np.ndarray) -> None:
+        """Puts a block of the payload, uint8 [n] from byte `place` on, into `out`, XORed."""
         done = 0
         while done < len(out):
             number, at = divmod(place + done, CHUNK)
@@ -66,10 +65,6 @@ class Key:
             else:
                 self._read(piece, number * CHUNK + at)
             done += len(piece)
-
-    def xor(self, block: np.ndarray, place: int, out: np.ndarray) -> None:
-        """Puts a block of the payload, uint8 [n] from byte `place` on, into `out`, XORed."""
-        self.fill(out, place)
         np.bitwise_xor(block, out, out=out)
 
     def _read(self, out: np.ndarray, start: int) -> None:
@@ -130,19 +125,21 @@ def examine(path: Path) -> Encrypted:
     return Encrypted(path, name, digest, size)
 
 
-def judge(encrypted: Encrypted, key: Key) -> Verdict:
-    """Decrypts both ends of a file, and says whether they fit its name."""
-    with encrypted.path.open('rb', buffering=0) as file:
+def judge(path: Path, name: str, key: Key | None = None) -> Verdict:
+    """Whether both ends of a file, decrypted where there is a key, fit a name."""
+    start = DIGEST if key else 0
+    size = path.stat().st_size - start
 
-        def piece(start: int, size: int) -> bytes:
-            block, out = np.empty((2, size), np.uint8)
-            blocks.read(file.fileno(), block, DIGEST + start)
-            key.xor(block, start, out)
-            return out.tobytes()
+    def piece(place: int, most: int) -> bytes:
+        block, out = np.empty((2, min(size, most)), np.uint8)
+        blocks.read(file.fileno(), block, start + place)
+        if key:
+            key.xor(block, place, out)
+        return (out if key else block).tobytes()
 
-        size = encrypted.size
-        head, tail = min(size, file_kind.HEAD), min(size, file_kind.TAIL)
-        return file_kind.judge(encrypted.name, piece(0, head), piece(size - tail, tail), size)
+    with path.open('rb', buffering=0) as file:
+        head, tail = piece(0, file_kind.HEAD), piece(max(0, size - file_kind.TAIL), file_kind.TAIL)
+    return file_kind.judge(name, head, tail, size)
 
 
 def decrypt(encrypted: Encrypted, key: Key, target: Path | None, tell: Tell) -> Checksums:
@@ -158,39 +155,34 @@ def decrypt(encrypted: Encrypted, key: Key, target: Path | None, tell: Tell) -> 
     Raises:
         ValueError: the SHA-256 is wrong.
     """
-    sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
-    with contextlib.ExitStack() as stack:
-        write = stack.enter_context(_writing(target)) if target else lambda _: None
+    with _writing(target) if target else contextlib.nullcontext() as write:
+        hashes = Hashes(write)
+        blocks.stream(encrypted.path, (), tell, DIGEST, key.xor, hashes.sinks)
+        made = hashes.checksums(encrypted.path.name)
+        if made.sha256 != encrypted.sha256:
+            raise ValueError(
+                f'{shown(encrypted.path)} does not decrypt to the SHA-256 in its name: '
+                f'{_reason(encrypted, key)}. Nothing was kept of it; compare both files with their '
+                'published checksums.'
+            )
+    return made
 
-        def keep(block: Any) -> None:
-            sha256.update(block)
-            write(block)
 
-        size = blocks.stream(encrypted.path, (), tell, DIGEST, key.xor, (md5.update, keep))
-        if sha256.hexdigest() != encrypted.sha256:
-            raise ValueError(_why(encrypted, key))
-    return Checksums(size, sha256.hexdigest(), md5.hexdigest(), encrypted.path.name)
-
-
-def _why(encrypted: Encrypted, key: Key) -> str:
+def _reason(encrypted: Encrypted, key: Key) -> str:
     """What a wrong SHA-256 can come from."""
-    reason = {
-        Verdict.UNKNOWN: f'--key={key.path} is not what it was made with, or it is damaged',
-        Verdict.WRONG_START: (
-            f'it does not begin as a {Path(encrypted.name).suffix} file does, so --key={key.path} '
-            'is most likely not what it was made with'
-        ),
-        Verdict.WRONG_END: (
-            'it begins rightly and does not end so: it, or the key, is cut short or damaged'
-        ),
-        Verdict.RIGHT: (
-            'its beginning and end are right, so the key is most likely the right one, and it or '
-            'the key is damaged in between'
-        ),
-    }[judge(encrypted, key)]
+    match judge(encrypted.path, encrypted.name, key):
+        case Verdict.UNKNOWN:
+            return f'--key={key.path} is not what it was made with, or it is damaged'
+        case Verdict.WRONG_START:
+            return (
+                f'it does not begin as a {Path(encrypted.name).suffix} file does, so --key='
+                f'{key.path} is most likely not what it was made with'
+            )
+        case Verdict.WRONG_END:
+            return 'it begins rightly and does not end so: it, or the key, is cut short or damaged'
     return (
-        f'{shown(encrypted.path)} does not decrypt to the SHA-256 in its name: {reason}. Nothing '
-        'was kept of it; compare both files with their published checksums.'
+        'its beginning and end are right, so the key is most likely the right one, and it or the '
+        'key is damaged in between'
     )
 
 
@@ -209,20 +201,14 @@ def encrypt(source: Path, sha256: str, key: Key, target: Path, tell: Tell) -> Ch
     Raises:
         ValueError: the plaintext is not what it was.
     """
-    plain, encrypted = hashlib.sha256(), hashlib.sha256()
-    md5 = hashlib.md5(usedforsecurity=False)
     with _writing(target) as write:
-
-        def keep(block: Any) -> None:
-            encrypted.update(block)
-            write(block)
-
-        for sink in (sinks := (md5.update, keep)):
+        plain, hashes = hashlib.sha256(), Hashes(write)
+        for sink in hashes.sinks:
             sink(bytes.fromhex(sha256))
-        size = blocks.stream(source, [plain.update], tell, 0, key.xor, sinks)
+        blocks.stream(source, [plain.update], tell, 0, key.xor, hashes.sinks)
         if plain.hexdigest() != sha256:
             raise ValueError(f'{shown(source)} changed while it was read: give it again.')
-    return Checksums(DIGEST + size, encrypted.hexdigest(), md5.hexdigest(), source.name)
+    return hashes.checksums(source.name)
 
 
 @contextlib.contextmanager
