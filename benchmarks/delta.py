@@ -101,7 +101,7 @@ def movement(base: Path, tuned: Path) -> dict[str, Any]:
 def without(base: Path, tuned: Path, planes: bool) -> int:
     """Bytes of the same blocks at the first level, unordered, with or without planes."""
     theirs, count = shards.read(base), 0
-    compressor = blocks.compressor(LEVELS[0])
+    compressor = zstandard.ZstdCompressor(LEVELS[0], write_checksum=True)
     for tensor in shards.read(tuned).values():
         other, array = matching.reference(tensor, theirs), tensor.array
         step = blocks.BLOCK // array.itemsize

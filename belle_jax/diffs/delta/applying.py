@@ -15,7 +15,7 @@ from belle_jax.formats import huggingface
 from belle_jax.progress import Progress
 from belle_jax.weights import shards
 from belle_jax.weights.safetensors import DTYPES, NAMES
-from belle_jax.weights.tensors import Planned, Stored, map_file
+from belle_jax.weights.tensors import Planned, Stored, map_file, shown
 
 
 def apply(
@@ -83,17 +83,16 @@ def _find(delta: Delta, directory: Path) -> dict[str, Stored]:
 
 def _verify(delta: Delta, base: Path, bases: dict[str, Stored], threads: int) -> None:
     """Reads the delta and the base once, before anything is written."""
-    wanted = [
-        (map_file(d.path), d.sha256, f'{d.path} is damaged: get it again') for d in delta.data
-    ]
     other = f'is not what {delta.directory} was made from: give {delta.called}, undamaged'
     digests = {e.base.name: e.base.sha256 for e in delta.tensors if e.base}
-    wanted += [(t.array, digests[name], f'{t.place} {other}') for name, t in bases.items()]
-    wanted += [
-        (map_file(base / f.name), f.sha256, f'{base / f.name} {other}')
-        for f in delta.files
-        if f.blocks is None
+    wanted = [
+        *((map_file(d.path), d.sha256, f'{d.path} is damaged: get it again') for d in delta.data),
+        *((t.array, digests[name], f'{t.place} {other}') for name, t in bases.items()),
     ]
+    for file in delta.files:
+        if file.blocks is None:
+            path = base / file.name
+            wanted.append((map_file(path), file.sha256, f'{path} {other}'))
     progress = Progress('Checking the base', 'MB')
     done, total = 0, sum(array.nbytes for array, _, _ in wanted)
     with ahead((lambda a=array: sha256(a) for array, _, _ in wanted), threads) as results:
@@ -115,41 +114,38 @@ def _restore(
     threads: int,
 ) -> None:
     """Writes the tuned model, each tensor checked when its last block is there."""
-    progress = Progress('Applying the delta', 'MB')
-    done, total = 0, sum(e.size for e in (*delta.tensors, *delta.files))
 
-    def work(block: CodedBlock) -> np.ndarray:
+    def decoded(block: CodedBlock) -> np.ndarray:
         dtype = DTYPES[block.of.dtype]
         theirs = bases[block.of.base.name].array if block.of.base else None
         count = block.size // dtype.itemsize
         against = facing(theirs, dtype, block.start // dtype.itemsize, count)
         return decode(block.data, against, dtype, count)
 
-    with ahead((lambda b=block: work(b) for block in delta.blocks()), threads) as results:
+    def blocks(entry: Carried) -> Iterator[np.ndarray]:
+        digest = hashlib.sha256()
+        for _ in entry.blocks or ():
+            numbers = next(results)
+            digest.update(numbers.view(np.uint8).data)
+            yield numbers
+        if digest.hexdigest() != entry.sha256:
+            raise ValueError(
+                f'{entry.name} came out with another SHA-256 than {delta.directory} says: the '
+                'delta is damaged. Get it again.'
+            )
 
-        def blocks(entry: Carried) -> Iterator[np.ndarray]:
-            nonlocal done
-            digest = hashlib.sha256()
-            for _ in entry.blocks or ():
-                numbers = next(results)
-                digest.update(numbers.view(np.uint8).data)
-                yield numbers
-                done += numbers.nbytes
-                progress.show(done // 10**6, done / total)
-            if digest.hexdigest() != entry.sha256:
-                raise ValueError(
-                    f'{entry.name} came out with another SHA-256 than {delta.directory} says: the '
-                    'delta is damaged. Get it again.'
-                )
-
-        def planned(entry: Carried) -> Planned:
-            return Planned(entry.name, entry.shape, DTYPES[entry.dtype], lambda: blocks(entry))
-
-        shards.write(target, [planned(e) for e in delta.tensors], kind, max_shard_size)
-        for entry in delta.files:
-            if entry.blocks is None:
-                shutil.copyfile(base / entry.name, target / entry.name)
-            else:
-                with (target / entry.name).open('wb') as file:
-                    planned(entry).write(file)
-    progress.end(done // 10**6)
+    everything = shown(
+        [
+            Planned(e.name, e.shape, DTYPES[e.dtype], lambda e=e: blocks(e))
+            for e in (*delta.tensors, *(f for f in delta.files if f.blocks is not None))
+        ],
+        'Applying the delta',
+    )
+    with ahead((lambda b=block: decoded(b) for block in delta.blocks), threads) as results:
+        shards.write(target, everything[: len(delta.tensors)], kind, max_shard_size)
+        for file in everything[len(delta.tensors) :]:
+            with (target / file.name).open('wb') as opened:
+                file.write(opened)
+    for file in delta.files:
+        if file.blocks is None:
+            shutil.copyfile(base / file.name, target / file.name)

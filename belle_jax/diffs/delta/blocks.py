@@ -35,15 +35,13 @@ LEVELS = range(1, 23)  # of zstandard
 # --- coding ---------------------------------------------------------------------------------------
 
 
-def encode(
-    numbers: np.ndarray, theirs: np.ndarray | None, compressor: zstandard.ZstdCompressor
-) -> bytes:
+def encode(numbers: np.ndarray, theirs: np.ndarray | None, level: int) -> bytes:
     """A compressed block.
 
     Args:
         numbers: Of the tuned model, contiguous [n].
         theirs: What faces them, of the same dtype [n]; None where there is no base.
-        compressor: As `compressor` gives it.
+        level: Of zstandard.
     """
     bits = numbers.view(f'u{numbers.itemsize}')
     if theirs is not None:
@@ -51,7 +49,7 @@ def encode(
         if (order := _order(theirs)) is not None:
             bits = bits[order]
     planes = np.ascontiguousarray(bits.view(np.uint8).reshape(-1, bits.itemsize).T)
-    return compressor.compress(planes.data)
+    return zstandard.ZstdCompressor(level, write_checksum=True).compress(planes.data)
 
 
 def decode(data: np.ndarray, theirs: np.ndarray | None, dtype: np.dtype, count: int) -> np.ndarray:
@@ -85,11 +83,6 @@ def _order(theirs: np.ndarray) -> np.ndarray | None:
     bits = theirs.view(f'u{theirs.itemsize}')
     exponents = (bits >> (8 * theirs.itemsize - 9)).astype(np.uint8)  # the sign falls out
     return np.argsort(exponents, kind='stable')  # by counting, for bytes
-
-
-def compressor(level: int) -> zstandard.ZstdCompressor:
-    """What `encode` needs; not to be used by two threads at once."""
-    return zstandard.ZstdCompressor(level=level, write_checksum=True, write_content_size=True)
 
 
 # --- numbers --------------------------------------------------------------------------------------
@@ -141,14 +134,13 @@ def sha256(array: np.ndarray) -> str:
 
 @contextlib.contextmanager
 def ahead(tasks: Iterable[Callable[[], Any]], threads: int = 0) -> Iterator[Iterator[Any]]:
-    """Results of tasks in their order, a few of them computed ahead.
+    """Yields the results of tasks in their order, a few of them computed ahead.
 
     Args:
         tasks: Taken one by one, so that they may be many; what they do should mostly be outside of
-            the interpreter's lock (compression, checksums, large arrays).
+            the interpreter's lock (compression, checksums, large arrays). An error of theirs is
+            raised where the result would come.
         threads: That work; 0 for one a processor.
-    Yields:
-        The results. A task's error is raised where its result would come.
     """
     threads = threads or len(os.sched_getaffinity(0))
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:

@@ -8,7 +8,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, Self
@@ -17,7 +16,7 @@ import numpy as np
 
 from belle_jax.diffs.delta import blocks, manifest, matching
 from belle_jax.diffs.delta.blocks import ahead, sha256
-from belle_jax.diffs.delta.manifest import BlockFile, Carried, Compared
+from belle_jax.diffs.delta.manifest import BlockFile, Carried, Tensor
 from belle_jax.files import new_directory, require_new, write_text
 from belle_jax.formats import huggingface
 from belle_jax.progress import Progress
@@ -105,7 +104,7 @@ def _write(
             compared = None
             if theirs:
                 b = theirs.array
-                compared = Compared(theirs.name, NAMES[b.dtype], b.shape, next(results))
+                compared = Tensor(theirs.name, NAMES[b.dtype], b.shape, next(results))
             sizes = []
             for start in range(0, array.nbytes, blocks.BLOCK):
                 sizes.append(writer.add(next(results)))
@@ -123,23 +122,20 @@ def _write(
 
 def _tasks(everything: list[Triple], level: int) -> Iterator[Callable[[], Any]]:
     """What threads do: for each tensor its digest, that of the base's, and its blocks."""
-    local = threading.local()
 
-    def compress(array: np.ndarray, theirs: Stored | None, start: int) -> bytes:
-        if not hasattr(local, 'compressor'):
-            local.compressor = blocks.compressor(level)
+    def encode(array: np.ndarray, theirs: Stored | None, start: int) -> bytes:
         first = start // array.itemsize
         numbers = blocks.flat(array, first, first + blocks.BLOCK // array.itemsize)
         against = theirs.array if theirs else None
         facing = blocks.facing(against, numbers.dtype, first, len(numbers))
-        return blocks.encode(numbers, facing, local.compressor)
+        return blocks.encode(numbers, facing, level)
 
     for _, array, theirs in everything:
         yield lambda a=array: sha256(a)
         if theirs:
             yield lambda a=theirs.array: sha256(a)
         for start in range(0, array.nbytes, blocks.BLOCK):
-            yield lambda a=array, b=theirs, s=start: compress(a, b, s)
+            yield lambda a=array, b=theirs, s=start: encode(a, b, s)
 
 
 def _is_same(path: Path, theirs: Path) -> bool:
