@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from belle_jax.diffs.xor import blocks
 from belle_jax.files import write_text
@@ -31,34 +30,11 @@ class Checksums:
     source: str = ''
 
 
-class Hashes:
-    """Both checksums of a file that comes block by block, and is written where there is a sink.
-
-    Attributes:
-        sinks: Each takes every block, beside one another: MD5 takes as long as all the rest.
-    """
-
-    def __init__(self, write: blocks.Sink | None = None) -> None:
-        self._sha256, self._md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
-        self._write, self._size = write, 0
-        self.sinks: tuple[blocks.Sink, ...] = (self._md5.update, self._keep)
-
-    def checksums(self, source: str) -> Checksums:
-        """Of the blocks that came."""
-        return Checksums(self._size, self._sha256.hexdigest(), self._md5.hexdigest(), source)
-
-    def _keep(self, block: Any) -> None:
-        self._size += len(block)
-        self._sha256.update(block)
-        if self._write:
-            self._write(block)
-
-
 def measure(path: Path, tell: blocks.Tell, source: str = '') -> Checksums:
     """Reads a file, and computes both checksums at the same time."""
-    hashes = Hashes()
-    blocks.stream(path, hashes.sinks, tell)
-    return hashes.checksums(source)
+    sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
+    size = blocks.stream(path, (md5.update, sha256.update), tell)
+    return Checksums(size, sha256.hexdigest(), md5.hexdigest(), source)
 
 
 def read_manifest(directory: Path) -> dict[str, Checksums]:

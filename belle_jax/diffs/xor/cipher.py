@@ -19,7 +19,7 @@ import numpy as np
 
 from belle_jax.diffs.xor import blocks, file_kind
 from belle_jax.diffs.xor.blocks import Sink, Tell
-from belle_jax.diffs.xor.checksums import Checksums, Hashes, is_plain, shown
+from belle_jax.diffs.xor.checksums import Checksums, is_plain, shown
 from belle_jax.diffs.xor.file_kind import Verdict
 from belle_jax.files import whole_file
 
@@ -155,17 +155,18 @@ def decrypt(encrypted: Encrypted, key: Key, target: Path | None, tell: Tell) -> 
     Raises:
         ValueError: the SHA-256 is wrong.
     """
-    with _writing(target) if target else contextlib.nullcontext() as write:
-        hashes = Hashes(write)
-        blocks.stream(encrypted.path, (), tell, DIGEST, key.xor, hashes.sinks)
-        made = hashes.checksums(encrypted.path.name)
-        if made.sha256 != encrypted.sha256:
+    sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
+    with contextlib.ExitStack() as stack:
+        writes = [stack.enter_context(_writing(target))] if target else []
+        sinks = (md5.update, *writes, sha256.update)
+        size = blocks.stream(encrypted.path, (), tell, DIGEST, key.xor, sinks)
+        if sha256.hexdigest() != encrypted.sha256:
             raise ValueError(
                 f'{shown(encrypted.path)} does not decrypt to the SHA-256 in its name: '
                 f'{_reason(encrypted, key)}. Nothing was kept of it; compare both files with their '
                 'published checksums.'
             )
-    return made
+    return Checksums(size, sha256.hexdigest(), md5.hexdigest(), encrypted.path.name)
 
 
 def _reason(encrypted: Encrypted, key: Key) -> str:
@@ -201,14 +202,15 @@ def encrypt(source: Path, sha256: str, key: Key, target: Path, tell: Tell) -> Ch
     Raises:
         ValueError: the plaintext is not what it was.
     """
+    plain, encrypted = hashlib.sha256(), hashlib.sha256()
+    md5 = hashlib.md5(usedforsecurity=False)
     with _writing(target) as write:
-        plain, hashes = hashlib.sha256(), Hashes(write)
-        for sink in hashes.sinks:
+        for sink in (sinks := (md5.update, write, encrypted.update)):
             sink(bytes.fromhex(sha256))
-        blocks.stream(source, [plain.update], tell, 0, key.xor, hashes.sinks)
+        size = blocks.stream(source, [plain.update], tell, 0, key.xor, sinks)
         if plain.hexdigest() != sha256:
             raise ValueError(f'{shown(source)} changed while it was read: give it again.')
-    return hashes.checksums(source.name)
+    return Checksums(DIGEST + size, encrypted.hexdigest(), md5.hexdigest(), source.name)
 
 
 @contextlib.contextmanager
