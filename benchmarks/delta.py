@@ -107,7 +107,7 @@ def without(base: Path, tuned: Path, planes: bool) -> int:
         step = blocks.BLOCK // array.itemsize
         for start in range(0, array.size, step):
             numbers = blocks.flat(array, start, start + step)
-            facing = blocks.facing(other.array if other else None, array.dtype, start, len(numbers))
+            facing = blocks.facing(other, array.dtype, start, len(numbers))
             bits = numbers.view(np.uint8)
             if facing is not None:
                 bits = bits ^ facing.view(np.uint8)

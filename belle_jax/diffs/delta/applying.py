@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from belle_jax.diffs.delta import manifest, matching
-from belle_jax.diffs.delta.blocks import ahead, decode, facing, sha256
+from belle_jax.diffs.delta.blocks import ahead, decode, sha256
 from belle_jax.diffs.delta.manifest import Carried, CodedBlock, Delta
 from belle_jax.files import new_directory, require_new
 from belle_jax.formats import huggingface
@@ -72,12 +72,6 @@ def _find(delta: Delta, directory: Path) -> dict[str, Stored]:
                 f'shape {list(base.shape)}.'
             )
         found[base.name] = tensor
-    for file in delta.files:
-        if file.blocks is None and not (directory / file.name).is_file():
-            raise ValueError(
-                f'--base={directory} has no {file.name}: {delta.directory} takes it from its base, '
-                f'{delta.called}.'
-            )
     return found
 
 
@@ -86,12 +80,16 @@ def _verify(delta: Delta, base: Path, bases: dict[str, Stored], threads: int) ->
     other = f'is not what {delta.directory} was made from: give {delta.called}, undamaged'
     digests = {e.base.name: e.base.sha256 for e in delta.tensors if e.base}
     wanted = [
-        *((map_file(d.path), d.sha256, f'{d.path} is damaged: get it again') for d in delta.data),
+        *((map_file(p), h, f'{p} is damaged: get it again') for p, h in delta.data.items()),
         *((t.array, digests[name], f'{t.place} {other}') for name, t in bases.items()),
     ]
     for file in delta.files:
         if file.blocks is None:
-            path = base / file.name
+            if not (path := base / file.name).is_file():
+                raise ValueError(
+                    f'--base={base} has no {file.name}: {delta.directory} takes it from its base, '
+                    f'{delta.called}.'
+                )
             wanted.append((map_file(path), file.sha256, f'{path} {other}'))
     progress = Progress('Checking the base', 'MB')
     done, total = 0, sum(array.nbytes for array, _, _ in wanted)
@@ -116,11 +114,8 @@ def _restore(
     """Writes the tuned model, each tensor checked when its last block is there."""
 
     def decoded(block: CodedBlock) -> np.ndarray:
-        dtype = DTYPES[block.of.dtype]
-        theirs = bases[block.of.base.name].array if block.of.base else None
-        count = block.size // dtype.itemsize
-        against = facing(theirs, dtype, block.start // dtype.itemsize, count)
-        return decode(block.data, against, dtype, count)
+        theirs = bases[block.of.base.name] if block.of.base else None
+        return decode(block.data, theirs, DTYPES[block.of.dtype], block.start, block.size)
 
     def blocks(entry: Carried) -> Iterator[np.ndarray]:
         digest = hashlib.sha256()

@@ -28,6 +28,8 @@ from typing import Any
 import numpy as np
 import zstandard
 
+from belle_jax.weights.tensors import Stored
+
 BLOCK = 2 * 2**20  # bytes; a thread holds it a dozen times; larger ones save less than 1 %
 LEVELS = range(1, 23)  # of zstandard
 
@@ -35,14 +37,18 @@ LEVELS = range(1, 23)  # of zstandard
 # --- coding ---------------------------------------------------------------------------------------
 
 
-def encode(numbers: np.ndarray, theirs: np.ndarray | None, level: int) -> bytes:
+def encode(array: np.ndarray, base: Stored | None, start: int, level: int) -> bytes:
     """A compressed block.
 
     Args:
-        numbers: Of the tuned model, contiguous [n].
-        theirs: What faces them, of the same dtype [n]; None where there is no base.
+        array: A tensor of the tuned model.
+        base: What it is compared with; None where it is carried whole.
+        start: Byte of the tensor with which the block begins.
         level: Of zstandard.
     """
+    first = start // array.itemsize
+    numbers = flat(array, first, first + BLOCK // array.itemsize)
+    theirs = facing(base, numbers.dtype, first, len(numbers))
     bits = numbers.view(f'u{numbers.itemsize}')
     if theirs is not None:
         bits = bits ^ theirs.view(bits.dtype)
@@ -52,23 +58,26 @@ def encode(numbers: np.ndarray, theirs: np.ndarray | None, level: int) -> bytes:
     return zstandard.ZstdCompressor(level, write_checksum=True).compress(planes.data)
 
 
-def decode(data: np.ndarray, theirs: np.ndarray | None, dtype: np.dtype, count: int) -> np.ndarray:
-    """The tuned model's numbers [count] from a compressed block and what faces them.
+def decode(
+    data: np.ndarray, base: Stored | None, dtype: np.dtype, start: int, size: int
+) -> np.ndarray:
+    """The tuned model's numbers, of `size` bytes in all, from what `encode` gave for them.
 
     Raises:
         ValueError: it is damaged, or is not a block of this size.
     """
     try:
         # A frame says how large it becomes: nothing larger is unpacked.
-        if zstandard.frame_content_size(data.data) != count * dtype.itemsize:
+        if zstandard.frame_content_size(data.data) != size:
             raise ValueError('a block has another size than it should')
         raw = zstandard.ZstdDecompressor().decompress(data.data, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise ValueError(f'a block cannot be decompressed ({error})') from error
     planes = np.frombuffer(raw, np.uint8).reshape(dtype.itemsize, -1)
-    bits = np.empty(count, f'u{dtype.itemsize}')
+    bits = np.empty(planes.shape[1], f'u{dtype.itemsize}')
     for place, plane in enumerate(planes):  # six times faster than a transposed copy
         bits.view(np.uint8)[place :: dtype.itemsize] = plane
+    theirs = facing(base, dtype, start // dtype.itemsize, len(bits))
     if theirs is not None:
         if (order := _order(theirs)) is not None:
             ordered, bits = bits, np.empty_like(bits)
@@ -88,7 +97,7 @@ def _order(theirs: np.ndarray) -> np.ndarray | None:
 # --- numbers --------------------------------------------------------------------------------------
 
 
-def facing(base: np.ndarray | None, dtype: np.dtype, start: int, count: int) -> np.ndarray | None:
+def facing(base: Stored | None, dtype: np.dtype, start: int, count: int) -> np.ndarray | None:
     """The base's numbers at some places of a tuned tensor.
 
     Args:
@@ -99,9 +108,9 @@ def facing(base: np.ndarray | None, dtype: np.dtype, start: int, count: int) -> 
     Returns:
         [count], zeros where the base has no such row; None if it has nothing there.
     """
-    if base is None or start >= base.size:
+    if base is None or start >= base.array.size:
         return None
-    theirs = flat(base, start, start + count)
+    theirs = flat(base.array, start, start + count)
     if theirs.dtype != dtype:
         # What is too large becomes infinite, and the tuned bits come back all the same.
         with np.errstate(over='ignore', invalid='ignore'):

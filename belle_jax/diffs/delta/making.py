@@ -123,20 +123,12 @@ def _write(
 
 def _tasks(everything: list[Triple], level: int) -> Iterator[Callable[[], Any]]:
     """What threads do: for each tensor its digest, that of the base's, and its blocks."""
-
-    def encode(array: np.ndarray, theirs: Stored | None, start: int) -> bytes:
-        first = start // array.itemsize
-        numbers = blocks.flat(array, first, first + blocks.BLOCK // array.itemsize)
-        against = theirs.array if theirs else None
-        facing = blocks.facing(against, numbers.dtype, first, len(numbers))
-        return blocks.encode(numbers, facing, level)
-
     for _, array, theirs in everything:
         yield lambda a=array: sha256(a)
         if theirs:
             yield lambda a=theirs.array: sha256(a)
         for start in range(0, array.nbytes, blocks.BLOCK):
-            yield lambda a=array, b=theirs, s=start: encode(a, b, s)
+            yield lambda a=array, b=theirs, s=start: blocks.encode(a, b, s, level)
 
 
 def _is_same(path: Path, theirs: Path) -> bool:

@@ -68,15 +68,6 @@ class Carried(Tensor):
 
 
 @dataclasses.dataclass(frozen=True)
-class BlockFile:
-    """A file of blocks."""
-
-    path: Path
-    size: int
-    sha256: str
-
-
-@dataclasses.dataclass(frozen=True)
 class CodedBlock:
     """A compressed block.
 
@@ -95,13 +86,22 @@ class CodedBlock:
 
 @dataclasses.dataclass(frozen=True)
 class Delta:
-    """An open delta; `called` is how messages name its base, and `blocks` are all in order."""
+    """An open delta.
+
+    Attributes:
+        directory: Where it lies.
+        called: How messages name its base.
+        tensors: Of the tuned model.
+        files: Its small files.
+        data: The SHA-256 of each file of blocks.
+        blocks: All in order.
+    """
 
     directory: Path
     called: str
     tensors: tuple[Carried, ...]
     files: tuple[Carried, ...]
-    data: tuple[BlockFile, ...]
+    data: dict[Path, str]
     blocks: tuple[CodedBlock, ...]
 
 
@@ -166,7 +166,7 @@ def _parse(directory: Path, values: dict[str, Any]) -> Delta:
         Carried(
             *_described(t),
             None if t['base'] is None else Tensor(*_described(t['base'])),
-            _naturals(t['blocks']),
+            _sizes(t['blocks']),
         )
         for t in values['tensors']
     )
@@ -174,7 +174,7 @@ def _parse(directory: Path, values: dict[str, Any]) -> Delta:
         Carried(
             *_described(f | {'dtype': 'U8', 'shape': [f['size']]}),
             None,
-            None if f['blocks'] is None else _naturals(f['blocks']),
+            None if f['blocks'] is None else _sizes(f['blocks']),
         )
         for f in values['files']
     )
@@ -189,28 +189,25 @@ def _parse(directory: Path, values: dict[str, Any]) -> Delta:
     for entries in (tensors, files):
         if len({e.name for e in entries}) != len(entries):
             raise ValueError('a name occurs twice')
-    data = tuple(_block_file(directory, d) for d in values['data'])
+    data = {_data_file(directory, d): _text(d['sha256']) for d in values['data']}
     called = f'the base {_text(values["base"])!r}'
     return Delta(directory, called, tensors, files, data, _cut(data, (*tensors, *files), block))
 
 
-def _block_file(directory: Path, values: Any) -> BlockFile:
+def _data_file(directory: Path, values: Any) -> Path:
     name, size = _text(values['name']), _natural(values['size'])
-    path = directory / name
     if Path(name).name != name:
         raise ValueError(f'{name!r} is not a file beside it')
-    if not path.is_file():
+    if not (path := directory / name).is_file():
         raise ValueError(f'{name}, which it lists, is missing')
     if (found := path.stat().st_size) != size:
         raise ValueError(f'{name} has {found} bytes instead of {size}')
-    return BlockFile(path, size, _text(values['sha256']))
+    return path
 
 
-def _cut(
-    data: Iterable[BlockFile], entries: Iterable[Carried], block: int
-) -> tuple[CodedBlock, ...]:
+def _cut(data: Iterable[Path], entries: Iterable[Carried], block: int) -> tuple[CodedBlock, ...]:
     """Finds every block in the files, which they must fill."""
-    found, left = [], [map_file(d.path) for d in data][::-1]
+    found, left = [], [map_file(path) for path in data][::-1]
     for entry in entries:
         for number, size in enumerate(entry.blocks or ()):
             if left and not left[-1].size:
@@ -226,11 +223,10 @@ def _cut(
 
 
 def _described(values: Any) -> tuple[str, str, tuple[int, ...], str]:
-    """Name, dtype, shape and SHA-256 of a tensor."""
     if values['dtype'] not in DTYPES:
         raise ValueError(f'the dtype {values["dtype"]!r} is not known')
-    shape = _naturals(values['shape'])
-    return _text(values['name']), values['dtype'], shape, _text(values['sha256'])
+    name, shape = _text(values['name']), _sizes(values['shape'])
+    return name, values['dtype'], shape, _text(values['sha256'])
 
 
 def _text(value: Any) -> str:
@@ -245,7 +241,5 @@ def _natural(value: Any) -> int:
     return value
 
 
-def _naturals(values: Any) -> tuple[int, ...]:
-    if not isinstance(values, list):
-        raise ValueError(f'{values!r} is not a list')
+def _sizes(values: Any) -> tuple[int, ...]:
     return tuple(map(_natural, values))

@@ -45,7 +45,7 @@ class Key:
         self._last = np.empty(size % CHUNK, np.uint8)  # a short last chunk, repeated
         if len(self._last):
             self._read(self._last, size - len(self._last))
-            self._last = np.tile(self._last, -(-CHUNK // len(self._last)))[:CHUNK]
+            self._last = np.resize(self._last, CHUNK)
 
     def __enter__(self) -> 'Key':
         return self
@@ -131,15 +131,13 @@ def judge(path: Path, name: str, key: Key | None = None) -> Verdict:
     size = path.stat().st_size - start
 
     def piece(place: int, most: int) -> bytes:
-        block, out = np.empty((2, min(size, most)), np.uint8)
-        blocks.read(file.fileno(), block, start + place)
+        block = np.fromfile(path, np.uint8, most, offset=start + place)
         if key:
-            key.xor(block, place, out)
-        return (out if key else block).tobytes()
+            key.xor(block.copy(), place, block)
+        return block.tobytes()
 
-    with path.open('rb', buffering=0) as file:
-        head, tail = piece(0, file_kind.HEAD), piece(max(0, size - file_kind.TAIL), file_kind.TAIL)
-    return file_kind.judge(name, head, tail, size)
+    tail = piece(max(0, size - file_kind.TAIL), file_kind.TAIL)
+    return file_kind.judge(name, piece(0, file_kind.HEAD), tail, size)
 
 
 def decrypt(encrypted: Encrypted, key: Key, target: Path | None, tell: Tell) -> Checksums:
@@ -224,12 +222,10 @@ def is_made_from(encrypted: Path, source: Path, key: Key) -> bool:
     size = source.stat().st_size
     if encrypted.stat().st_size != DIGEST + size:
         return False
-    with source.open('rb', buffering=0) as plain, encrypted.open('rb', buffering=0) as file:
-        for place in (0, max(0, size - blocks.BLOCK)):
-            ours, theirs, out = np.zeros((3, min(size, blocks.BLOCK)), np.uint8)
-            blocks.read(plain.fileno(), ours, place)
-            blocks.read(file.fileno(), theirs, DIGEST + place)
-            key.xor(ours, place, out)
-            if not np.array_equal(theirs, out):
-                return False
+    for place in (0, max(0, size - blocks.BLOCK)):
+        ours = np.fromfile(source, np.uint8, blocks.BLOCK, offset=place)
+        theirs = np.fromfile(encrypted, np.uint8, blocks.BLOCK, offset=DIGEST + place)
+        key.xor(theirs.copy(), place, theirs)
+        if not np.array_equal(ours, theirs):
+            return False
     return True
