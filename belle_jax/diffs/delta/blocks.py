@@ -38,14 +38,7 @@ LEVELS = range(1, 23)  # of zstandard
 
 
 def encode(array: np.ndarray, base: Stored | None, start: int, level: int) -> bytes:
-    """A compressed block.
-
-    Args:
-        array: A tensor of the tuned model.
-        base: What it is compared with; None where it is carried whole.
-        start: Byte of the tensor with which the block begins.
-        level: Of zstandard.
-    """
+    """Compresses the block that begins at byte `start` of a tuned tensor, against its base's."""
     first = start // array.itemsize
     numbers = flat(array, first, first + BLOCK // array.itemsize)
     theirs = facing(base, numbers.dtype, first, len(numbers))
@@ -98,13 +91,11 @@ def _order(theirs: np.ndarray) -> np.ndarray | None:
 
 
 def facing(base: Stored | None, dtype: np.dtype, start: int, count: int) -> np.ndarray | None:
-    """The base's numbers at some places of a tuned tensor.
+    """The base's numbers at some places of a tuned tensor, cast to its dtype.
 
     Args:
         base: Its tensor, whose shape differs in the number of rows at most; or None.
-        dtype: Of the tuned tensor, to which they are cast.
         start: First place, in C order.
-        count: How many.
     Returns:
         [count], zeros where the base has no such row; None if it has nothing there.
     """

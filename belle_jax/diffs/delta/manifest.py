@@ -69,14 +69,7 @@ class Carried(Tensor):
 
 @dataclasses.dataclass(frozen=True)
 class CodedBlock:
-    """A compressed block.
-
-    Attributes:
-        of: What it is a block of.
-        start: Byte of that with which it begins.
-        size: Its bytes when decoded.
-        data: Its bytes in the mapped file.
-    """
+    """A block: the byte of its tensor at which it starts, its size decoded, its bytes coded."""
 
     of: Carried
     start: int
@@ -86,16 +79,7 @@ class CodedBlock:
 
 @dataclasses.dataclass(frozen=True)
 class Delta:
-    """An open delta.
-
-    Attributes:
-        directory: Where it lies.
-        called: How messages name its base.
-        tensors: Of the tuned model.
-        files: Its small files.
-        data: The SHA-256 of each file of blocks.
-        blocks: All in order.
-    """
+    """An open delta; `called` is how messages name its base, `data` has checksums of its files."""
 
     directory: Path
     called: str

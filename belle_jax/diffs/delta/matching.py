@@ -10,13 +10,8 @@ from belle_jax.weights.tensors import Stored
 
 
 def reference(tensor: Stored, bases: Mapping[str, Stored]) -> Stored | None:
-    """The base's tensor that a tuned one is compared with.
+    """The base's tensor that a tuned one is compared with; None: it is carried whole.
 
-    Args:
-        tensor: Of the tuned model.
-        bases: All of the base.
-    Returns:
-        None where the base lacks it, and it is carried whole.
     Raises:
         ValueError: the base has one of that name that it cannot be compared with.
     """

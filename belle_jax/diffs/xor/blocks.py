@@ -33,7 +33,7 @@ def stream(
     """Gives every block to every sink; all but the last one run in threads of their own.
 
     Hashing, writing and NumPy release the interpreter's lock, so they run beside each other. MD5
-    takes as long as reading, XOR, SHA-256 and writing together, so these need no further threads.
+    takes as long as reading, XOR and SHA-256 together, so these need no further threads.
 
     Args:
         path: The file; not mapped, for pages of mapped files count as the process's memory.
@@ -119,11 +119,7 @@ def _write(descriptor: int, piece: np.ndarray) -> None:
 
 
 def read(descriptor: int, out: np.ndarray, start: int) -> int:
-    """Reads from byte `start` until `out`, uint8 [n], is full or the file ends.
-
-    Returns:
-        Bytes that were read.
-    """
+    """Reads from byte `start` until `out`, uint8 [n], is full or the file ends; how many bytes."""
     done = 0
     while done < len(out) and (count := os.preadv(descriptor, [out[done:].data], start + done)):
         done += count

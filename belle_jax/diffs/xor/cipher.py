@@ -28,11 +28,7 @@ DIGEST = 32  # bytes of a SHA-256
 
 
 class Key:
-    """The file that others are XORed with, endlessly; threads may share it.
-
-    Attributes:
-        path: The file.
-    """
+    """The file that others are XORed with, endlessly; threads may share it."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -74,14 +70,7 @@ class Key:
 
 @dataclasses.dataclass(frozen=True)
 class Encrypted:
-    """A file of that format.
-
-    Attributes:
-        path: The file.
-        name: Of the plaintext.
-        sha256: Of the plaintext, in hex.
-        size: Bytes of the plaintext.
-    """
+    """A file of that format, with name, SHA-256 (in hex) and size (in bytes) of its plaintext."""
 
     path: Path
     name: str
@@ -96,11 +85,7 @@ def split_name(name: str) -> tuple[str, str] | None:
 
 
 def examine(path: Path) -> Encrypted:
-    """Reads name and first bytes.
-
-    Raises:
-        ValueError: it is not of that format, damaged, or its name would lead elsewhere.
-    """
+    """Reads name and first bytes; a ValueError says what is wrong with them."""
     if not (parts := split_name(path.name)):
         raise ValueError(
             f'{shown(path)} is not named <name>.<64 hexadecimal digits>.enc: rename it as it was '
@@ -144,12 +129,7 @@ def decrypt(encrypted: Encrypted, key: Key, target: Path | None, tell: Tell) -> 
     """Writes the plaintext, which appears under its name only when it is right.
 
     Args:
-        encrypted: The file.
-        key: The original that it was made with.
         target: The file to write; None only checks.
-        tell: See Tell.
-    Returns:
-        What was written.
     Raises:
         ValueError: the SHA-256 is wrong.
     """

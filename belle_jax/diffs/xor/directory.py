@@ -169,13 +169,8 @@ def _manifest(
 ) -> Iterator[Callable[[str, Checksums], None]]:
     """Makes the target, or goes on with it, and keeps other writers out.
 
-    Args:
-        target: Removed again if it was made here and is still empty in the end.
-        known: The files of its manifest so far.
-        is_ours: Whether this work makes a file of that name: what a run that was killed has left
-            unfinished of it is removed.
-    Yields:
-        What enters a complete file into the manifest.
+    What a killed run left unfinished of our files is removed, and in the end the target too, if it
+    was made here and is still empty. Yields what enters a complete file into the manifest.
     """
 
     def enter(name: str, made: Checksums) -> None:

@@ -18,13 +18,8 @@ TAIL = 2**16 + 22  # a zip file's end record stands within them
 _CONTROL = re.compile('[\x00-\x08\x0b\x0c\x0e-\x1f]')
 
 
-class Verdict(enum.Enum):
-    """What the first and last bytes say."""
-
-    UNKNOWN = 'of no known kind'
-    WRONG_START = 'wrong from the start'
-    WRONG_END = 'wrong at the end'
-    RIGHT = 'right at both ends'
+Verdict = enum.Enum('Verdict', 'UNKNOWN WRONG_START WRONG_END RIGHT')
+"""What the first and last bytes say; UNKNOWN: of no known kind."""
 
 
 def judge(name: str, head: bytes, tail: bytes, size: int) -> Verdict:

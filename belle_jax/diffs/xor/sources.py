@@ -117,14 +117,10 @@ def compare_sources(
     is_made: Callable[[str], bool],
     threads: int,
 ) -> dict[str, str]:
-    """Compares what is there already with a published list.
+    """Compares the source's files with a published list, where one is given.
 
     Args:
-        md5: The list; '' for none.
-        source: As given.
-        files: Of the source.
         is_made: Whether a file of that name is yet to be made.
-        threads: Files at a time.
     Returns:
         The rest of the list, to compare with what is made.
     """
