@@ -2,14 +2,14 @@
 
 import hashlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from belle_jax.diffs.delta import manifest, matching
 from belle_jax.diffs.delta.blocks import ahead, decode, sha256
-from belle_jax.diffs.delta.manifest import Carried, CodedBlock, Delta
+from belle_jax.diffs.delta.manifest import Carried, Delta
 from belle_jax.files import new_directory, require_new
 from belle_jax.formats import huggingface
 from belle_jax.progress import Progress
@@ -48,8 +48,17 @@ def apply(
     base = huggingface.resolve(base)
     bases = _find(opened, base)
     _verify(opened, base, bases, threads)
-    with new_directory(target, sum(e.size for e in (*opened.tensors, *opened.files))) as partial:
-        _restore(opened, base, bases, partial, max_shard_size, kind, threads)
+    size = sum(e.size for e in (*opened.tensors, *opened.files))
+    with new_directory(target, size) as partial, ahead(_tasks(opened, bases), threads) as results:
+        everything = shown(_planned(opened, results), 'Applying the delta')
+        count = len(opened.tensors)
+        shards.write(partial, everything[:count], kind, max_shard_size)
+        for planned in everything[count:]:
+            with (partial / planned.name).open('wb') as file:
+                planned.write(file)
+        for entry in opened.files:
+            if entry.blocks is None:
+                shutil.copyfile(base / entry.name, partial / entry.name)
     return Path(target)
 
 
@@ -102,20 +111,16 @@ def _verify(delta: Delta, base: Path, bases: dict[str, Stored], threads: int) ->
     progress.end(done // 10**6)
 
 
-def _restore(
-    delta: Delta,
-    base: Path,
-    bases: dict[str, Stored],
-    target: Path,
-    max_shard_size: int,
-    kind: str,
-    threads: int,
-) -> None:
-    """Writes the tuned model, each tensor checked when its last block is there."""
+def _tasks(delta: Delta, bases: dict[str, Stored]) -> Iterator[Callable[[], np.ndarray]]:
+    """What threads do: the numbers of every block."""
+    for block in delta.blocks:
+        base = bases[block.of.base.name] if block.of.base else None
+        dtype = DTYPES[block.of.dtype]
+        yield lambda b=block, t=base, d=dtype: decode(b.data, t, d, b.start, b.size)
 
-    def decoded(block: CodedBlock) -> np.ndarray:
-        theirs = bases[block.of.base.name] if block.of.base else None
-        return decode(block.data, theirs, DTYPES[block.of.dtype], block.start, block.size)
+
+def _planned(delta: Delta, results: Iterator[np.ndarray]) -> list[Planned]:
+    """Tensors and files to write, each checked when its last block is there."""
 
     def blocks(entry: Carried) -> Iterator[np.ndarray]:
         digest = hashlib.sha256()
@@ -129,18 +134,8 @@ def _restore(
                 'delta is damaged. Get it again.'
             )
 
-    everything = shown(
-        [
-            Planned(e.name, e.shape, DTYPES[e.dtype], lambda e=e: blocks(e))
-            for e in (*delta.tensors, *(f for f in delta.files if f.blocks is not None))
-        ],
-        'Applying the delta',
-    )
-    with ahead((lambda b=block: decoded(b) for block in delta.blocks), threads) as results:
-        shards.write(target, everything[: len(delta.tensors)], kind, max_shard_size)
-        for file in everything[len(delta.tensors) :]:
-            with (target / file.name).open('wb') as opened:
-                file.write(opened)
-    for file in delta.files:
-        if file.blocks is None:
-            shutil.copyfile(base / file.name, target / file.name)
+    return [
+        Planned(e.name, e.shape, DTYPES[e.dtype], lambda e=e: blocks(e))
+        for e in (*delta.tensors, *delta.files)
+        if e.blocks is not None
+    ]
