@@ -101,13 +101,13 @@ def movement(base: Path, tuned: Path) -> dict[str, Any]:
 def without(base: Path, tuned: Path, planes: bool) -> int:
     """Bytes of the same blocks at the first level, unordered, with or without planes."""
     theirs, count = shards.read(base), 0
-    compressor = blocks.compressor(LEVELS[0])
+    compressor = zstandard.ZstdCompressor(LEVELS[0], write_checksum=True)
     for tensor in shards.read(tuned).values():
         other, array = matching.reference(tensor, theirs), tensor.array
         step = blocks.BLOCK // array.itemsize
         for start in range(0, array.size, step):
             numbers = blocks.flat(array, start, start + step)
-            facing = blocks.facing(other.array if other else None, array.dtype, start, len(numbers))
+            facing = blocks.facing(other, array.dtype, start, len(numbers))
             bits = numbers.view(np.uint8)
             if facing is not None:
                 bits = bits ^ facing.view(np.uint8)

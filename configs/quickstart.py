@@ -31,22 +31,13 @@ def get_config(variant: str = '') -> ConfigDict:
         'init_std': 0.06,
     }
     # Activations of 512 tokens a step are small enough to keep, and four layers to unroll.
-    c.model.remat = 'none'
-    c.model.scan = False
-    c.data.path = 'runs/quickstart/train.jsonl'
-    c.data.tokenizer = 'runs/quickstart/tokenizer'
-    c.data.template = 'belle'
-    c.data.seq_len = 128
+    c.model.update(remat='none', scan=False)
+    c.data.update(path='runs/quickstart/train.jsonl', tokenizer='runs/quickstart/tokenizer')
+    c.data.update(template='belle', seq_len=128)
     # Many small steps: what the model learns here comes in sudden turns, after a number of steps
     # rather than of tokens.
     c.batch.size = 4
-    c.train.steps = 1200
-    c.train.log_every = 50
-    c.train.eval_every = -1
-    c.train.checkpoint_every = -1
-    c.optim.learning_rate = 2e-3
-    c.optim.schedule = 'cosine'
-    c.optim.warmup_ratio = 0.05
-    c.optim.beta2 = 0.98
-    c.optim.weight_decay = 0.1
+    c.train.update(steps=1200, log_every=50, eval_every=-1, checkpoint_every=-1)
+    c.optim.update(learning_rate=2e-3, schedule='cosine', warmup_ratio=0.05)
+    c.optim.update(weight_decay=0.1, beta2=0.98)
     return c

@@ -11,13 +11,14 @@ from pathlib import Path
 from absl import flags
 
 from belle_jax import cli
+from belle_jax.weights.tensors import DTYPES
 
 SOURCE = flags.DEFINE_string('source', None, 'Hugging Face directory or hub name.')
 TARGET = flags.DEFINE_string('target', None, 'Run directory to make.')
 DTYPE = flags.DEFINE_enum(
     'dtype',
     'float32',
-    ['float32', 'bfloat16', 'float16', 'source'],
+    [*DTYPES, 'source'],
     "Of the checkpoint; source: as published. A run's trained parameters are float32.",
 )
 TEMPLATE = flags.DEFINE_string(

@@ -14,15 +14,11 @@ from belle_jax import cli
 from belle_jax.files import require_new
 from belle_jax.formats import huggingface, meta
 from belle_jax.weights import shards
+from belle_jax.weights.tensors import DTYPES
 
 SOURCE = flags.DEFINE_string('source', None, "Directory of Meta's files.")
 TARGET = flags.DEFINE_string('target', None, 'Directory to write: new, or empty.')
-DTYPE = flags.DEFINE_enum(
-    'dtype',
-    '',
-    ['', 'float32', 'bfloat16', 'float16'],
-    'Of the weights; by default as stored.',
-)
+DTYPE = flags.DEFINE_enum('dtype', '', ['', *DTYPES], 'Of the weights; by default as stored.')
 MAX_SHARD_SIZE = flags.DEFINE_string('max_shard_size', '5GB', 'Of a weight file: 500MB, 2GiB, ...')
 FORMAT = flags.DEFINE_enum('format', 'safetensors', list(shards.KINDS), 'Of the weight files.')
 MAX_POSITION = flags.DEFINE_integer(

@@ -12,13 +12,14 @@ from absl import flags
 from belle_jax import cli
 from belle_jax.runs import conversion
 from belle_jax.weights import shards
+from belle_jax.weights.tensors import DTYPES
 
 SOURCE = flags.DEFINE_string('source', None, 'Run directory, or one of its checkpoints.')
 TARGET = flags.DEFINE_string('target', None, 'Directory to write: new, or empty.')
 DTYPE = flags.DEFINE_enum(
     'dtype',
     '',
-    ['', 'float32', 'bfloat16', 'float16'],
+    ['', *DTYPES],
     'Of the weights; by default that of the published weights which the run began with, else '
     'float32.',
 )
@@ -28,13 +29,9 @@ FORMAT = flags.DEFINE_enum('format', 'safetensors', list(shards.KINDS), 'Of the 
 
 def main() -> object:
     """Exports, and returns the directory."""
-    return conversion.to_huggingface(
-        str(SOURCE.value),
-        str(TARGET.value),
-        DTYPE.value,
-        shards.parse_size(MAX_SHARD_SIZE.value),
-        FORMAT.value,
-    )
+    source, target = str(SOURCE.value), str(TARGET.value)
+    size = shards.parse_size(MAX_SHARD_SIZE.value)
+    return conversion.to_huggingface(source, target, DTYPE.value, size, FORMAT.value)
 
 
 if __name__ == '__main__':

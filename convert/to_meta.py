@@ -12,6 +12,7 @@ from absl import flags
 from belle_jax import cli
 from belle_jax.files import require_new
 from belle_jax.formats import huggingface, meta
+from belle_jax.weights.tensors import DTYPES
 
 SOURCE = flags.DEFINE_string('source', None, 'Hugging Face directory or hub name.')
 TARGET = flags.DEFINE_string('target', None, 'Directory to write: new, or empty.')
@@ -21,12 +22,7 @@ SHARDS = flags.DEFINE_integer(
     'Files to cut the model into; Meta has 7B in 1, 13B in 2, 30B in 4, 65B in 8.',
     lower_bound=1,
 )
-DTYPE = flags.DEFINE_enum(
-    'dtype',
-    '',
-    ['', 'float32', 'bfloat16', 'float16'],
-    'Of the weights; by default as stored.',
-)
+DTYPE = flags.DEFINE_enum('dtype', '', ['', *DTYPES], 'Of the weights; by default as stored.')
 
 
 def main() -> object:

@@ -12,14 +12,12 @@ from absl import flags
 from belle_jax import cli
 from belle_jax.files import require_new
 from belle_jax.formats import huggingface, paddle
+from belle_jax.weights.tensors import DTYPES
 
 SOURCE = flags.DEFINE_string('source', None, 'Hugging Face directory or hub name.')
 TARGET = flags.DEFINE_string('target', None, 'Directory to write: new, or empty.')
 DTYPE = flags.DEFINE_enum(
-    'dtype',
-    'source',
-    ['source', 'float32', 'bfloat16', 'float16'],
-    'Of the weights; source: every tensor as it is stored.',
+    'dtype', 'source', ['source', *DTYPES], 'Of the weights; source: every tensor as it is stored.'
 )
 
 

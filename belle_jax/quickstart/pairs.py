@@ -34,9 +34,9 @@ def make(seed: int = 0, held_out: int = HELD_OUT) -> tuple[list[Pair], list[Pair
     train: list[Pair] = []
     test: list[Pair] = []
     for kind in KINDS:
-        kept, held = _split(kind, _draw(kind, seed), held_out)
-        train += kept
-        test += held
+        drawn = _draw(kind, seed)
+        train += drawn[:-held_out]
+        test += drawn[-held_out:]
     new = {kind.name for kind in KINDS if kind.new_answers}
     unseen = {pair.output for pair in test if pair.kind in new}
     train = [pair for pair in train if pair.output not in unseen]
@@ -46,26 +46,14 @@ def make(seed: int = 0, held_out: int = HELD_OUT) -> tuple[list[Pair], list[Pair
     return train, test
 
 
-def _draw(kind: TaskKind, seed: int) -> dict[tuple, Pair]:
-    """Draws `kind.pairs` different questions, each in one of its phrasings, keyed by content."""
+def _draw(kind: TaskKind, seed: int) -> list[Pair]:
+    """Draws `kind.pairs` questions of different content, each in one of its phrasings."""
     rng = random.Random(f'{seed} {kind.name}')
     drawn: dict[tuple, Pair] = {}
     while len(drawn) < kind.pairs:
         values, output = kind.draw(rng)
         drawn[values] = Pair(kind.name, rng.choice(kind.phrasings).format(*values), output)
-    return drawn
-
-
-def _split(
-    kind: TaskKind, drawn: dict[tuple, Pair], held_out: int
-) -> tuple[list[Pair], list[Pair]]:
-    """The last pairs drawn are held out, and with them whatever else has their answers."""
-    pairs = list(drawn.values())
-    train, test = pairs[:-held_out], pairs[-held_out:]
-    if kind.new_answers:
-        answers = {pair.output for pair in test}
-        train = [pair for pair in train if pair.output not in answers]
-    return train, test
+    return list(drawn.values())
 
 
 def write(pairs: Iterable[Pair], path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the quickstart prints of a run: the loss falling, and the share of exact answers."""
+"""What the quickstart prints of a run: the loss falling, and how many answers are exactly right."""
 
 import json
 import unicodedata
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from belle_jax.quickstart.pairs import Pair
+from belle_jax.texts.similarity import Index
 
 POINTS = 8  # of the loss
 
@@ -30,13 +31,21 @@ def losses(path: Path) -> str:
     return '\n'.join(lines)
 
 
+def nearest(train: Sequence[Pair], questions: Sequence[str]) -> list[str]:
+    """The baseline that has learned nothing: answers as the most similar training row has it."""
+    index = Index()
+    for pair in train:
+        index.add(pair.instruction)
+    return [train[index.nearest(question).index].output for question in questions]
+
+
 def exact(pairs: Sequence[Pair], answers: Sequence[str]) -> list[bool]:
     """Which answers are the right one, character for character (outer white space aside)."""
     return [pair.output == answer.strip() for pair, answer in zip(pairs, answers, strict=True)]
 
 
 def table(
-    train: Sequence[Pair], held_out: Sequence[Pair], given: Sequence[str], nearest: Sequence[str]
+    train: Sequence[Pair], held_out: Sequence[Pair], given: Sequence[str], looked_up: Sequence[str]
 ) -> str:
     """The share of held-out answers that are exactly right, by kind and in all.
 
@@ -44,14 +53,14 @@ def table(
         train: The training pairs; tell which answers were seen.
         held_out: The questions.
         given: The model's answers to them.
-        nearest: The nearest training rows' answers to them.
+        looked_up: The nearest training rows' answers to them.
     Returns:
         A table in text.
     """
     seen = {pair.output for pair in train}
     columns = {
         'model': exact(held_out, given),
-        'nearest row': exact(held_out, nearest),
+        'nearest row': exact(held_out, looked_up),
         'seen': [pair.output in seen for pair in held_out],
     }
     lines = [

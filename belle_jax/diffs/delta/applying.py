@@ -2,20 +2,20 @@
 
 import hashlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from belle_jax.diffs.delta import manifest, matching
-from belle_jax.diffs.delta.blocks import ahead, decode, facing, sha256
-from belle_jax.diffs.delta.manifest import Carried, CodedBlock, Delta
+from belle_jax.diffs.delta.blocks import ahead, decode, sha256
+from belle_jax.diffs.delta.manifest import Carried, Delta
 from belle_jax.files import new_directory, require_new
 from belle_jax.formats import huggingface
 from belle_jax.progress import Progress
 from belle_jax.weights import shards
 from belle_jax.weights.safetensors import DTYPES, NAMES
-from belle_jax.weights.tensors import Planned, Stored, map_file
+from belle_jax.weights.tensors import Planned, Stored, map_file, shown
 
 
 def apply(
@@ -48,8 +48,17 @@ def apply(
     base = huggingface.resolve(base)
     bases = _find(opened, base)
     _verify(opened, base, bases, threads)
-    with new_directory(target, sum(e.size for e in (*opened.tensors, *opened.files))) as partial:
-        _restore(opened, base, bases, partial, max_shard_size, kind, threads)
+    size = sum(e.size for e in (*opened.tensors, *opened.files))
+    with new_directory(target, size) as partial, ahead(_tasks(opened, bases), threads) as results:
+        everything = shown(_planned(opened, results), 'Applying the delta')
+        count = len(opened.tensors)
+        shards.write(partial, everything[:count], kind, max_shard_size)
+        for planned in everything[count:]:
+            with (partial / planned.name).open('wb') as file:
+                planned.write(file)
+        for entry in opened.files:
+            if entry.blocks is None:
+                shutil.copyfile(base / entry.name, partial / entry.name)
     return Path(target)
 
 
@@ -72,28 +81,25 @@ def _find(delta: Delta, directory: Path) -> dict[str, Stored]:
                 f'shape {list(base.shape)}.'
             )
         found[base.name] = tensor
-    for file in delta.files:
-        if file.blocks is None and not (directory / file.name).is_file():
-            raise ValueError(
-                f'--base={directory} has no {file.name}: {delta.directory} takes it from its base, '
-                f'{delta.called}.'
-            )
     return found
 
 
 def _verify(delta: Delta, base: Path, bases: dict[str, Stored], threads: int) -> None:
     """Reads the delta and the base once, before anything is written."""
-    wanted = [
-        (map_file(d.path), d.sha256, f'{d.path} is damaged: get it again') for d in delta.data
-    ]
     other = f'is not what {delta.directory} was made from: give {delta.called}, undamaged'
     digests = {e.base.name: e.base.sha256 for e in delta.tensors if e.base}
-    wanted += [(t.array, digests[name], f'{t.place} {other}') for name, t in bases.items()]
-    wanted += [
-        (map_file(base / f.name), f.sha256, f'{base / f.name} {other}')
-        for f in delta.files
-        if f.blocks is None
+    wanted = [
+        *((map_file(p), h, f'{p} is damaged: get it again') for p, h in delta.data.items()),
+        *((t.array, digests[name], f'{t.place} {other}') for name, t in bases.items()),
     ]
+    for file in delta.files:
+        if file.blocks is None:
+            if not (path := base / file.name).is_file():
+                raise ValueError(
+                    f'--base={base} has no {file.name}: {delta.directory} takes it from its base, '
+                    f'{delta.called}.'
+                )
+            wanted.append((map_file(path), file.sha256, f'{path} {other}'))
     progress = Progress('Checking the base', 'MB')
     done, total = 0, sum(array.nbytes for array, _, _ in wanted)
     with ahead((lambda a=array: sha256(a) for array, _, _ in wanted), threads) as results:
@@ -105,51 +111,31 @@ def _verify(delta: Delta, base: Path, bases: dict[str, Stored], threads: int) ->
     progress.end(done // 10**6)
 
 
-def _restore(
-    delta: Delta,
-    base: Path,
-    bases: dict[str, Stored],
-    target: Path,
-    max_shard_size: int,
-    kind: str,
-    threads: int,
-) -> None:
-    """Writes the tuned model, each tensor checked when its last block is there."""
-    progress = Progress('Applying the delta', 'MB')
-    done, total = 0, sum(e.size for e in (*delta.tensors, *delta.files))
-
-    def work(block: CodedBlock) -> np.ndarray:
+def _tasks(delta: Delta, bases: dict[str, Stored]) -> Iterator[Callable[[], np.ndarray]]:
+    """What threads do: the numbers of every block."""
+    for block in delta.blocks:
+        base = bases[block.of.base.name] if block.of.base else None
         dtype = DTYPES[block.of.dtype]
-        theirs = bases[block.of.base.name].array if block.of.base else None
-        count = block.size // dtype.itemsize
-        against = facing(theirs, dtype, block.start // dtype.itemsize, count)
-        return decode(block.data, against, dtype, count)
+        yield lambda b=block, t=base, d=dtype: decode(b.data, t, d, b.start, b.size)
 
-    with ahead((lambda b=block: work(b) for block in delta.blocks()), threads) as results:
 
-        def blocks(entry: Carried) -> Iterator[np.ndarray]:
-            nonlocal done
-            digest = hashlib.sha256()
-            for _ in entry.blocks or ():
-                numbers = next(results)
-                digest.update(numbers.view(np.uint8).data)
-                yield numbers
-                done += numbers.nbytes
-                progress.show(done // 10**6, done / total)
-            if digest.hexdigest() != entry.sha256:
-                raise ValueError(
-                    f'{entry.name} came out with another SHA-256 than {delta.directory} says: the '
-                    'delta is damaged. Get it again.'
-                )
+def _planned(delta: Delta, results: Iterator[np.ndarray]) -> list[Planned]:
+    """Tensors and files to write, each checked when its last block is there."""
 
-        def planned(entry: Carried) -> Planned:
-            return Planned(entry.name, entry.shape, DTYPES[entry.dtype], lambda: blocks(entry))
+    def blocks(entry: Carried) -> Iterator[np.ndarray]:
+        digest = hashlib.sha256()
+        for _ in entry.blocks or ():
+            numbers = next(results)
+            digest.update(numbers.view(np.uint8).data)
+            yield numbers
+        if digest.hexdigest() != entry.sha256:
+            raise ValueError(
+                f'{entry.name} came out with another SHA-256 than {delta.directory} says: the '
+                'delta is damaged. Get it again.'
+            )
 
-        shards.write(target, [planned(e) for e in delta.tensors], kind, max_shard_size)
-        for entry in delta.files:
-            if entry.blocks is None:
-                shutil.copyfile(base / entry.name, target / entry.name)
-            else:
-                with (target / entry.name).open('wb') as file:
-                    planned(entry).write(file)
-    progress.end(done // 10**6)
+    return [
+        Planned(e.name, e.shape, DTYPES[e.dtype], lambda e=e: blocks(e))
+        for e in (*delta.tensors, *delta.files)
+        if e.blocks is not None
+    ]

@@ -28,6 +28,8 @@ from typing import Any
 import numpy as np
 import zstandard
 
+from belle_jax.weights.tensors import Stored
+
 BLOCK = 2 * 2**20  # bytes; a thread holds it a dozen times; larger ones save less than 1 %
 LEVELS = range(1, 23)  # of zstandard
 
@@ -35,42 +37,40 @@ LEVELS = range(1, 23)  # of zstandard
 # --- coding ---------------------------------------------------------------------------------------
 
 
-def encode(
-    numbers: np.ndarray, theirs: np.ndarray | None, compressor: zstandard.ZstdCompressor
-) -> bytes:
-    """A compressed block.
-
-    Args:
-        numbers: Of the tuned model, contiguous [n].
-        theirs: What faces them, of the same dtype [n]; None where there is no base.
-        compressor: As `compressor` gives it.
-    """
+def encode(array: np.ndarray, base: Stored | None, start: int, level: int) -> bytes:
+    """Compresses the block that begins at byte `start` of a tuned tensor, against its base's."""
+    first = start // array.itemsize
+    numbers = flat(array, first, first + BLOCK // array.itemsize)
+    theirs = facing(base, numbers.dtype, first, len(numbers))
     bits = numbers.view(f'u{numbers.itemsize}')
     if theirs is not None:
         bits = bits ^ theirs.view(bits.dtype)
         if (order := _order(theirs)) is not None:
             bits = bits[order]
     planes = np.ascontiguousarray(bits.view(np.uint8).reshape(-1, bits.itemsize).T)
-    return compressor.compress(planes.data)
+    return zstandard.ZstdCompressor(level, write_checksum=True).compress(planes.data)
 
 
-def decode(data: np.ndarray, theirs: np.ndarray | None, dtype: np.dtype, count: int) -> np.ndarray:
-    """The tuned model's numbers [count] from a compressed block and what faces them.
+def decode(
+    data: np.ndarray, base: Stored | None, dtype: np.dtype, start: int, size: int
+) -> np.ndarray:
+    """The tuned model's numbers, of `size` bytes in all, from what `encode` gave for them.
 
     Raises:
         ValueError: it is damaged, or is not a block of this size.
     """
     try:
         # A frame says how large it becomes: nothing larger is unpacked.
-        if zstandard.frame_content_size(data.data) != count * dtype.itemsize:
+        if zstandard.frame_content_size(data.data) != size:
             raise ValueError('a block has another size than it should')
         raw = zstandard.ZstdDecompressor().decompress(data.data, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise ValueError(f'a block cannot be decompressed ({error})') from error
     planes = np.frombuffer(raw, np.uint8).reshape(dtype.itemsize, -1)
-    bits = np.empty(count, f'u{dtype.itemsize}')
+    bits = np.empty(planes.shape[1], f'u{dtype.itemsize}')
     for place, plane in enumerate(planes):  # six times faster than a transposed copy
         bits.view(np.uint8)[place :: dtype.itemsize] = plane
+    theirs = facing(base, dtype, start // dtype.itemsize, len(bits))
     if theirs is not None:
         if (order := _order(theirs)) is not None:
             ordered, bits = bits, np.empty_like(bits)
@@ -87,28 +87,21 @@ def _order(theirs: np.ndarray) -> np.ndarray | None:
     return np.argsort(exponents, kind='stable')  # by counting, for bytes
 
 
-def compressor(level: int) -> zstandard.ZstdCompressor:
-    """What `encode` needs; not to be used by two threads at once."""
-    return zstandard.ZstdCompressor(level=level, write_checksum=True, write_content_size=True)
-
-
 # --- numbers --------------------------------------------------------------------------------------
 
 
-def facing(base: np.ndarray | None, dtype: np.dtype, start: int, count: int) -> np.ndarray | None:
-    """The base's numbers at some places of a tuned tensor.
+def facing(base: Stored | None, dtype: np.dtype, start: int, count: int) -> np.ndarray | None:
+    """The base's numbers at some places of a tuned tensor, cast to its dtype.
 
     Args:
         base: Its tensor, whose shape differs in the number of rows at most; or None.
-        dtype: Of the tuned tensor, to which they are cast.
         start: First place, in C order.
-        count: How many.
     Returns:
         [count], zeros where the base has no such row; None if it has nothing there.
     """
-    if base is None or start >= base.size:
+    if base is None or start >= base.array.size:
         return None
-    theirs = flat(base, start, start + count)
+    theirs = flat(base.array, start, start + count)
     if theirs.dtype != dtype:
         # What is too large becomes infinite, and the tuned bits come back all the same.
         with np.errstate(over='ignore', invalid='ignore'):
@@ -141,14 +134,13 @@ def sha256(array: np.ndarray) -> str:
 
 @contextlib.contextmanager
 def ahead(tasks: Iterable[Callable[[], Any]], threads: int = 0) -> Iterator[Iterator[Any]]:
-    """Results of tasks in their order, a few of them computed ahead.
+    """Yields the results of tasks in their order, a few of them computed ahead.
 
     Args:
         tasks: Taken one by one, so that they may be many; what they do should mostly be outside of
-            the interpreter's lock (compression, checksums, large arrays).
+            the interpreter's lock (compression, checksums, large arrays). An error of theirs is
+            raised where the result would come.
         threads: That work; 0 for one a processor.
-    Yields:
-        The results. A task's error is raised where its result would come.
     """
     threads = threads or len(os.sched_getaffinity(0))
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:

@@ -5,10 +5,10 @@ in several threads; memory holds a few blocks for each thread.
 """
 
 import dataclasses
+import filecmp
 import hashlib
 import json
 import os
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, Self
@@ -17,7 +17,7 @@ import numpy as np
 
 from belle_jax.diffs.delta import blocks, manifest, matching
 from belle_jax.diffs.delta.blocks import ahead, sha256
-from belle_jax.diffs.delta.manifest import BlockFile, Carried, Compared
+from belle_jax.diffs.delta.manifest import Carried, Tensor
 from belle_jax.files import new_directory, require_new, write_text
 from belle_jax.formats import huggingface
 from belle_jax.progress import Progress
@@ -93,7 +93,7 @@ def _write(
     threads: int,
 ) -> int:
     """Compresses everything; returns the bytes of the delta."""
-    same = [path for path in files if _is_same(path, base / path.name)]
+    same = [p for p in files if _is_same(p, base / p.name)]
     carried: list[Triple] = [(p.name, map_file(p), None) for p in files if p not in same]
     everything = tensors + carried
     progress = Progress('Making the delta', 'MB')
@@ -105,7 +105,7 @@ def _write(
             compared = None
             if theirs:
                 b = theirs.array
-                compared = Compared(theirs.name, NAMES[b.dtype], b.shape, next(results))
+                compared = Tensor(theirs.name, NAMES[b.dtype], b.shape, next(results))
             sizes = []
             for start in range(0, array.nbytes, blocks.BLOCK):
                 sizes.append(writer.add(next(results)))
@@ -123,30 +123,17 @@ def _write(
 
 def _tasks(everything: list[Triple], level: int) -> Iterator[Callable[[], Any]]:
     """What threads do: for each tensor its digest, that of the base's, and its blocks."""
-    local = threading.local()
-
-    def compress(array: np.ndarray, theirs: Stored | None, start: int) -> bytes:
-        if not hasattr(local, 'compressor'):
-            local.compressor = blocks.compressor(level)
-        first = start // array.itemsize
-        numbers = blocks.flat(array, first, first + blocks.BLOCK // array.itemsize)
-        against = theirs.array if theirs else None
-        facing = blocks.facing(against, numbers.dtype, first, len(numbers))
-        return blocks.encode(numbers, facing, local.compressor)
-
     for _, array, theirs in everything:
         yield lambda a=array: sha256(a)
         if theirs:
             yield lambda a=theirs.array: sha256(a)
         for start in range(0, array.nbytes, blocks.BLOCK):
-            yield lambda a=array, b=theirs, s=start: compress(a, b, s)
+            yield lambda a=array, b=theirs, s=start: blocks.encode(a, b, s, level)
 
 
 def _is_same(path: Path, theirs: Path) -> bool:
-    size = path.stat().st_size
-    if size <= SETTINGS or not theirs.is_file() or theirs.stat().st_size != size:
-        return False
-    return sha256(map_file(path)) == sha256(map_file(theirs))
+    large = path.stat().st_size > SETTINGS
+    return large and theirs.is_file() and filecmp.cmp(path, theirs, shallow=False)
 
 
 def _account(tensors: list[Triple], size: int) -> None:
@@ -166,10 +153,8 @@ class DeltaWriter:
     def __init__(self, directory: Path, max_size: int) -> None:
         """Takes an existing directory, and the bytes that a file of blocks may have."""
         self._directory, self._max_size = directory, max_size
-        self._data: list[BlockFile] = []
+        self._data: list[dict[str, Any]] = []  # as the manifest has them
         self._file: IO[bytes] | None = None
-        self._hash = hashlib.sha256()
-        self._size = 0
 
     def __enter__(self) -> Self:
         return self
@@ -180,9 +165,8 @@ class DeltaWriter:
 
     def add(self, block: bytes) -> int:
         """Appends a compressed block; returns its size."""
-        if self._file and self._size + len(block) > self._max_size:
+        if not self._file or self._size + len(block) > self._max_size:
             self._end()
-        if not self._file:
             path = self._directory / f'delta-{len(self._data) + 1:05d}.zst'
             self._file, self._hash, self._size = path.open('wb'), hashlib.sha256(), 0
         self._file.write(block)
@@ -198,7 +182,7 @@ class DeltaWriter:
             'version': manifest.VERSION,
             'base': base,
             'block': blocks.BLOCK,
-            'data': [{'name': d.path.name, 'size': d.size, 'sha256': d.sha256} for d in self._data],
+            'data': self._data,
             'tensors': [dataclasses.asdict(t) for t in tensors],
             'files': [
                 {'name': f.name, 'size': f.size, 'sha256': f.sha256, 'blocks': f.blocks}
@@ -207,12 +191,13 @@ class DeltaWriter:
         }
         text = json.dumps({'sha256': manifest.digest(values)} | values) + '\n'
         write_text(self._directory / manifest.NAME, text)
-        return sum(d.size for d in self._data) + len(text.encode())
+        return sum(d['size'] for d in self._data) + len(text.encode())
 
     def _end(self) -> None:
         if self._file:
             self._file.flush()
             os.fsync(self._file.fileno())
             self._file.close()
-            self._data.append(BlockFile(Path(self._file.name), self._size, self._hash.hexdigest()))
+            name, digest = Path(self._file.name).name, self._hash.hexdigest()
+            self._data.append({'name': name, 'size': self._size, 'sha256': digest})
             self._file = None

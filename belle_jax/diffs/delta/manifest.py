@@ -23,6 +23,7 @@ import fnmatch
 import hashlib
 import json
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -39,34 +40,13 @@ MAX_BLOCK = 64 * 2**20
 
 
 @dataclasses.dataclass(frozen=True)
-class Compared:
-    """The base's tensor that another is compared with."""
+class Tensor:
+    """A tensor, as a delta tells it from others; its dtype is as safetensors writes it."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     sha256: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Carried:
-    """A tensor of the tuned model, or one of its small files (dtype 'U8', shape [bytes]).
-
-    Attributes:
-        name: As the tuned model has it.
-        dtype: As safetensors writes it.
-        shape: Of the whole tensor.
-        sha256: Of its bytes.
-        base: What it is compared with; None where it is carried whole.
-        blocks: Bytes of its compressed blocks; None for a file that is the base's.
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    sha256: str
-    base: Compared | None
-    blocks: tuple[int, ...] | None
 
     @property
     def size(self) -> int:
@@ -75,24 +55,21 @@ class Carried:
 
 
 @dataclasses.dataclass(frozen=True)
-class BlockFile:
-    """A file of blocks."""
+class Carried(Tensor):
+    """A tensor of the tuned model, or one of its small files (dtype 'U8', shape [bytes]).
 
-    path: Path
-    size: int
-    sha256: str
+    Attributes:
+        base: What it is compared with; None where it is carried whole.
+        blocks: Bytes of its compressed blocks; None for a file that is the base's.
+    """
+
+    base: Tensor | None
+    blocks: tuple[int, ...] | None
 
 
 @dataclasses.dataclass(frozen=True)
 class CodedBlock:
-    """A compressed block.
-
-    Attributes:
-        of: What it is a block of.
-        start: Byte of that with which it begins.
-        size: Its bytes when decoded.
-        data: Its bytes in the mapped file.
-    """
+    """A block: the byte of its tensor at which it starts, its size decoded, its bytes coded."""
 
     of: Carried
     start: int
@@ -102,40 +79,14 @@ class CodedBlock:
 
 @dataclasses.dataclass(frozen=True)
 class Delta:
-    """An open delta."""
+    """An open delta; `called` is how messages name its base, `data` has checksums of its files."""
 
     directory: Path
-    base: str
-    block: int
+    called: str
     tensors: tuple[Carried, ...]
     files: tuple[Carried, ...]
-    data: tuple[BlockFile, ...]
-
-    @property
-    def called(self) -> str:
-        """How messages call the base."""
-        return f'the base {self.base!r}'
-
-    def blocks(self) -> list[CodedBlock]:
-        """All blocks in order.
-
-        Raises:
-            ValueError: they do not fill the files; a fault in the manifest.
-        """
-        found, left = [], [map_file(d.path) for d in reversed(self.data)]
-        for entry in (*self.tensors, *self.files):
-            for number, size in enumerate(entry.blocks or ()):
-                if left and not left[-1].size:
-                    left.pop()
-                if not left or size > left[-1].size:
-                    raise ValueError(f'block {number} of {entry.name} is in none of its files')
-                start = number * self.block
-                raw = min(self.block, entry.size - start)
-                found.append(CodedBlock(entry, start, raw, left[-1][:size]))
-                left[-1] = left[-1][size:]
-        if any(rest.size for rest in left):
-            raise ValueError('its files hold more than it lists')
-        return found
+    data: dict[Path, str]
+    blocks: tuple[CodedBlock, ...]
 
 
 def digest(values: dict[str, Any]) -> str:
@@ -164,10 +115,8 @@ def is_carried(name: str) -> bool:
 
 
 def read(directory: Path) -> Delta:
-    """Opens a delta; reads its manifest alone.
+    """Opens what `make` wrote; reads its manifest alone.
 
-    Args:
-        directory: What `make` wrote.
     Raises:
         ValueError: it is not a delta, is damaged or truncated; what is wrong with it is named.
     """
@@ -187,36 +136,21 @@ def read(directory: Path) -> Delta:
     if digest(values) != expected:
         raise ValueError(f'{path} is damaged: its contents have another SHA-256. Get it again.')
     try:
-        delta = _parse(directory, values)
-        for data in delta.data:
-            _check_size(data)
-        delta.blocks()
+        return _parse(directory, values)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         told = str(error) if isinstance(error, ValueError) else f'a field is amiss ({error!r})'
         raise ValueError(f'{path} is damaged: {told}. Get the delta again.') from error
-    return delta
-
-
-def _check_size(data: BlockFile) -> None:
-    if not data.path.is_file():
-        raise ValueError(f'{data.path.name}, which it lists, is missing')
-    if (size := data.path.stat().st_size) != data.size:
-        raise ValueError(f'{data.path.name} has {size} bytes instead of {data.size}')
 
 
 def _parse(directory: Path, values: dict[str, Any]) -> Delta:
     block = _natural(values['block'])
     if not 0 < block <= MAX_BLOCK or block % 8:
         raise ValueError(f'blocks of {block} bytes')
-    data = tuple(
-        BlockFile(directory / _plain(d['name']), _natural(d['size']), _text(d['sha256']))
-        for d in values['data']
-    )
     tensors = tuple(
         Carried(
             *_described(t),
-            None if t['base'] is None else Compared(*_described(t['base'])),
-            _naturals(t['blocks']),
+            None if t['base'] is None else Tensor(*_described(t['base'])),
+            _sizes(t['blocks']),
         )
         for t in values['tensors']
     )
@@ -224,7 +158,7 @@ def _parse(directory: Path, values: dict[str, Any]) -> Delta:
         Carried(
             *_described(f | {'dtype': 'U8', 'shape': [f['size']]}),
             None,
-            None if f['blocks'] is None else _naturals(f['blocks']),
+            None if f['blocks'] is None else _sizes(f['blocks']),
         )
         for f in values['files']
     )
@@ -239,26 +173,49 @@ def _parse(directory: Path, values: dict[str, Any]) -> Delta:
     for entries in (tensors, files):
         if len({e.name for e in entries}) != len(entries):
             raise ValueError('a name occurs twice')
-    return Delta(directory, _text(values['base']), block, tensors, files, data)
+    data = {_data_file(directory, d): _text(d['sha256']) for d in values['data']}
+    called = f'the base {_text(values["base"])!r}'
+    return Delta(directory, called, tensors, files, data, _cut(data, (*tensors, *files), block))
+
+
+def _data_file(directory: Path, values: Any) -> Path:
+    name, size = _text(values['name']), _natural(values['size'])
+    if Path(name).name != name:
+        raise ValueError(f'{name!r} is not a file beside it')
+    if not (path := directory / name).is_file():
+        raise ValueError(f'{name}, which it lists, is missing')
+    if (found := path.stat().st_size) != size:
+        raise ValueError(f'{name} has {found} bytes instead of {size}')
+    return path
+
+
+def _cut(data: Iterable[Path], entries: Iterable[Carried], block: int) -> tuple[CodedBlock, ...]:
+    """Finds every block in the files, which they must fill."""
+    found, left = [], [map_file(path) for path in data][::-1]
+    for entry in entries:
+        for number, size in enumerate(entry.blocks or ()):
+            if left and not left[-1].size:
+                left.pop()
+            if not left or size > left[-1].size:
+                raise ValueError(f'block {number} of {entry.name} is in none of its files')
+            start = number * block
+            found.append(CodedBlock(entry, start, min(block, entry.size - start), left[-1][:size]))
+            left[-1] = left[-1][size:]
+    if any(rest.size for rest in left):
+        raise ValueError('its files hold more than it lists')
+    return tuple(found)
 
 
 def _described(values: Any) -> tuple[str, str, tuple[int, ...], str]:
-    """Name, dtype, shape and SHA-256 of a tensor."""
     if values['dtype'] not in DTYPES:
         raise ValueError(f'the dtype {values["dtype"]!r} is not known')
-    shape = _naturals(values['shape'])
-    return _text(values['name']), values['dtype'], shape, _text(values['sha256'])
+    name, shape = _text(values['name']), _sizes(values['shape'])
+    return name, values['dtype'], shape, _text(values['sha256'])
 
 
 def _text(value: Any) -> str:
     if not isinstance(value, str) or not value:
         raise ValueError(f'{value!r} is not a text')
-    return value
-
-
-def _plain(value: Any) -> str:
-    if Path(_text(value)).name != value:
-        raise ValueError(f'{value!r} is not a file beside it')
     return value
 
 
@@ -268,7 +225,5 @@ def _natural(value: Any) -> int:
     return value
 
 
-def _naturals(values: Any) -> tuple[int, ...]:
-    if not isinstance(values, list):
-        raise ValueError(f'{values!r} is not a list')
+def _sizes(values: Any) -> tuple[int, ...]:
     return tuple(map(_natural, values))

@@ -10,13 +10,8 @@ from belle_jax.weights.tensors import Stored
 
 
 def reference(tensor: Stored, bases: Mapping[str, Stored]) -> Stored | None:
-    """The base's tensor that a tuned one is compared with.
+    """The base's tensor that a tuned one is compared with; None: it is carried whole.
 
-    Args:
-        tensor: Of the tuned model.
-        bases: All of the base.
-    Returns:
-        None where the base lacks it, and it is carried whole.
     Raises:
         ValueError: the base has one of that name that it cannot be compared with.
     """
@@ -31,8 +26,8 @@ def reference(tensor: Stored, bases: Mapping[str, Stored]) -> Stored | None:
     both_float = ours.dtype.kind in 'fV' and theirs.dtype.kind in 'fV'  # V: bfloat16
     if manifest.comparable(ours.shape, theirs.shape) and (both_float or ours.dtype == theirs.dtype):
         return found
-    if _is_buffer(tensor.name):
-        return None
+    if any(k.buffers.fullmatch(tensor.name.removeprefix(k.prefix)) for k in FAMILIES.values()):
+        return None  # computed from the configuration: nobody's weights
     raise ValueError(
         f'{tensor.place} is {ours.dtype} of shape {list(ours.shape)}, but {found.place} is '
         f'{theirs.dtype} of shape {list(theirs.shape)}: only the number of rows and the kind of '
@@ -48,13 +43,6 @@ def named(name: str, tensors: Mapping[str, Stored]) -> Stored | None:
             if candidate in tensors:
                 return tensors[candidate]
     return None
-
-
-def _is_buffer(name: str) -> bool:
-    """Computed from the configuration: nobody's weights."""
-    return any(
-        family.buffers.fullmatch(name.removeprefix(family.prefix)) for family in FAMILIES.values()
-    )
 
 
 def small_files(directory: Path) -> tuple[list[Path], list[str]]:

@@ -15,7 +15,7 @@ import numpy as np
 
 BLOCK = 2**20  # bytes; a block stays in the processor's cache from one use to the next
 PIECE = 4 * 2**20  # bytes that are written at a time, whole pages
-AHEAD = 4  # blocks that are read before the slowest user of the first is done with it
+AHEAD = 6  # blocks that are read before the slowest user of the first is done with it
 
 Tell = Callable[[int], object]  # is told of bytes that were read; may raise, to stop
 Sink = Callable[[Any], object]  # takes the blocks, in order
@@ -33,7 +33,7 @@ def stream(
     """Gives every block to every sink; all but the last one run in threads of their own.
 
     Hashing, writing and NumPy release the interpreter's lock, so they run beside each other. MD5
-    takes as long as reading, XOR, SHA-256 and writing together, so these need no further threads.
+    takes as long as reading, XOR and SHA-256 together, so these need no further threads.
 
     Args:
         path: The file; not mapped, for pages of mapped files count as the process's memory.
@@ -79,46 +79,32 @@ def writing(file: IO[bytes]) -> Iterator[Sink]:
     read next, in a virtual machine each costs several times the copying, and in the end everybody
     waits for the disk. Where the file system does not know direct writing, the cache serves.
     """
-    pieces = [np.frombuffer(mmap.mmap(-1, PIECE), np.uint8) for _ in range(2)]  # whole pages
+    piece = np.frombuffer(mmap.mmap(-1, PIECE), np.uint8)  # whole pages
     descriptor, filled = file.fileno(), 0
-    direct = _past_the_cache(descriptor, True)
-    written: concurrent.futures.Future | None = None
 
     def write(block: Any) -> None:
-        nonlocal filled, written
+        nonlocal filled
         block, done = np.frombuffer(block, np.uint8), 0
         while done < len(block):
             taken = min(len(block) - done, PIECE - filled)
-            pieces[0][filled : filled + taken] = block[done : done + taken]
+            piece[filled : filled + taken] = block[done : done + taken]
             filled, done = filled + taken, done + taken
             if filled == PIECE:
-                if written:
-                    written.result()  # a disk that is slower than we are is waited for here
-                written = pool.submit(_write, descriptor, pieces[0])
-                pieces.reverse()
+                _write(descriptor, piece)
                 filled = 0
 
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        yield write
-        if written:
-            written.result()
-    if direct:
-        _past_the_cache(descriptor, False)  # the rest fills no sector
-    file.write(pieces[0][:filled].data)
+    _past_the_cache(descriptor, True)
+    yield write
+    _past_the_cache(descriptor, False)  # the rest fills no sector
+    file.write(piece[:filled].data)
 
 
 def _past_the_cache(descriptor: int, wanted: bool) -> bool:
-    """Switches direct writing; whether it is on now."""
-    if not hasattr(os, 'O_DIRECT'):
-        return False
-    flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
-    try:
-        fcntl.fcntl(
-            descriptor, fcntl.F_SETFL, flags | os.O_DIRECT if wanted else flags & ~os.O_DIRECT
-        )
-    except OSError:  # tmpfs and others
-        return False
-    return wanted
+    """Switches direct writing; whether it was on."""
+    flags, direct = fcntl.fcntl(descriptor, fcntl.F_GETFL), getattr(os, 'O_DIRECT', 0)
+    with contextlib.suppress(OSError):  # tmpfs and others
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | direct if wanted else flags & ~direct)
+    return bool(flags & direct)
 
 
 def _write(descriptor: int, piece: np.ndarray) -> None:
@@ -128,18 +114,12 @@ def _write(descriptor: int, piece: np.ndarray) -> None:
             done += os.write(descriptor, piece[done:].data)
         except OSError as error:
             # Some file systems take the switch and refuse the writing.
-            on = fcntl.fcntl(descriptor, fcntl.F_GETFL) & getattr(os, 'O_DIRECT', 0)
-            if error.errno != errno.EINVAL or not on:
+            if error.errno != errno.EINVAL or not _past_the_cache(descriptor, False):
                 raise
-            _past_the_cache(descriptor, False)
 
 
 def read(descriptor: int, out: np.ndarray, start: int) -> int:
-    """Reads from byte `start` until `out`, uint8 [n], is full or the file ends.
-
-    Returns:
-        Bytes that were read.
-    """
+    """Reads from byte `start` until `out`, uint8 [n], is full or the file ends; how many bytes."""
     done = 0
     while done < len(out) and (count := os.preadv(descriptor, [out[done:].data], start + done)):
         done += count

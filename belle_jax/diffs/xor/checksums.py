@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from belle_jax.diffs.xor import blocks
@@ -99,24 +99,16 @@ def read_list(path: str | Path) -> dict[str, str]:
     return listed
 
 
-def compare(listed: Mapping[str, str], actual: Mapping[str, str], md5: str | Path) -> list[str]:
-    """Compares md5 by file name.
-
-    Args:
-        listed: As they should be.
-        actual: As they are.
-        md5: The list.
-    Returns:
-        Sentences, one for each file that is missing or differs.
-    """
+def compare(
+    listed: Mapping[str, str], actual: Mapping[str, Checksums], md5: str | Path
+) -> list[str]:
+    """Sentences, one for each file that is missing or is not as the list `md5` has it."""
     faults = []
     for name, digest in listed.items():
         if name not in actual:
             faults.append(f'{shown(name)} is missing: --md5={md5} names it.')
-        elif actual[name] != digest:
-            faults.append(
-                f'{shown(name)} has the md5 {actual[name]}, and --md5={md5} has {digest}.'
-            )
+        elif (found := actual[name].md5) != digest:
+            faults.append(f'{shown(name)} has the md5 {found}, and --md5={md5} has {digest}.')
     return faults
 
 
@@ -125,12 +117,7 @@ def is_plain(name: str) -> bool:
     return name not in ('', '.', '..') and not set(name) & set('/\\\0')
 
 
-def shown(name: str | Path) -> str:
-    """A name as messages give it: line breaks and what no terminal shows are escaped."""
-    text = str(name)
-    return text if text.isprintable() else repr(text)
-
-
-def listing(names: Iterable[str | Path]) -> str:
-    """Several names as messages give them."""
-    return ', '.join(shown(name) for name in names)
+def shown(*names: str | Path) -> str:
+    """Names as messages give them: line breaks and what no terminal shows are escaped."""
+    texts = map(str, names)
+    return ', '.join(text if text.isprintable() else repr(text) for text in texts)

@@ -14,7 +14,6 @@ import hashlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -29,11 +28,7 @@ DIGEST = 32  # bytes of a SHA-256
 
 
 class Key:
-    """The file that others are XORed with, endlessly; threads may share it.
-
-    Attributes:
-        path: The file.
-    """
+    """The file that others are XORed with, endlessly; threads may share it."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -46,7 +41,7 @@ class Key:
         self._last = np.empty(size % CHUNK, np.uint8)  # a short last chunk, repeated
         if len(self._last):
             self._read(self._last, size - len(self._last))
-            self._last = np.tile(self._last, -(-CHUNK // len(self._last)))[:CHUNK]
+            self._last = np.resize(self._last, CHUNK)
 
     def __enter__(self) -> 'Key':
         return self
@@ -54,8 +49,8 @@ class Key:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def fill(self, out: np.ndarray, place: int) -> None:
-        """Puts into `out`, uint8 [n], what the payload is XORed with from byte `place` on."""
+    def xor(self, block: np.ndarray, place: int, out: np.ndarray) -> None:
+        """Puts a block of the payload, uint8 [n] from byte `place` on, into `out`, XORed."""
         done = 0
         while done < len(out):
             number, at = divmod(place + done, CHUNK)
@@ -66,10 +61,6 @@ class Key:
             else:
                 self._read(piece, number * CHUNK + at)
             done += len(piece)
-
-    def xor(self, block: np.ndarray, place: int, out: np.ndarray) -> None:
-        """Puts a block of the payload, uint8 [n] from byte `place` on, into `out`, XORed."""
-        self.fill(out, place)
         np.bitwise_xor(block, out, out=out)
 
     def _read(self, out: np.ndarray, start: int) -> None:
@@ -79,14 +70,7 @@ class Key:
 
 @dataclasses.dataclass(frozen=True)
 class Encrypted:
-    """A file of that format.
-
-    Attributes:
-        path: The file.
-        name: Of the plaintext.
-        sha256: Of the plaintext, in hex.
-        size: Bytes of the plaintext.
-    """
+    """A file of that format, with name, SHA-256 (in hex) and size (in bytes) of its plaintext."""
 
     path: Path
     name: str
@@ -101,11 +85,7 @@ def split_name(name: str) -> tuple[str, str] | None:
 
 
 def examine(path: Path) -> Encrypted:
-    """Reads name and first bytes.
-
-    Raises:
-        ValueError: it is not of that format, damaged, or its name would lead elsewhere.
-    """
+    """Reads name and first bytes; a ValueError says what is wrong with them."""
     if not (parts := split_name(path.name)):
         raise ValueError(
             f'{shown(path)} is not named <name>.<64 hexadecimal digits>.enc: rename it as it was '
@@ -130,67 +110,58 @@ def examine(path: Path) -> Encrypted:
     return Encrypted(path, name, digest, size)
 
 
-def judge(encrypted: Encrypted, key: Key) -> Verdict:
-    """Decrypts both ends of a file, and says whether they fit its name."""
-    with encrypted.path.open('rb', buffering=0) as file:
+def judge(path: Path, name: str, key: Key | None = None) -> Verdict:
+    """Whether both ends of a file, decrypted where there is a key, fit a name."""
+    start = DIGEST if key else 0
+    size = path.stat().st_size - start
 
-        def piece(start: int, size: int) -> bytes:
-            block, out = np.empty((2, size), np.uint8)
-            blocks.read(file.fileno(), block, DIGEST + start)
-            key.xor(block, start, out)
-            return out.tobytes()
+    def piece(place: int, most: int) -> bytes:
+        block = np.fromfile(path, np.uint8, most, offset=start + place)
+        if key:
+            key.xor(block.copy(), place, block)
+        return block.tobytes()
 
-        size = encrypted.size
-        head, tail = min(size, file_kind.HEAD), min(size, file_kind.TAIL)
-        return file_kind.judge(encrypted.name, piece(0, head), piece(size - tail, tail), size)
+    tail = piece(max(0, size - file_kind.TAIL), file_kind.TAIL)
+    return file_kind.judge(name, piece(0, file_kind.HEAD), tail, size)
 
 
 def decrypt(encrypted: Encrypted, key: Key, target: Path | None, tell: Tell) -> Checksums:
     """Writes the plaintext, which appears under its name only when it is right.
 
     Args:
-        encrypted: The file.
-        key: The original that it was made with.
         target: The file to write; None only checks.
-        tell: See Tell.
-    Returns:
-        What was written.
     Raises:
         ValueError: the SHA-256 is wrong.
     """
     sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
     with contextlib.ExitStack() as stack:
-        write = stack.enter_context(_writing(target)) if target else lambda _: None
-
-        def keep(block: Any) -> None:
-            sha256.update(block)
-            write(block)
-
-        size = blocks.stream(encrypted.path, (), tell, DIGEST, key.xor, (md5.update, keep))
+        writes = [stack.enter_context(_writing(target))] if target else []
+        sinks = (md5.update, *writes, sha256.update)
+        size = blocks.stream(encrypted.path, (), tell, DIGEST, key.xor, sinks)
         if sha256.hexdigest() != encrypted.sha256:
-            raise ValueError(_why(encrypted, key))
+            raise ValueError(
+                f'{shown(encrypted.path)} does not decrypt to the SHA-256 in its name: '
+                f'{_reason(encrypted, key)}. Nothing was kept of it; compare both files with their '
+                'published checksums.'
+            )
     return Checksums(size, sha256.hexdigest(), md5.hexdigest(), encrypted.path.name)
 
 
-def _why(encrypted: Encrypted, key: Key) -> str:
+def _reason(encrypted: Encrypted, key: Key) -> str:
     """What a wrong SHA-256 can come from."""
-    reason = {
-        Verdict.UNKNOWN: f'--key={key.path} is not what it was made with, or it is damaged',
-        Verdict.WRONG_START: (
-            f'it does not begin as a {Path(encrypted.name).suffix} file does, so --key={key.path} '
-            'is most likely not what it was made with'
-        ),
-        Verdict.WRONG_END: (
-            'it begins rightly and does not end so: it, or the key, is cut short or damaged'
-        ),
-        Verdict.RIGHT: (
-            'its beginning and end are right, so the key is most likely the right one, and it or '
-            'the key is damaged in between'
-        ),
-    }[judge(encrypted, key)]
+    match judge(encrypted.path, encrypted.name, key):
+        case Verdict.UNKNOWN:
+            return f'--key={key.path} is not what it was made with, or it is damaged'
+        case Verdict.WRONG_START:
+            return (
+                f'it does not begin as a {Path(encrypted.name).suffix} file does, so --key='
+                f'{key.path} is most likely not what it was made with'
+            )
+        case Verdict.WRONG_END:
+            return 'it begins rightly and does not end so: it, or the key, is cut short or damaged'
     return (
-        f'{shown(encrypted.path)} does not decrypt to the SHA-256 in its name: {reason}. Nothing '
-        'was kept of it; compare both files with their published checksums.'
+        'its beginning and end are right, so the key is most likely the right one, and it or the '
+        'key is damaged in between'
     )
 
 
@@ -212,12 +183,7 @@ def encrypt(source: Path, sha256: str, key: Key, target: Path, tell: Tell) -> Ch
     plain, encrypted = hashlib.sha256(), hashlib.sha256()
     md5 = hashlib.md5(usedforsecurity=False)
     with _writing(target) as write:
-
-        def keep(block: Any) -> None:
-            encrypted.update(block)
-            write(block)
-
-        for sink in (sinks := (md5.update, keep)):
+        for sink in (sinks := (md5.update, write, encrypted.update)):
             sink(bytes.fromhex(sha256))
         size = blocks.stream(source, [plain.update], tell, 0, key.xor, sinks)
         if plain.hexdigest() != sha256:
@@ -236,12 +202,10 @@ def is_made_from(encrypted: Path, source: Path, key: Key) -> bool:
     size = source.stat().st_size
     if encrypted.stat().st_size != DIGEST + size:
         return False
-    with source.open('rb', buffering=0) as plain, encrypted.open('rb', buffering=0) as file:
-        for place in (0, max(0, size - blocks.BLOCK)):
-            ours, theirs, out = np.zeros((3, min(size, blocks.BLOCK)), np.uint8)
-            blocks.read(plain.fileno(), ours, place)
-            blocks.read(file.fileno(), theirs, DIGEST + place)
-            key.xor(ours, place, out)
-            if not np.array_equal(theirs, out):
-                return False
+    for place in (0, max(0, size - blocks.BLOCK)):
+        ours = np.fromfile(source, np.uint8, blocks.BLOCK, offset=place)
+        theirs = np.fromfile(encrypted, np.uint8, blocks.BLOCK, offset=DIGEST + place)
+        key.xor(theirs.copy(), place, theirs)
+        if not np.array_equal(ours, theirs):
+            return False
     return True

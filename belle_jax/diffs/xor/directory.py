@@ -13,6 +13,7 @@ from belle_jax.diffs.xor import checksums, cipher, file_pool, sources
 from belle_jax.diffs.xor.blocks import Tell
 from belle_jax.diffs.xor.checksums import MANIFEST, Checksums, shown
 from belle_jax.diffs.xor.cipher import Encrypted, Key
+from belle_jax.diffs.xor.file_pool import Made
 from belle_jax.files import explaining, locked, remove_leftovers, require_room
 
 STAYS = re.compile(
@@ -25,8 +26,6 @@ FULL = (
     'the files that were complete are kept, and the same command goes on from there. Make room '
     'first.'
 )
-
-Made = tuple[str, Checksums]  # of a file: its name, and what is known of it
 
 
 def decrypt(
@@ -87,15 +86,10 @@ def encrypt(
 
     Args:
         source: A file, or a directory; its hidden files, README and licence are named and stay.
-        key: The original.
-        target: Directory for the files; what is complete there is not done again.
+        key, target, threads: See `decrypt`.
         md5: A list to check against, of the files or of the encrypted ones.
-        threads: Files at a time; 0: one for each core.
-    Returns:
-        The target's manifest.
-    Raises:
-        ValueError: a file, the key or the list is wrong.
-        OSError: the disk is full, or the target cannot be written.
+    Returns, raises:
+        See `decrypt`.
     """
     source, target = sources.apart(source, target)
     files = sources.files_of(source)
@@ -172,22 +166,15 @@ def _made(
 @contextlib.contextmanager
 def _manifest(
     target: Path, known: dict[str, Checksums], is_ours: Callable[[str], bool]
-) -> Iterator[Callable[[Made], None]]:
+) -> Iterator[Callable[[str, Checksums], None]]:
     """Makes the target, or goes on with it, and keeps other writers out.
 
-    Args:
-        target: Removed again if it was made here and is still empty in the end.
-        known: The files of its manifest so far.
-        is_ours: Whether this work makes a file of that name: what a run that was killed has left
-            unfinished of it is removed.
-    Yields:
-        What enters a complete file into the manifest.
-    Raises:
-        OSError: it cannot be written, another process is at work in it, or the disk is full.
+    What a killed run left unfinished of our files is removed, and in the end the target too, if it
+    was made here and is still empty. Yields what enters a complete file into the manifest.
     """
 
-    def enter(made: Made) -> None:
-        known[made[0]] = made[1]
+    def enter(name: str, made: Checksums) -> None:
+        known[name] = made
         checksums.write_manifest(target, known)
 
     new = not target.exists()
@@ -209,6 +196,6 @@ def _compared(
     target: Path, known: dict[str, Checksums], listed: dict[str, str], md5: str | Path
 ) -> Path:
     """Compares what is there now with the rest of a list; returns the manifest."""
-    made = {name: found.md5 for name, found in known.items() if (target / name).is_file()}
+    made = {name: found for name, found in known.items() if (target / name).is_file()}
     file_pool.fail(checksums.compare(listed, made, md5))
     return target / MANIFEST

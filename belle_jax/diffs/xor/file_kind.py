@@ -10,7 +10,6 @@ import json
 import pickletools
 import re
 import struct
-from collections.abc import Callable
 from pathlib import Path
 
 HEAD = 256 * 2**10  # bytes looked at; the pickle of a large model's shard has about half of that
@@ -19,13 +18,8 @@ TAIL = 2**16 + 22  # a zip file's end record stands within them
 _CONTROL = re.compile('[\x00-\x08\x0b\x0c\x0e-\x1f]')
 
 
-class Verdict(enum.Enum):
-    """What the first and last bytes say."""
-
-    UNKNOWN = 'of no known kind'
-    WRONG_START = 'wrong from the start'
-    WRONG_END = 'wrong at the end'
-    RIGHT = 'right at both ends'
+Verdict = enum.Enum('Verdict', 'UNKNOWN WRONG_START WRONG_END RIGHT')
+"""What the first and last bytes say; UNKNOWN: of no known kind."""
 
 
 def judge(name: str, head: bytes, tail: bytes, size: int) -> Verdict:
@@ -37,12 +31,19 @@ def judge(name: str, head: bytes, tail: bytes, size: int) -> Verdict:
         tail: Its last TAIL bytes, or all of it.
         size: Bytes of the whole.
     """
-    kind = _KINDS.get(Path(name).suffix.lower())
-    return kind(head, tail, size) if kind and size else Verdict.UNKNOWN
+    match Path(name).suffix.lower() if size else '':
+        case '.bin' | '.pt' | '.pth':
+            return _torch(head, tail)
+        case '.safetensors':
+            return _safetensors(head, size)
+        case '.json':
+            return _json(head, tail)
+        case '.model':  # SentencePiece: a protocol buffer whose first field is a piece
+            return Verdict.RIGHT if head[0] == 0x0A else Verdict.WRONG_START
+    return Verdict.UNKNOWN
 
 
-def _torch(head: bytes, tail: bytes, size: int) -> Verdict:
-    del size
+def _torch(head: bytes, tail: bytes) -> Verdict:
     if head[:2] == b'\x80\x02':  # as PyTorch wrote before 1.6: a pickle first, nothing at the end
         return Verdict.RIGHT
     if head[:4] != b'PK\x03\x04' or len(head) < 30:
@@ -69,8 +70,7 @@ def _is_pickle(content: bytes) -> bool:
     return True
 
 
-def _safetensors(head: bytes, tail: bytes, size: int) -> Verdict:
-    del tail
+def _safetensors(head: bytes, size: int) -> Verdict:
     length = int.from_bytes(head[:8], 'little')
     text = head[8 : 8 + length]
     if len(head) < 8 or length > 100_000_000 or text[:1] != b'{' or not _is_text(text):
@@ -85,18 +85,11 @@ def _safetensors(head: bytes, tail: bytes, size: int) -> Verdict:
     return Verdict.RIGHT if 8 + length + end == size else Verdict.WRONG_END
 
 
-def _json(head: bytes, tail: bytes, size: int) -> Verdict:
-    del size
+def _json(head: bytes, tail: bytes) -> Verdict:
     last = {b'{': b'}', b'[': b']'}.get(head.removeprefix(codecs.BOM_UTF8).lstrip()[:1])
     if not last or not _is_text(head):
         return Verdict.WRONG_START
     return Verdict.RIGHT if tail.rstrip().endswith(last) else Verdict.WRONG_END
-
-
-def _sentencepiece(head: bytes, tail: bytes, size: int) -> Verdict:
-    """A protocol buffer whose first field is a piece; only the SHA-256 tells more."""
-    del tail, size
-    return Verdict.RIGHT if head[0] == 0x0A else Verdict.WRONG_START
 
 
 def _is_text(content: bytes) -> bool:
@@ -105,13 +98,3 @@ def _is_text(content: bytes) -> bool:
         return not _CONTROL.search(codecs.getincrementaldecoder('utf-8')().decode(content))
     except UnicodeDecodeError:
         return False
-
-
-_KINDS: dict[str, Callable[[bytes, bytes, int], Verdict]] = {
-    '.bin': _torch,
-    '.pt': _torch,
-    '.pth': _torch,
-    '.safetensors': _safetensors,
-    '.json': _json,
-    '.model': _sentencepiece,
-}

@@ -7,23 +7,24 @@ from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from belle_jax.diffs.xor.blocks import Tell
+from belle_jax.diffs.xor.checksums import Checksums
 from belle_jax.progress import Progress
 
 MOST = 8  # files at a time: each has some 12 MB in memory
 SHOWN = 20  # sentences of one message
 
 T = TypeVar('T')
-R = TypeVar('R')
+Made = tuple[str, Checksums]  # of a file: its name, and what is known of it
 
 
 def each(
     tasks: Iterable[T],
     size: Callable[[T], int],
-    work: Callable[[T, Tell], R],
+    work: Callable[[T, Tell], Made],
     what: str,
     threads: int = 0,
-    finish: Callable[[R], object] = lambda _: None,
-) -> dict[T, R]:
+    finish: Callable[[str, Checksums], object] = lambda *_: None,
+) -> dict[str, Checksums]:
     """Works on every task, the largest first, also when another one has failed.
 
     Args:
@@ -36,61 +37,47 @@ def each(
             waits for the disk.
         finish: Called in this thread with what came of a task, as soon as it is there.
     Returns:
-        What came of each task.
+        What came of the tasks, by file name.
     Raises:
         ValueError: in the end, with what the tasks' own ones say.
         OSError: of a task, such as a full disk, which would stop the others too.
     """
     tasks = sorted(tasks, key=size, reverse=True)  # keeps all cores busy to the end
     total = max(1, sum(map(size, tasks)))
-    made: dict[T, R] = {}
-    meter, faults, progress = _Meter(), [], Progress(what, 'MB')
+    made, faults, progress = {}, [], Progress(what, 'MB')
+    done, lock, stopped = 0, threading.Lock(), threading.Event()
+
+    def tell(count: int) -> None:
+        nonlocal done
+        if stopped.is_set():
+            raise InterruptedError
+        with lock:
+            done += count
+
     at_once = min(MOST, threads or os.cpu_count() or 1)
     with concurrent.futures.ThreadPoolExecutor(at_once) as pool:
-        futures = {pool.submit(work, task, meter): task for task in tasks}
+        left = {pool.submit(work, task, tell) for task in tasks}
         try:
-            left = set(futures)
             while left:
-                done, left = concurrent.futures.wait(
-                    left, 0.5, return_when=concurrent.futures.FIRST_COMPLETED
-                )
-                progress.show(meter.bytes // 10**6, min(1.0, meter.bytes / total))
-                for future in sorted(done, key=lambda f: f.exception() is not None):
+                ended, left = concurrent.futures.wait(left, 0.5, 'FIRST_COMPLETED')
+                progress.show(done // 10**6, min(1.0, done / total))
+                for future in sorted(ended, key=lambda f: f.exception() is not None):
                     try:
-                        made[futures[future]] = future.result()
+                        name, made[name] = future.result()
                     except ValueError as error:
                         faults.append(str(error))
                     else:
-                        finish(made[futures[future]])
+                        finish(name, made[name])
         finally:
-            meter.stopped = True
-            for future in futures:
-                future.cancel()
-    progress.end(meter.bytes // 10**6)
+            stopped.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+    progress.end(done // 10**6)
     fail(faults)
     return made
 
 
 def fail(faults: list[str]) -> None:
-    """Raises the sentences that there are.
-
-    Raises:
-        ValueError: there are any.
-    """
+    """Raises the sentences that there are, as a ValueError."""
     if faults:
         more = f' And {len(faults) - SHOWN} more.' if len(faults) > SHOWN else ''
         raise ValueError(' '.join(faults[:SHOWN]) + more)
-
-
-class _Meter:
-    """Counts bytes over all threads, and stops them."""
-
-    def __init__(self) -> None:
-        self.bytes, self.stopped = 0, False
-        self._lock = threading.Lock()
-
-    def __call__(self, count: int) -> None:
-        if self.stopped:
-            raise InterruptedError
-        with self._lock:
-            self.bytes += count

@@ -48,8 +48,7 @@ def verify(
     sources.pass_over(source, [*checked.values(), *(source / e.source for e in made.values())])
     found = sources.measured(checked.values(), threads)
     faults = [sentence for n, e in known.items() if (sentence := _compare(n, e, found.get(n)))]
-    actual = {n: e.md5 for n, e in (made | found).items()}
-    faults += checksums.compare(listed, actual, md5)
+    faults += checksums.compare(listed, made | found, md5)
     if not key and any((parts := cipher.split_name(n)) and parts[0] in listed for n in files):
         faults.append(f'With --key, what the encrypted files become is compared with {md5}.')
     file_pool.fail(faults)
@@ -66,14 +65,13 @@ def _decrypted(
     with Key(key) as stream:
         if check_kind:
             sources.require_right_key(tasks, stream)
-        made = file_pool.each(
+        return file_pool.each(
             tasks,
             lambda e: e.size,
-            lambda e, tell: cipher.decrypt(e, stream, None, tell),
+            lambda e, tell: (e.name, cipher.decrypt(e, stream, None, tell)),
             'Decrypting',
             threads,
         )
-    return {encrypted.name: entry for encrypted, entry in made.items()}
 
 
 def _compare(name: str, entry: Checksums, found: Checksums | None) -> str:
