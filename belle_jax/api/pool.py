@@ -4,11 +4,9 @@ import asyncio
 import concurrent.futures
 from collections.abc import Callable, Iterator
 
-from belle_jax.api.client import Client
-from belle_jax.api.costs import Budget, answer_tokens, prompt_tokens
+from belle_jax.api.client import Client, Drain
 from belle_jax.api.journal import Journal
-from belle_jax.api.limits import Drain
-from belle_jax.api.request import Reply, Request
+from belle_jax.api.request import Budget, Reply, Request, answer_tokens, prompt_tokens
 
 # Replies that `use` gets before the event loop hears of it again.
 MOST_PER_BATCH = 64
