@@ -254,11 +254,12 @@ def _prepare(db: sqlite3.Connection, path: Path, settings: dict[str, Any] | None
     if settings is None:
         return kept
     for name in settings | kept:
-        old, new = (_json(side[name]) if name in side else 'nothing' for side in (kept, settings))
-        if old != new:
+        sides = [_json(side[name]) if name in side else 'nothing' for side in (kept, settings)]
+        if sides[0] != sides[1]:
+            old, new = (text if len(text) <= 80 else text[:77] + '...' for text in sides)
             raise ValueError(
-                f'{path} was begun with {name} = {_short(old)}, and this run has {name} = '
-                f'{_short(new)}: its replies answer other requests. Set {name} as it was, or give '
+                f'{path} was begun with {name} = {old}, and this run has {name} = '
+                f'{new}: its replies answer other requests. Set {name} as it was, or give '
                 f'this run a journal of its own.'
             )
     return kept
@@ -295,7 +296,3 @@ def _json(value: Any) -> str:
     except UnicodeEncodeError:
         return json.dumps(value, sort_keys=True)
     return text
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 80 else text[:77] + '...'

@@ -11,9 +11,8 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
-from belle_jax import pages
 from belle_jax.files import WholeText
-from belle_jax.pages.charts import bars, compact, histogram, lines, percent, sunburst
+from belle_jax.pages.page import bars, compact, histogram, lines, percent, render, sunburst
 from belle_jax.synthesis.report_statistics import (
     OTHERS,
     Point,
@@ -78,7 +77,7 @@ def page(data: ReportData) -> str:
     asked, sizes = (_asked_for(rows), _sizes(rows, data)) if rows.rows else ([], [])
     reasons = sorted(data.rejected.items(), key=lambda item: (-item[1], item[0]))
     rejections = sum(data.rejected.values())
-    return pages.render(
+    return render(
         'report.jinja',
         title=data.title,
         tiles=_tiles(rows, data),

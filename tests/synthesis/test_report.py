@@ -9,7 +9,7 @@ import re
 
 import pytest
 
-from belle_jax.pages.charts import bars, compact, histogram, lines, percent, sunburst
+from belle_jax.pages.page import bars, compact, histogram, lines, percent, sunburst
 from belle_jax.synthesis import report_statistics
 from belle_jax.synthesis.report import Point, ReportData, page, write
 from belle_jax.synthesis.report_statistics import verb
