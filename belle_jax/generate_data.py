@@ -36,10 +36,10 @@ from belle_jax.synthesis.sources import (
     read_rows,
     read_seeds,
 )
-from belle_jax.texts.comparison import MEASURES, Similarity, similarity
 from belle_jax.texts.filters import without
-from belle_jax.texts.token_codes import KINDS as TOKEN_KINDS
-from belle_jax.texts.token_codes import Tokens
+from belle_jax.texts.rouge import KINDS as TOKEN_KINDS
+from belle_jax.texts.rouge import Tokens
+from belle_jax.texts.similarity import MEASURES, Similarity
 
 FLAGS = flags.FLAGS
 SEEDS = flags.DEFINE_string('seeds', '', 'Seed tasks; by default 175 Chinese ones of our own.')
@@ -255,7 +255,7 @@ def _similarity(settings: Settings) -> Similarity | None:
     if SIMILARITY.value == 'none':
         return None
     texts = (seed['instruction'] for seed in settings.seeds)
-    return similarity(SIMILARITY.value, _tokens(), THRESHOLD.value, NEIGHBOURS.value, texts)
+    return Similarity(SIMILARITY.value, _tokens(), THRESHOLD.value, NEIGHBOURS.value, texts)
 
 
 def _tokens() -> Tokens:

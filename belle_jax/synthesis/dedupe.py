@@ -17,8 +17,8 @@ from belle_jax.data.row_file import RowFile
 from belle_jax.progress import Progress
 from belle_jax.synthesis.row_writer import rows_file
 from belle_jax.texts.minhash import RECALL, MinHashIndex, plan
+from belle_jax.texts.rouge import Tokens
 from belle_jax.texts.similarity import Index
-from belle_jax.texts.token_codes import Tokens
 
 COMPARE = ('instruction', 'question', 'row')
 BLOCK = 1024  # rows that are read, compared and written at once

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from belle_jax.synthesis.kinds import Kind
 from belle_jax.synthesis.report_statistics import Point
-from belle_jax.texts.comparison import Similarity
 from belle_jax.texts.filters import Row, Rule, apply_rules
+from belle_jax.texts.similarity import Similarity
 
 if TYPE_CHECKING:
     from belle_jax.api import Reply

@@ -21,8 +21,8 @@ from belle_jax.synthesis.kinds import Kind
 from belle_jax.synthesis.live import Live
 from belle_jax.synthesis.outcome import Files, Result
 from belle_jax.synthesis.row_writer import rows_file
-from belle_jax.texts.comparison import Similarity
 from belle_jax.texts.filters import Row, Rule
+from belle_jax.texts.similarity import Similarity
 
 # Data go in by their hash: a journal says which they were, not what they were.
 HASHED = ('seeds', 'rows', 'categories', 'characters')

@@ -9,8 +9,13 @@ requests that are declined, letters of apology, translations, code, programs abo
 import re
 
 from belle_jax.texts.filters import Rule, Said, reject_if
-from belle_jax.texts.language import foreign_field, scripts
-from belle_jax.texts.persona import LETTER, calls_itself_a_model, is_refusal
+from belle_jax.texts.language import (
+    LETTER,
+    calls_itself_a_model,
+    foreign_field,
+    is_refusal,
+    scripts,
+)
 
 # --- material that a question points to, and that is not there ------------------------------------
 

@@ -17,9 +17,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from belle_jax.texts.rouge import Match, length_range, top
+from belle_jax.texts.rouge import Match, Tokens, length_range, top
 from belle_jax.texts.similarity import Index
-from belle_jax.texts.token_codes import Tokens
 
 RECALL = 0.95  # at the threshold itself, in the worst case; at 0.7 it is 0.9999 for scores of 0.8
 BLOCK = 1024  # texts that are hashed at once when another pool is taken over

@@ -13,7 +13,7 @@ import pytest
 
 from belle_jax.synthesis.sources import OWN_SEEDS
 from belle_jax.texts import bm25, minhash, similarity
-from belle_jax.texts.token_codes import Tokens, encoder
+from belle_jax.texts.rouge import Tokens, encoder
 
 SEEDS = OWN_SEEDS
 PUNCTUATION = '，。！？：；、“”'

@@ -10,7 +10,7 @@ from belle_jax.synthesis import prompting
 from belle_jax.synthesis.parsing import CUT, Candidate, plain, refused
 from belle_jax.synthesis.settings import Settings
 from belle_jax.texts.filters import Row, Rule
-from belle_jax.texts.persona import is_refusal
+from belle_jax.texts.language import is_refusal
 
 if TYPE_CHECKING:
     from belle_jax.api.request import Reply
