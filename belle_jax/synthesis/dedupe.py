@@ -13,9 +13,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from belle_jax.data.records import BadRow, layout, parse
-from belle_jax.data.row_file import RowFile
+from belle_jax.data.row_file import RowFile, new_row_file
 from belle_jax.progress import Progress
-from belle_jax.synthesis.row_writer import rows_file
 from belle_jax.texts.minhash import RECALL, MinHashIndex, plan
 from belle_jax.texts.rouge import Tokens
 from belle_jax.texts.similarity import Index
@@ -111,8 +110,8 @@ def run(
     kept = _Kept(tokens, threshold, exact, account)
     progress = Progress('Deduplicating', 'rows')
     rows = _Rows(paths, compare, on_bad_row == 'error', account)
-    kept_rows = rows_file(output, overwrite=overwrite)
-    with kept_rows as keep, rows_file(removed, 'lines', overwrite) as remove:
+    kept_rows = new_row_file(output, overwrite=overwrite)
+    with kept_rows as keep, new_row_file(removed, 'lines', overwrite) as remove:
         stream = iter(rows)
         while block := list(itertools.islice(stream, BLOCK)):
             kept.prepare([text for _, text, _ in block])

@@ -104,7 +104,7 @@ class Card(NamedTuple):
 
 
 def _tiles(rows: RowStatistics, data: ReportData) -> list[tuple[str, str]]:
-    end = data.series[-1] if data.series else Point(0, 0, 0, 0, 0, 0.0)
+    end = data.series[-1] if data.series else Point()
     tokens = end.prompt_tokens + end.completion_tokens
     tiles = [
         (f'{rows.rows:,}', 'rows kept'),
@@ -176,7 +176,7 @@ def _sizes(rows: RowStatistics, data: ReportData) -> list[Card]:
 def _course(size: int, ends: Sequence[Point]) -> list[Card]:
     if not ends:
         return []
-    start = Point(0, 0, 0, 0, 0, 0.0)
+    start = Point()
     steps = list(zip([start, *ends], ends))
     kept = [
         (b.replies, (b.kept - a.kept) / (b.candidates - a.candidates))

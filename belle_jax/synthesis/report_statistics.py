@@ -64,12 +64,12 @@ class Point(NamedTuple):
         usd: What it cost; 0 if no price is known.
     """
 
-    replies: int
-    candidates: int
-    kept: int
-    prompt_tokens: int
-    completion_tokens: int
-    usd: float
+    replies: int = 0
+    candidates: int = 0
+    kept: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    usd: float = 0.0
 
 
 class Sample(NamedTuple):

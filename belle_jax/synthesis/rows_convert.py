@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from belle_jax.data.records import BadRow, layout
-from belle_jax.data.row_file import RowFile
+from belle_jax.data.row_file import RowFile, new_row_file
 from belle_jax.synthesis.row_layouts import (
     LAYOUTS,
     READ_AS,
@@ -22,7 +22,6 @@ from belle_jax.synthesis.row_layouts import (
     renamed,
     written,
 )
-from belle_jax.synthesis.row_writer import Writer
 
 # Fields that some layout reads: as a field of another layout's row they would change its meaning.
 MEANT = frozenset(
@@ -100,9 +99,9 @@ def convert(
         raise ValueError(f'{target} is the source itself: give another name.')
     account = ConversionAccount(f'{source}: {rows.container}', f'{target}: {to}')
     strict = on_bad_row == 'error'
-    with Writer(target, container, overwrite) as out:
+    with new_row_file(target, container, overwrite) as write:
         for converted, changed in _converted_rows(rows, account, to, separator, strict):
-            out.write(converted)
+            write(converted)
             account.written += 1
             account.changed.update(changed)
             if progress:

@@ -13,14 +13,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from belle_jax.api import Budget, Client, Journal, Request, ask_all
+from belle_jax.data.row_file import new_row_file
 from belle_jax.files import remove_leftovers
 from belle_jax.progress import Progress
 from belle_jax.synthesis import report
-from belle_jax.synthesis.harvest import Harvest
+from belle_jax.synthesis.harvest import Files, Harvest, Live, Result
 from belle_jax.synthesis.kinds import Kind
-from belle_jax.synthesis.live import Live
-from belle_jax.synthesis.outcome import Files, Result
-from belle_jax.synthesis.row_writer import rows_file
 from belle_jax.texts.filters import Row, Rule
 from belle_jax.texts.similarity import Similarity
 
@@ -167,7 +165,7 @@ def _use(journal: Journal, harvest: Harvest) -> None:
 async def _ask(job: Job, harvest: Harvest, client: Client, journal: Journal) -> str:
     if harvest.ended:
         return 'enough'
-    live = Live(harvest, client.counters, job.count, job.kind.requests)
+    live = Live(harvest, client.counters)
     async with client:
         showing = asyncio.ensure_future(live.run())
         try:
@@ -198,8 +196,8 @@ def _harvest(job: Job, files: Files) -> Iterator[Harvest]:
         remove_leftovers(path.parent, path.name.__eq__)
     with (
         # Opened before anything is asked: what cannot be written is told before it is paid for.
-        rows_file(files.output, overwrite=True) as keep,
-        rows_file(files.rejected, overwrite=True) as reject,
+        new_row_file(files.output, overwrite=True) as keep,
+        new_row_file(files.rejected, overwrite=True) as reject,
     ):
         harvest = Harvest(
             job.kind, job.similarity(), job.count, job.rules, reject, job.give_up_after

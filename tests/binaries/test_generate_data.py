@@ -24,7 +24,7 @@ from belle_jax.api import Client, Journal, Retries
 from belle_jax.data import prepare, tokenizer
 from belle_jax.data.record_reader import RecordReader
 from belle_jax.synthesis import kinds
-from belle_jax.synthesis.outcome import Files
+from belle_jax.synthesis.harvest import Files
 from belle_jax.synthesis.run import Job, generate
 from belle_jax.synthesis.settings import Settings
 from belle_jax.synthesis.sources import read_categories, read_seeds
