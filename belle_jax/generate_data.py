@@ -28,9 +28,11 @@ from belle_jax.api import Breaker, Budget, Client, Limits, Retries, price
 from belle_jax.progress import Progress
 from belle_jax.synthesis import dedupe, kinds, row_layouts, rows_convert, run
 from belle_jax.synthesis.harvest import Files
-from belle_jax.synthesis.settings import CHOICES, MODELS, Settings
-from belle_jax.synthesis.sources import (
+from belle_jax.synthesis.settings import (
+    CHOICES,
+    MODELS,
     OWN_SEEDS,
+    Settings,
     read_categories,
     read_objects,
     read_rows,

@@ -1,21 +1,15 @@
 """School mathematics with worked answers, whose arithmetic is checked."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from fractions import Fraction
-from typing import TYPE_CHECKING
 
-from belle_jax.synthesis import prompting
-from belle_jax.synthesis.kinds.base import Kind
+from belle_jax.api import Reply
+from belle_jax.synthesis.kinds.base import Kind, fill, lines
 from belle_jax.synthesis.parsing import Candidate, Fields
 from belle_jax.texts.arithmetic import wrong_equations
 from belle_jax.texts.cleaning import cleaning
 from belle_jax.texts.filters import NAMES_A_MODEL, Rule, Said, reject_if
-
-if TYPE_CHECKING:
-    from belle_jax.api.request import Reply
 
 TASKS = 3  # a worked answer is long; ten would not fit a reply
 STEPS = (2, 5)
@@ -89,13 +83,13 @@ class Math(Kind):
 
     def prompt(self, index: int) -> str:
         draw = self.draw(index)
-        grade, _, topic = draw.one(prompting.lines('math_topics')).partition('\t')
-        return prompting.fill(
+        grade, _, topic = draw.one(lines('math_topics')).partition('\t')
+        return fill(
             self.text,
             tasks=self.most_rows,
             grade=grade,
             topic=topic,
-            setting=draw.one(prompting.lines('math_settings')),
+            setting=draw.one(lines('math_settings')),
             steps=draw.number(*STEPS),
         )
 

@@ -1,20 +1,14 @@
 """Conversations of several turns between a user and an assistant."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
-from belle_jax.synthesis import prompting
-from belle_jax.synthesis.kinds.base import Kind
+from belle_jax.api import Reply
+from belle_jax.synthesis.kinds.base import Kind, fill, lines
 from belle_jax.synthesis.kinds.self_instruct import shot
 from belle_jax.synthesis.parsing import Candidate, refused
 from belle_jax.synthesis.turns import Speakers, Turn
 from belle_jax.texts.cleaning import cleaning
 from belle_jax.texts.filters import NAMES_A_MODEL, Row, Rule
-
-if TYPE_CHECKING:
-    from belle_jax.api.request import Reply
 
 HUMAN = ('用户', '人类', '顾客', '提问者', '问', 'Human', 'User')
 ASSISTANT = (
@@ -48,11 +42,11 @@ class Multiturn(Kind):
             instruction = shot(draw.one(self.settings.seeds)).instruction
             if len(instruction) <= LONGEST_EXAMPLE:
                 example = f'7. 其中一问可以与这个任务类似，但不要照抄：{instruction}\n'
-        return prompting.fill(
+        return fill(
             self.text,
-            topic=draw.one(prompting.lines('topics')),
-            user=draw.one(prompting.lines('users')),
-            shape=draw.one(prompting.lines('turns_shapes')),
+            topic=draw.one(lines('topics')),
+            user=draw.one(lines('users')),
+            shape=draw.one(lines('turns_shapes')),
             turns=draw.number(*self.settings.turns),
             example=example,
         )
