@@ -26,7 +26,7 @@ from absl import flags
 from belle_jax import cli
 from belle_jax.api import Breaker, Budget, Client, Limits, Retries, price
 from belle_jax.progress import Progress
-from belle_jax.synthesis import dedupe, kinds, row_layouts, rows_convert, run
+from belle_jax.synthesis import dedupe, kinds, layouts, run
 from belle_jax.synthesis.harvest import Files
 from belle_jax.synthesis.settings import (
     CHOICES,
@@ -97,7 +97,7 @@ TOKENS = flags.DEFINE_string(
 )
 NEIGHBOURS = flags.DEFINE_boolean('neighbours', True, "Rows tell their ten nearest, as BELLE's.")
 WITHOUT = flags.DEFINE_list('without', [], 'Filters to leave out, by name.')
-LAYOUT = flags.DEFINE_enum('layout', 'messages', list(row_layouts.LAYOUTS), 'For convert.')
+LAYOUT = flags.DEFINE_enum('layout', 'messages', list(layouts.LAYOUTS), 'For convert.')
 COMPARE = flags.DEFINE_enum('compare', 'instruction', list(dedupe.COMPARE), 'For dedupe.')
 ON_BAD_ROW = flags.DEFINE_enum('on_bad_row', 'error', ['error', 'skip'], 'For convert and dedupe.')
 
@@ -173,7 +173,7 @@ def generate() -> int:
 def convert() -> int:
     """Writes rows in another layout; returns the exit code."""
     progress = Progress('Converting', 'rows')
-    account = rows_convert.convert(
+    account = layouts.convert(
         _rows_files(one=True)[0],
         _output(),
         LAYOUT.value,

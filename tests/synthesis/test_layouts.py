@@ -9,8 +9,7 @@ from belle_jax.data import row_file
 from belle_jax.data.record_reader import RecordReader
 from belle_jax.data.records import BadRow
 from belle_jax.data.row_file import RowFile, new_row_file
-from belle_jax.synthesis.row_layouts import LAYOUTS
-from belle_jax.synthesis.rows_convert import convert
+from belle_jax.synthesis.layouts import LAYOUTS, convert
 
 NAMES = {
     'belle': ('conversations', 'from', 'value', ('human', 'assistant')),
