@@ -24,13 +24,8 @@ SECRET_LENGTH = 16
 RETRIED = frozenset({408, 409, 425, 429})
 # How servers say that prompt and answer together are too long: OpenAI's code and its older
 # sentence, which vLLM and llama.cpp vary.
-TOO_LONG = (
-    'reduce your prompt',
-    'reduce the length',
-    'context_length',
-    'maximum context length',
-    'context size',
-)
+TOO_LONG = 'reduce your prompt', 'reduce the length', 'context_length', 'context size'
+TOO_LONG += ('maximum context length',)
 # A prompt that the server's own filter refuses says nothing about the other prompts.
 FILTERED = ('content_filter', 'content_policy', 'content management policy')
 

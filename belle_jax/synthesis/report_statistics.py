@@ -192,7 +192,7 @@ def bins(counts: Mapping[int, int], most: int = 24) -> list[tuple[float, float, 
     for length, rows in counts.items():
         heights[min(length // width, number)] += rows
     ends = [*range(width, (number + 1) * width, width), math.inf]
-    found = [(i * width, end, n) for i, (end, n) in enumerate(zip(ends, heights))]
+    found = [(float(i * width), end, n) for i, (end, n) in enumerate(zip(ends, heights))]
     return found if heights[-1] else found[:-1]
 
 

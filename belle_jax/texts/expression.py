@@ -1,6 +1,8 @@
 """Arithmetic in running text: tokens, the expressions among them, and their exact values."""
 
+import operator
 import re
+from collections.abc import Callable
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -25,6 +27,13 @@ class Token(NamedTuple):
     text: str
     large: str = ''
     percent: bool = False
+
+
+OPEN = Token('operator', '(')
+OPERATIONS = {
+    '+': operator.add, '-': operator.sub, '*': operator.mul, '÷': operator.truediv,
+    '/': operator.truediv,
+}  # fmt: skip
 
 
 class Reading(NamedTuple):
@@ -157,26 +166,24 @@ class _Parser:
         return ''
 
     def _sum(self) -> Fraction:
-        value = self._product()
-        while sign := self._next('+-'):
-            value = value + self._product() if sign == '+' else value - self._product()
-        return value
+        return self._joined('+-', self._product)
 
     def _product(self) -> Fraction:
-        value = self._fraction()
-        while True:
-            if sign := self._next('*÷'):
-                value = value * self._fraction() if sign == '*' else value / self._fraction()
-            elif self._at < len(self._tokens) and self._tokens[self._at].text == '(':
-                value *= self._fraction()  # 2(3+4)
-            else:
-                return value
+        return self._joined('*÷', self._fraction)
 
     def _fraction(self) -> Fraction:
-        value = self._power()
-        while self._next('/'):
-            value /= self._power()
-        return value
+        return self._joined('/', self._power)
+
+    def _joined(self, signs: str, part: Callable[[], Fraction]) -> Fraction:
+        """Parts with these signs between them, from the left."""
+        value = part()
+        while True:
+            if sign := self._next(signs):
+                value = OPERATIONS[sign](value, part())
+            elif signs == '*÷' and self._tokens[self._at : self._at + 1] == (OPEN,):
+                value *= part()  # 2(3+4)
+            else:
+                return value
 
     def _power(self) -> Fraction:
         if self._next('-'):

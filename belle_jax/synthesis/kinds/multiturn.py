@@ -6,22 +6,12 @@ from belle_jax.api import Reply
 from belle_jax.synthesis.kinds.base import Kind, fill, lines
 from belle_jax.synthesis.kinds.self_instruct import shot
 from belle_jax.synthesis.parsing import Candidate, refused
-from belle_jax.synthesis.turns import Speakers, Turn
+from belle_jax.synthesis.turns import Speakers
 from belle_jax.texts.cleaning import cleaning
 from belle_jax.texts.filters import NAMES_A_MODEL, Row, Rule
 
-HUMAN = ('用户', '人类', '顾客', '提问者', '问', 'Human', 'User')
-ASSISTANT = (
-    '助手',
-    'AI助手',
-    '智能助手',
-    '助理',
-    '机器人',
-    '答',
-    'Assistant',
-    'AI',
-    'Bot',
-)
+HUMAN = '用户 人类 顾客 提问者 问 Human User'.split()
+ASSISTANT = '助手 AI助手 智能助手 助理 机器人 答 Assistant AI Bot'.split()
 LONGEST_EXAMPLE = 60  # characters; longer ones hold their own material
 SPEAKERS = Speakers({'human': HUMAN, 'assistant': ASSISTANT})
 
@@ -70,12 +60,8 @@ class Multiturn(Kind):
             return refused('empty turn', piece)
         if len(turns) < 2 * self.settings.turns[0]:
             return refused('truncated' if cut else 'too few turns', piece)
-        return Candidate({'conversations': [_turn(turn) for turn in turns]})
+        return Candidate({'conversations': [{'from': t.speaker, 'value': t.text} for t in turns]})
 
     def compared(self, row: Row) -> str:
         asked = (t['value'] for t in row['conversations'] if t['from'] == 'human')
         return '\n'.join(asked)
-
-
-def _turn(turn: Turn) -> dict[str, str]:
-    return {'from': turn.speaker, 'value': turn.text}
