@@ -4,6 +4,7 @@ import ipaddress
 import json
 import logging
 import os
+import re
 import urllib.parse
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -24,10 +25,11 @@ SECRET_LENGTH = 16
 RETRIED = frozenset({408, 409, 425, 429})
 # How servers say that prompt and answer together are too long: OpenAI's code and its older
 # sentence, which vLLM and llama.cpp vary.
-TOO_LONG = 'reduce your prompt', 'reduce the length', 'context_length', 'context size'
-TOO_LONG += ('maximum context length',)
+TOO_LONG = re.compile(
+    'reduce your prompt|reduce the length|context_length|maximum context length|context size'
+)
 # A prompt that the server's own filter refuses says nothing about the other prompts.
-FILTERED = ('content_filter', 'content_policy', 'content management policy')
+FILTERED = re.compile('content_filter|content_policy|content management policy')
 
 
 class Connection:
@@ -144,9 +146,9 @@ class Connection:
                 f'{said}. Check the model name, and that the base URL ends as the server wants it, '
                 'as in /v1.'
             )
-        if status in (400, 413) and any(words in low for words in TOO_LONG):
+        if status in (400, 413) and TOO_LONG.search(low):
             return Failure('too long', said, action='shorten')
-        if status == 400 and any(words in low for words in FILTERED):
+        if status == 400 and FILTERED.search(low):
             return Failure('refused prompt', said, action='give up')
         return Refused(f'{url} refuses the request ({status}): {said}')
 

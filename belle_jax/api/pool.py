@@ -160,7 +160,9 @@ class _AskAll:
             else:
                 await self._free.acquire()
                 await self._worth_it(position)
-                tokens, usd = self._worst(request)
+                # The most that it may take.
+                prompt, answer = prompt_tokens(request.body), answer_tokens(request.body)
+                tokens, usd = prompt + answer, self._client.price.cost(prompt, answer)
                 if not await self._reserve(tokens, usd):
                     self._outcome = 'budget'
                     break
@@ -176,12 +178,6 @@ class _AskAll:
         while self._more and position > self._done and not self._more(position - self._done):
             self._used.clear()
             await self._used.wait()
-
-    def _worst(self, request: Request) -> tuple[int, float]:
-        """The most that a request may take, in tokens and USD."""
-        prompt = prompt_tokens(request.body)
-        answer = answer_tokens(request.body)
-        return prompt + answer, self._client.price.cost(prompt, answer)
 
     async def _reserve(self, tokens: int, usd: float) -> bool:
         """Sets aside what a request may take; waits while what is in flight may leave enough."""

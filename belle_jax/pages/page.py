@@ -53,9 +53,8 @@ def _environment() -> jinja2.Environment:
 
 
 def _shortened(text: str) -> str:
-    if len(text) <= LONGEST:
-        return text
-    return f'{text[:LONGEST]}… ({len(text) - LONGEST:,} characters more)'
+    more = len(text) - LONGEST
+    return f'{text[:LONGEST]}… ({more:,} characters more)' if more > 0 else text
 
 
 # --- charts ---------------------------------------------------------------------------------------

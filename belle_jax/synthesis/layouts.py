@@ -219,7 +219,12 @@ def _written(messages: list[Message], to: str, separator: str) -> tuple[Row, lis
         messages = messages[:-1]
         changed.append(f'{NO_ANSWER} left out')
     if to != 'alpaca' and any(message.get('input') for message in messages):
-        messages = [_joined(message, separator) for message in messages]
+        messages = [
+            {'role': m['role'], 'content': f'{m["content"]}{separator}{m["input"]}'}
+            if m.get('input')
+            else m
+            for m in messages
+        ]
         changed.append('input joined to the instruction')
     if to == 'belle_multiturn':
         # Labels stand between the turns, so that white space around them belongs to nobody.
@@ -235,13 +240,6 @@ def _written(messages: list[Message], to: str, separator: str) -> tuple[Row, lis
     if again != messages:
         raise Unsayable(f'text that {to} would read otherwise')
     return fields, changed
-
-
-def _joined(message: Message, separator: str) -> Message:
-    if not message.get('input'):
-        return message
-    text = message['content'] + separator + message['input']
-    return {'role': message['role'], 'content': text}
 
 
 def _fields(messages: list[Message], to: str) -> Row:

@@ -110,21 +110,14 @@ def _chain(clause: str, following: str) -> Iterator[tuple[str, bool]]:
         whole = (at == 0 or (len(left) == 1 and a.begins)) and (
             at + 1 == last or (len(right) == 1 and b.ends)
         )
+        calculates = max(len(a.tokens), len(b.tokens)) > 2  # 1小时=60分钟 says how units are
         division = _division(a)
         remainder = REMAINDER.match(sides[at + 1])
         shown = f'{sides[at].strip()}{sign}{sides[at + 1].strip()}'
         if division and remainder and a.ends and a.sure and (at == 0 or a.begins):
             quotient, rest = int(remainder[1]), int(remainder[2])
             yield shown, division[0] == division[1] * quotient + rest and rest < division[1]
-        elif (
-            whole
-            and a.ends
-            and b.begins
-            and a.sure
-            and b.sure
-            and max(map(len, (a.tokens, b.tokens))) > 2
-        ):
-            # With fewer tokens nothing is calculated: 1小时=60分钟 says how units are.
+        elif whole and a.ends and b.begins and a.sure and b.sure and calculates:
             right_one = _equal(a, b, sign == '≈')
             if right_one is None:
                 continue

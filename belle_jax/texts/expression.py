@@ -1,8 +1,6 @@
 """Arithmetic in running text: tokens, the expressions among them, and their exact values."""
 
-import operator
 import re
-from collections.abc import Callable
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -27,13 +25,6 @@ class Token(NamedTuple):
     text: str
     large: str = ''
     percent: bool = False
-
-
-OPEN = Token('operator', '(')
-OPERATIONS = {
-    '+': operator.add, '-': operator.sub, '*': operator.mul, '÷': operator.truediv,
-    '/': operator.truediv,
-}  # fmt: skip
 
 
 class Reading(NamedTuple):
@@ -64,16 +55,13 @@ class Expression(NamedTuple):
 
 def tokens(text: str) -> list[Token]:
     """The tokens of a text, blanks left out."""
-    found = []
-    for match in TOKEN.finditer(text):
-        kind = match.lastgroup or ''
-        if match['number']:
-            found.append(
-                Token('number', match['number'], match['large'] or '', bool(match['percent']))
-            )
-        elif kind != 'space':
-            found.append(Token(kind, match[0]))
-    return found
+    return [
+        Token('number', match['number'], match['large'] or '', bool(match['percent']))
+        if match['number']
+        else Token(match.lastgroup or '', match[0])
+        for match in TOKEN.finditer(text)
+        if not match['space']
+    ]
 
 
 def expressions(text: str) -> list[Expression]:
@@ -166,24 +154,26 @@ class _Parser:
         return ''
 
     def _sum(self) -> Fraction:
-        return self._joined('+-', self._product)
+        value = self._product()
+        while sign := self._next('+-'):
+            value = value + self._product() if sign == '+' else value - self._product()
+        return value
 
     def _product(self) -> Fraction:
-        return self._joined('*÷', self._fraction)
-
-    def _fraction(self) -> Fraction:
-        return self._joined('/', self._power)
-
-    def _joined(self, signs: str, part: Callable[[], Fraction]) -> Fraction:
-        """Parts with these signs between them, from the left."""
-        value = part()
+        value = self._fraction()
         while True:
-            if sign := self._next(signs):
-                value = OPERATIONS[sign](value, part())
-            elif signs == '*÷' and self._tokens[self._at : self._at + 1] == (OPEN,):
-                value *= part()  # 2(3+4)
+            if sign := self._next('*÷'):
+                value = value * self._fraction() if sign == '*' else value / self._fraction()
+            elif self._at < len(self._tokens) and self._tokens[self._at].text == '(':
+                value *= self._fraction()  # 2(3+4)
             else:
                 return value
+
+    def _fraction(self) -> Fraction:
+        value = self._power()
+        while self._next('/'):
+            value /= self._power()
+        return value
 
     def _power(self) -> Fraction:
         if self._next('-'):

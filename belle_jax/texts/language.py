@@ -69,13 +69,7 @@ class Scripts(NamedTuple):
 
 
 def scripts(text: str) -> Scripts:
-    """Counts a text's prose, without code, formulas, tags and addresses.
-
-    Args:
-        text: Any text.
-    Returns:
-        The counts.
-    """
+    """Counts a text's prose, without code, formulas, tags and addresses."""
     if '`' in text or '$' in text or '<' in text or '://' in text or '\\(' in text:
         text = NOT_PROSE.sub(' ', text)
     han = len(HAN.findall(text))
@@ -108,13 +102,8 @@ def is_foreign(text: str) -> bool:
 def foreign_field(instruction: str, fields: tuple[str, ...]) -> bool:
     """Whether a Chinese instruction has foreign input or answer, where none belongs.
 
-    It belongs to translating, to learning languages and to code: the instruction says so.
-
-    Args:
-        instruction: What is asked.
-        fields: Input and answers.
-    Returns:
-        True for a row that the cleaning of BELLE's 1M set took out.
+    It belongs to translating, to learning languages and to code: the instruction says so. The
+    cleaning of BELLE's 1M set took such rows out.
     """
     if scripts(instruction).chinese < 0.5 or BELONGS.search(instruction):
         return False
@@ -207,11 +196,8 @@ def is_refusal(text: str, question: str = '') -> bool:
 def calls_itself_a_model(texts: Said) -> bool:
     """Whether an answer says that an AI model wrote it.
 
-    Args:
-        texts: A row's.
-    Returns:
-        True for "作为一个语言模型，我…" and "我是由百度训练的…"; a robot in a play may say that it
-        is one, unless it is a company's.
+    So do "作为一个语言模型，我…" and "我是由百度训练的…"; a robot in a play may say that it is one,
+    unless it is a company's.
     """
     role = any(ROLE.search(question) for question in texts.questions)
     return any(

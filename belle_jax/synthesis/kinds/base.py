@@ -9,7 +9,6 @@ here. A prompt that changed would be asked, and paid for, again.
 import abc
 import functools
 import hashlib
-import importlib.resources
 import pathlib
 import random
 import re
@@ -23,7 +22,7 @@ from belle_jax.texts.filters import Row, Rule
 from belle_jax.texts.language import is_refusal
 
 T = TypeVar('T')
-PROMPTS = importlib.resources.files('belle_jax.synthesis') / 'prompts'
+PROMPTS = pathlib.Path(__file__).parents[1] / 'prompts'
 PLACEHOLDER = re.compile(r'\{([a-z_]+)\}')
 # In BELLE's prompt file line ends stand as the two characters \ and n, some followed by a
 # backslash that continues the line, as in source code; they went to the model as they were.
@@ -111,7 +110,6 @@ class Kind(abc.ABC):
 
     Attributes:
         name: As in --kind; also of its text under prompts/.
-        layout: Of its rows: 'alpaca' or 'conversations'.
         needed: Placeholders that a person's own prompt must have.
         stop: Strings that end a reply.
         settings: What it was made with.
@@ -119,7 +117,6 @@ class Kind(abc.ABC):
     """
 
     name: ClassVar[str]
-    layout: ClassVar[str] = 'alpaca'
     needed: ClassVar[tuple[str, ...]] = ()
     stop: ClassVar[tuple[str, ...]] = ()
 
@@ -199,11 +196,8 @@ KINDS: dict[str, type[Kind]] = {}  # by name, as `kinds/__init__.py` lists them
 
 
 def make(name: str, settings: Settings) -> Kind:
-    """A kind, ready to ask and to parse.
+    """The kind of this name, ready to ask and to parse.
 
-    Args:
-        name: As in --kind.
-        settings: The run's choices.
     Raises:
         ValueError: there is no such kind, or it lacks something that it needs.
     """

@@ -19,7 +19,6 @@ class Label(Kind):
     """Request n asks for the category of row n."""
 
     name = 'label'
-    layout = 'rows'  # as they came, with a field more
     needed = ('categories', 'instruction')
 
     def __init__(self, settings: Settings) -> None:

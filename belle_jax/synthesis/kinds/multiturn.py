@@ -20,7 +20,6 @@ class Multiturn(Kind):
     """Conversations in BELLE's layout: turns from human and assistant."""
 
     name = 'multiturn'
-    layout = 'conversations'
 
     def filters(self) -> tuple[Rule, ...]:
         return (NAMES_A_MODEL, *cleaning('zh', self.settings.longest_answer))
