@@ -20,26 +20,29 @@ Other actions:
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
 from belle_jax import cli
 from belle_jax.api import Breaker, Budget, Client, Limits, Retries, price
 from belle_jax.progress import Progress
-from belle_jax.synthesis import dedupe, kinds, row_layouts, rows_convert, run
-from belle_jax.synthesis.outcome import Files
-from belle_jax.synthesis.settings import CHOICES, MODELS, Settings
-from belle_jax.synthesis.sources import (
+from belle_jax.synthesis import dedupe, kinds, layouts, run
+from belle_jax.synthesis.harvest import Files
+from belle_jax.synthesis.settings import (
+    CHOICES,
+    MODELS,
     OWN_SEEDS,
+    Settings,
     read_categories,
     read_objects,
     read_rows,
     read_seeds,
 )
-from belle_jax.texts.comparison import MEASURES, Similarity, similarity
 from belle_jax.texts.filters import without
-from belle_jax.texts.token_codes import KINDS as TOKEN_KINDS
-from belle_jax.texts.token_codes import Tokens
+from belle_jax.texts.rouge import KINDS as TOKEN_KINDS
+from belle_jax.texts.rouge import Tokens
+from belle_jax.texts.similarity import MEASURES, Similarity
 
 FLAGS = flags.FLAGS
 SEEDS = flags.DEFINE_string('seeds', '', 'Seed tasks; by default 175 Chinese ones of our own.')
@@ -47,8 +50,8 @@ OUTPUT = flags.DEFINE_string('output', '', 'Rows: a JSON array, or JSON lines if
 COUNT = flags.DEFINE_integer('count', 100, 'Rows that are enough.', lower_bound=1)
 KIND = flags.DEFINE_enum('kind', 'self_instruct', list(kinds.KINDS), 'What is made.')
 ROWS = flags.DEFINE_list('rows', [], 'Existing rows: for evol, label, dedupe and convert.')
-API = flags.DEFINE_enum('api', 'completion', list(MODELS), 'How the server is asked.')
-MODEL = flags.DEFINE_string('model_name', '', "As the server knows it; by default BELLE's.")
+flags.DEFINE_enum('api', 'completion', list(MODELS), 'How the server is asked.')
+flags.DEFINE_string('model_name', '', "As the server knows it; by default BELLE's.")
 BASE_URL = flags.DEFINE_string('base_url', None, "The server; by default OpenAI's.")
 CONCURRENCY = flags.DEFINE_integer('concurrency', 16, 'Requests in flight.', lower_bound=1)
 RPM = flags.DEFINE_float('requests_per_minute', None, 'Limit; by default none.')
@@ -67,19 +70,19 @@ OVERWRITE = flags.DEFINE_boolean('overwrite', False, 'Replace an output that has
 GIVE_UP = flags.DEFINE_integer('give_up_after', 100, 'Replies in a row without a row; 0: never.')
 
 SHOTS = flags.DEFINE_integer('num_prompt_instructions', 3, 'Seed tasks in each prompt.')
-TASKS = flags.DEFINE_integer('tasks_per_request', 10, 'New tasks asked for in each prompt.')
-PROMPT = flags.DEFINE_string('prompt_file', '', "A prompt in place of the kind's own.")
+flags.DEFINE_integer('tasks_per_request', 10, 'New tasks asked for in each prompt.')
+flags.DEFINE_string('prompt_file', '', "A prompt in place of the kind's own.")
 LANGUAGE = flags.DEFINE_enum('language', 'zh', ['zh', 'en'], 'Of the rows.')
 TURNS = flags.DEFINE_list('turns', ['2', '5'], 'Fewest and most questions of a conversation.')
-EVOLVE = flags.DEFINE_enum('evolve', 'both', CHOICES['evolve'], 'How evol changes instructions.')
+flags.DEFINE_enum('evolve', 'both', CHOICES['evolve'], 'How evol changes instructions.')
 CHARACTERS = flags.DEFINE_string('characters', '', 'Pairs for dialogues, JSON lines.')
 CATEGORIES = flags.DEFINE_string('categories', '', "Labels; by default BELLE's 13.")
-APART = flags.DEFINE_boolean('apart', False, 'Labels as rows of id and category alone.')
-LONGEST = flags.DEFINE_integer('longest_answer', 8000, 'Characters of an answer that is kept.')
-SEED = flags.DEFINE_integer('seed', 0, 'Of every draw.')
-TEMPERATURE = flags.DEFINE_float('temperature', 1.0, 'Of sampling.')
-TOP_P = flags.DEFINE_float('top_p', 1.0, 'Nucleus of sampling.')
-MAX_TOKENS = flags.DEFINE_integer('max_tokens', 1024, 'Longest reply.')
+flags.DEFINE_boolean('apart', False, 'Labels as rows of id and category alone.')
+flags.DEFINE_integer('longest_answer', 8000, 'Characters of an answer that is kept.')
+flags.DEFINE_integer('seed', 0, 'Of every draw.')
+flags.DEFINE_float('temperature', 1.0, 'Of sampling.')
+flags.DEFINE_float('top_p', 1.0, 'Nucleus of sampling.')
+flags.DEFINE_integer('max_tokens', 1024, 'Longest reply.')
 
 SIMILARITY = flags.DEFINE_enum(
     'similarity', 'rouge', [*MEASURES, 'none'], 'ROUGE-L F1, BM25 as BELLE, or nothing.'
@@ -95,9 +98,15 @@ TOKENS = flags.DEFINE_string(
 )
 NEIGHBOURS = flags.DEFINE_boolean('neighbours', True, "Rows tell their ten nearest, as BELLE's.")
 WITHOUT = flags.DEFINE_list('without', [], 'Filters to leave out, by name.')
-LAYOUT = flags.DEFINE_enum('layout', 'messages', list(row_layouts.LAYOUTS), 'For convert.')
+LAYOUT = flags.DEFINE_enum('layout', 'messages', list(layouts.LAYOUTS), 'For convert.')
 COMPARE = flags.DEFINE_enum('compare', 'instruction', list(dedupe.COMPARE), 'For dedupe.')
 ON_BAD_ROW = flags.DEFINE_enum('on_bad_row', 'error', ['error', 'skip'], 'For convert and dedupe.')
+
+# Fields of Settings that have a flag of their name, and take its value as it is.
+SETTINGS = (
+    'seed language num_prompt_instructions tasks_per_request prompt_file evolve apart '
+    'longest_answer api model_name max_tokens temperature top_p'
+).split()
 
 # BELLE's names.
 flags.DEFINE_alias('seed_tasks_path', 'seeds')
@@ -171,7 +180,7 @@ def generate() -> int:
 def convert() -> int:
     """Writes rows in another layout; returns the exit code."""
     progress = Progress('Converting', 'rows')
-    account = rows_convert.convert(
+    account = layouts.convert(
         _rows_files(one=True)[0],
         _output(),
         LAYOUT.value,
@@ -221,25 +230,14 @@ def _settings() -> Settings:
             '--language=en shows English seed tasks, and our own are Chinese: name a file of '
             'English ones with --seeds.'
         )
+    named: dict[str, Any] = {name: FLAGS[name].value for name in SETTINGS}
     return Settings(
         seeds=read_seeds(SEEDS.value or OWN_SEEDS, shots),
         rows=read_rows(ROWS.value),
         categories=read_categories(CATEGORIES.value) if CATEGORIES.value else (),
         characters=read_objects(CHARACTERS.value) if CHARACTERS.value else (),
-        seed=SEED.value,
-        language=LANGUAGE.value,
-        num_prompt_instructions=shots,
-        tasks_per_request=TASKS.value,
         turns=_turns(),
-        prompt_file=PROMPT.value,
-        evolve=EVOLVE.value,
-        apart=APART.value,
-        longest_answer=LONGEST.value,
-        api=API.value,
-        model_name=MODEL.value,
-        max_tokens=MAX_TOKENS.value,
-        temperature=TEMPERATURE.value,
-        top_p=TOP_P.value,
+        **named,
     )
 
 
@@ -255,7 +253,7 @@ def _similarity(settings: Settings) -> Similarity | None:
     if SIMILARITY.value == 'none':
         return None
     texts = (seed['instruction'] for seed in settings.seeds)
-    return similarity(SIMILARITY.value, _tokens(), THRESHOLD.value, NEIGHBOURS.value, texts)
+    return Similarity(SIMILARITY.value, _tokens(), THRESHOLD.value, NEIGHBOURS.value, texts)
 
 
 def _tokens() -> Tokens:

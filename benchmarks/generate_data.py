@@ -20,9 +20,8 @@ from absl import app, flags
 from belle_jax.api import Journal, Reply, Request
 from belle_jax.synthesis import kinds
 from belle_jax.synthesis.harvest import Harvest
-from belle_jax.synthesis.settings import Settings
-from belle_jax.synthesis.sources import read_seeds
-from belle_jax.texts.comparison import Similarity, similarity
+from belle_jax.synthesis.settings import Settings, read_seeds
+from belle_jax.texts.similarity import Similarity
 from benchmarks import recombine
 
 SHARED = flags.DEFINE_string('shared', '../shared', 'Folder of the shared test files.')
@@ -39,7 +38,7 @@ def main(_: list[str]) -> None:
         raise ValueError(f'--shared={SHARED.value} has no folder data: give the shared files.')
     count = 2 * REPLIES.value * TASKS.value
     texts = list(recombine.instructions(shared, POOL.value + count))
-    pool = similarity('rouge', 'characters', None, False, texts[: POOL.value])
+    pool = Similarity('rouge', 'characters', None, False, texts[: POOL.value])
     asked = list(replies(shared, texts[POOL.value :]))
     half = len(asked) // 2
     result: dict[str, Any] = {

@@ -9,12 +9,20 @@ order, whatever the order in which they came, and says with True when it has eno
 """
 
 from belle_jax.api.client import Client
-from belle_jax.api.costs import Budget, Price, price
-from belle_jax.api.journal import Journal, Spent
-from belle_jax.api.limits import Counters, Limits
+from belle_jax.api.journal import Journal
+from belle_jax.api.pacing import Breaker, Limits, Retries
 from belle_jax.api.pool import ask_all
-from belle_jax.api.request import Refused, Reply, Request, Unreachable
-from belle_jax.api.retries import Breaker, Retries
+from belle_jax.api.request import (
+    Budget,
+    Counters,
+    Price,
+    Refused,
+    Reply,
+    Request,
+    Spent,
+    Unreachable,
+    price,
+)
 
 __all__ = [
     'Breaker',

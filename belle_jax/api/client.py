@@ -1,20 +1,59 @@
 """The client: one request becomes one reply, through whatever the server does on the way."""
 
 import asyncio
+import contextlib
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from belle_jax.api.connection import Connection
-from belle_jax.api.costs import Price, answer_tokens, counted_tokens, prompt_tokens, text_tokens
-from belle_jax.api.limits import Counters, Drain, Limits
-from belle_jax.api.request import Answer, Failure, Reply, Request, read_answer
-from belle_jax.api.retries import Breaker, Retries, retry_after
+from belle_jax.api.connection import Answer, Connection, read_answer
+from belle_jax.api.pacing import Breaker, Limits, Retries, retry_after
+from belle_jax.api.request import (
+    Counters,
+    Failure,
+    Price,
+    Reply,
+    Request,
+    answer_tokens,
+    counted_tokens,
+    prompt_tokens,
+    text_tokens,
+)
 
 # Below this an answer is not worth having.
 FEWEST_TOKENS = 16
+
+
+class Drain:
+    """Ends the waiting of many requests; an attempt that is under way is paid for and goes on."""
+
+    def __init__(self) -> None:
+        self.begun = False
+        self._waiting: set[asyncio.Task[Any]] = set()
+
+    def begin(self) -> None:
+        """From now on no attempt begins."""
+        self.begun = True
+        for task in self._waiting:
+            task.cancel()
+
+    @contextlib.contextmanager
+    def waits(self) -> Iterator[None]:
+        """Around every wait of a request that is not at the server.
+
+        Raises:
+            asyncio.CancelledError: if the end has begun.
+        """
+        task = asyncio.current_task()
+        if self.begun or task is None:
+            raise asyncio.CancelledError
+        self._waiting.add(task)
+        try:
+            yield
+        finally:
+            self._waiting.discard(task)
 
 
 @dataclass
@@ -124,7 +163,8 @@ class Client:
             reserved = prompt_tokens(state.body) + answer_tokens(state.body)
             with drain.waits():
                 await self._limits.acquire(reserved)
-                probe = await self._enter()
+                self.counters.paused = self._breaker.is_open
+                probe = await self._breaker.enter()
             begun, used = self._clock(), 0
             try:
                 answered = await self._attempt(asked.endpoint, state)
@@ -142,10 +182,6 @@ class Client:
             if delay:
                 with drain.waits():
                     await self._sleep(delay)
-
-    async def _enter(self) -> bool:
-        self.counters.paused = self._breaker.is_open
-        return await self._breaker.enter()
 
     async def _attempt(self, endpoint: str, state: _Asking) -> Answer:
         """Sends the request once."""

@@ -1,11 +1,12 @@
-"""The way to one server: its address, the key, enough connections, and what their errors mean."""
+"""The way to one server: address, key, connections, and what its answers and errors mean."""
 
 import ipaddress
 import json
 import logging
 import os
+import re
 import urllib.parse
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from belle_jax.api.request import Failure, Refused
@@ -24,15 +25,11 @@ SECRET_LENGTH = 16
 RETRIED = frozenset({408, 409, 425, 429})
 # How servers say that prompt and answer together are too long: OpenAI's code and its older
 # sentence, which vLLM and llama.cpp vary.
-TOO_LONG = (
-    'reduce your prompt',
-    'reduce the length',
-    'context_length',
-    'maximum context length',
-    'context size',
+TOO_LONG = re.compile(
+    'reduce your prompt|reduce the length|context_length|maximum context length|context size'
 )
 # A prompt that the server's own filter refuses says nothing about the other prompts.
-FILTERED = ('content_filter', 'content_policy', 'content management policy')
+FILTERED = re.compile('content_filter|content_policy|content management policy')
 
 
 class Connection:
@@ -99,8 +96,7 @@ class Connection:
         except UnicodeEncodeError:
             failed = Failure('no text', 'half a character in the prompt', action='give up')
         except self._openai.APIError as error:
-            model = str(body.get('model', ''))
-            failed = _failure(error, model, self.url, self._without_key)
+            failed = self._failure(error, str(body.get('model', '')))
         finally:
             self._busy[pool] -= 1
         if failed is not None:
@@ -123,6 +119,38 @@ class Connection:
         )
         self._busy.append(0)
         return len(self._pools) - 1
+
+    def _failure(self, error: 'openai.APIError', model: str) -> Failure | Refused:
+        """What to do about a request that failed so; Refused where no request can do better."""
+        if isinstance(error, self._openai.APITimeoutError):
+            return Failure('time-out', answered=False)
+        if not isinstance(error, self._openai.APIStatusError):
+            # The library's message is "Connection error." alone; its cause says which.
+            return Failure('connection', self._without_key(_cause(error)), answered=False)
+        status, said, url = error.status_code, self._without_key(_said(error)), self.url
+        low = said.lower()
+        if status == 429 and 'insufficient_quota' in low:
+            return Refused(f"{url}: the account's quota is used up: {said}")
+        if status in RETRIED or status >= 500:
+            return Failure(str(status), said, headers=error.response.headers)
+        if status == 401:
+            # Servers repeat the key in this message, so it is not shown.
+            return Refused(
+                f'{url} does not accept the key: check the variable OPENAI_API_KEY (401).'
+            )
+        if status == 403:
+            return Refused(f'{url}: this key may not do this (403): {said}')
+        if status == 404:
+            return Refused(
+                f'{url} does not know the model {model!r}, or is not the address of an API (404): '
+                f'{said}. Check the model name, and that the base URL ends as the server wants it, '
+                'as in /v1.'
+            )
+        if status in (400, 413) and TOO_LONG.search(low):
+            return Failure('too long', said, action='shorten')
+        if status == 400 and FILTERED.search(low):
+            return Failure('refused prompt', said, action='give up')
+        return Refused(f'{url} refuses the request ({status}): {said}')
 
     def _without_key(self, text: str) -> str:
         """A text of the server with our key taken out."""
@@ -160,50 +188,6 @@ def _is_local(host: str) -> bool:
         return host == 'localhost' or host.endswith('.localhost')
 
 
-def _failure(
-    error: 'openai.APIError', model: str, url: str, clean: Callable[[str], str]
-) -> Failure | Refused:
-    """What an exception of the client library means.
-
-    Args:
-        error: As `AsyncOpenAI` raised it.
-        model: That was asked for.
-        url: Of the server.
-        clean: Takes out of its words what nobody should read.
-    Returns:
-        What to do about this request; Refused where no request can do better.
-    """
-    import openai
-
-    if isinstance(error, openai.APITimeoutError):
-        return Failure('time-out', answered=False)
-    if not isinstance(error, openai.APIStatusError):
-        # The library's message is "Connection error." alone; its cause says which.
-        return Failure('connection', clean(_cause(error)), answered=False)
-    status, said, headers = error.status_code, clean(_said(error)), error.response.headers
-    low = said.lower()
-    if status == 429 and 'insufficient_quota' in low:
-        return Refused(f"{url}: the account's quota is used up: {said}")
-    if status in RETRIED or status >= 500:
-        return Failure(str(status), said, headers=headers)
-    if status == 401:
-        # Servers repeat the key in this message, so it is not shown.
-        return Refused(f'{url} does not accept the key: check the variable OPENAI_API_KEY (401).')
-    if status == 403:
-        return Refused(f'{url}: this key may not do this (403): {said}')
-    if status == 404:
-        return Refused(
-            f'{url} does not know the model {model!r}, or is not the address of an API (404): '
-            f'{said}. Check the model name, and that the base URL ends as the server wants it, as '
-            'in /v1.'
-        )
-    if status in (400, 413) and any(words in low for words in TOO_LONG):
-        return Failure('too long', said, action='shorten')
-    if status == 400 and any(words in low for words in FILTERED):
-        return Failure('refused prompt', said, action='give up')
-    return Refused(f'{url} refuses the request ({status}): {said}')
-
-
 def _said(error: 'openai.APIStatusError') -> str:
     """The server's own words, short, with the code that some put beside the message."""
     body = error.body
@@ -220,3 +204,60 @@ def _cause(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     return ' '.join(f'{type(error).__name__} {error}'.split())[:200]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a response holds: its text, why that ended, and what the server counted."""
+
+    text: str
+    finish_reason: str | None
+    usage: dict[str, Any]
+
+
+def read_answer(content: bytes) -> Answer:
+    """Reads the body of a response with status 200.
+
+    Args:
+        content: The bytes, of either endpoint.
+    Returns:
+        The first choice's text.
+    Raises:
+        Failure: for half a JSON, a page, no choices, or an error that was sent as a success.
+    """
+    try:
+        body = json.loads(content)
+    except ValueError:
+        raise Failure('bad JSON', _start(content)) from None
+    if not isinstance(body, dict):
+        raise Failure('bad JSON', _start(content))
+    usage = body.get('usage')
+    usage = usage if isinstance(usage, dict) else {}
+    choices = body.get('choices')
+    if not choices and body.get('error'):
+        said = json.dumps(body['error'], ensure_ascii=False)[:200]
+        raise Failure('error in reply', said, usage=usage)
+    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+        raise Failure('empty choices', _start(content), usage=usage)
+    choice = choices[0]
+    message = choice.get('message')
+    text = message.get('content') if isinstance(message, dict) else choice.get('text')
+    if isinstance(text, list):
+        text = ''.join(str(p.get('text') or '') for p in text if isinstance(p, dict))
+    # A content of null is an answer: the model said nothing, or a filter took it away.
+    reason = choice.get('finish_reason')
+    return Answer(_whole(str(text or '')), None if reason is None else str(reason), usage)
+
+
+def _whole(text: str) -> str:
+    """The text with half characters marked: a cut emoji may come as a lone surrogate, which no
+    file and no database takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')
+    return text
+
+
+def _start(content: bytes) -> str:
+    return ' '.join(content[:120].decode('utf-8', 'replace').split())

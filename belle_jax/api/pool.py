@@ -4,11 +4,9 @@ import asyncio
 import concurrent.futures
 from collections.abc import Callable, Iterator
 
-from belle_jax.api.client import Client
-from belle_jax.api.costs import Budget, answer_tokens, prompt_tokens
+from belle_jax.api.client import Client, Drain
 from belle_jax.api.journal import Journal
-from belle_jax.api.limits import Drain
-from belle_jax.api.request import Reply, Request
+from belle_jax.api.request import Budget, Reply, Request, answer_tokens, prompt_tokens
 
 # Replies that `use` gets before the event loop hears of it again.
 MOST_PER_BATCH = 64
@@ -162,7 +160,9 @@ class _AskAll:
             else:
                 await self._free.acquire()
                 await self._worth_it(position)
-                tokens, usd = self._worst(request)
+                # The most that it may take.
+                prompt, answer = prompt_tokens(request.body), answer_tokens(request.body)
+                tokens, usd = prompt + answer, self._client.price.cost(prompt, answer)
                 if not await self._reserve(tokens, usd):
                     self._outcome = 'budget'
                     break
@@ -178,12 +178,6 @@ class _AskAll:
         while self._more and position > self._done and not self._more(position - self._done):
             self._used.clear()
             await self._used.wait()
-
-    def _worst(self, request: Request) -> tuple[int, float]:
-        """The most that a request may take, in tokens and USD."""
-        prompt = prompt_tokens(request.body)
-        answer = answer_tokens(request.body)
-        return prompt + answer, self._client.price.cost(prompt, answer)
 
     async def _reserve(self, tokens: int, usd: float) -> bool:
         """Sets aside what a request may take; waits while what is in flight may leave enough."""

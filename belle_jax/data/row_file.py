@@ -1,22 +1,26 @@
-"""Files of rows, read one by one in bounded memory.
+"""Files of rows, read and written one by one, in bounded memory.
 
 Here rows stay what they are, with every field; `record_reader` makes conversations of them for
 training.
 """
 
 import codecs
+import contextlib
 import io
 import json
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
 from belle_jax.data.records import BadRow
+from belle_jax.files import WholeText
 
 CHUNK = 1 << 20  # characters read at once
 TOKEN = 16  # characters: no literal, number or escape of JSON that a chunk cut is longer
 SPACE = re.compile(r'[ \t\r\n]*')
+LINES = ('.jsonl', '.ndjson', '.jsonlines')
+CONTAINERS = ('array', 'lines')
 
 
 class RowFile:
@@ -204,3 +208,51 @@ def _decoded(line: bytes) -> Any:
         return BadRow('broken JSON', f'broken JSON at column {error.colno} ({error.msg}).')
     except RecursionError:
         return BadRow('broken JSON', 'broken JSON: it is nested too deeply.')
+
+
+@contextlib.contextmanager
+def new_row_file(
+    path: str | pathlib.Path, container: str = '', overwrite: bool = False
+) -> Iterator[Callable[[Any], None]]:
+    """A file of rows to write, which gets its name when the block ends without an error.
+
+    Args:
+        path: The target.
+        container: 'array' or 'lines'; '' for what its ending says (.jsonl: lines).
+        overwrite: Whether a file of that name may be replaced.
+    Yields:
+        What adds a row.
+    Raises:
+        ValueError: the container is unknown, or the file is there or cannot be written.
+    """
+    path = pathlib.Path(path)
+    if container and container not in CONTAINERS:
+        raise ValueError(
+            f'the container {container!r} is unknown: choose {" or ".join(CONTAINERS)}.'
+        )
+    if path.is_dir():
+        raise ValueError(f'{path} is a directory: give the name of a file.')
+    if path.exists() and not overwrite:
+        raise ValueError(f'{path} is there already: give another name, or --overwrite.')
+    lines = container == 'lines' or (not container and path.suffix in LINES)
+    before, between, after = ('', '\n', '\n') if lines else ('[\n', ',\n', '\n]\n')
+    empty = '' if lines else '[]\n'
+    written = 0
+    with WholeText(path) as file:
+
+        def write(row: Any) -> None:
+            nonlocal written
+            file.write((between if written else before) + _encoded(row))
+            written += 1
+
+        yield write
+        file.write(after if written else empty)
+
+
+def _encoded(row: Any) -> str:
+    text = json.dumps(row, ensure_ascii=False)
+    try:
+        text.encode('utf-8')
+    except UnicodeEncodeError:
+        return json.dumps(row)  # half a character stays the escape that it was
+    return text

@@ -13,12 +13,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from belle_jax.data.records import BadRow, layout, parse
-from belle_jax.data.row_file import RowFile
+from belle_jax.data.row_file import RowFile, new_row_file
 from belle_jax.progress import Progress
-from belle_jax.synthesis.row_writer import rows_file
 from belle_jax.texts.minhash import RECALL, MinHashIndex, plan
+from belle_jax.texts.rouge import Tokens
 from belle_jax.texts.similarity import Index
-from belle_jax.texts.token_codes import Tokens
 
 COMPARE = ('instruction', 'question', 'row')
 BLOCK = 1024  # rows that are read, compared and written at once
@@ -104,17 +103,17 @@ def run(
         ValueError: a setting or file is no good, or a row and on_bad_row is 'error'. No file is
             written then.
     """
-    account = DedupeAccount(output=str(output))
     removed = removed or pathlib.Path(output).with_suffix('.removed.jsonl')
-    account.removed = str(removed)
+    account = DedupeAccount(output=str(output), removed=str(removed))
     _check(paths, (output, removed), threshold, compare, on_bad_row)
     kept = _Kept(tokens, threshold, exact, account)
     progress = Progress('Deduplicating', 'rows')
-    rows = _Rows(paths, compare, on_bad_row == 'error', account)
-    kept_rows = rows_file(output, overwrite=overwrite)
-    with kept_rows as keep, rows_file(removed, 'lines', overwrite) as remove:
-        stream = iter(rows)
-        while block := list(itertools.islice(stream, BLOCK)):
+    # Opened before anything is read: a name that is wrong is told at once.
+    files = [RowFile(path) for path in paths]
+    rows = _rows(files, compare, on_bad_row == 'error', account)
+    kept_rows = new_row_file(output, overwrite=overwrite)
+    with kept_rows as keep, new_row_file(removed, 'lines', overwrite) as remove:
+        while block := list(itertools.islice(rows, BLOCK)):
             kept.prepare([text for _, text, _ in block])
             for where, text, row in block:
                 if near := kept.near(text):
@@ -122,7 +121,7 @@ def run(
                 else:
                     keep(row)
                     kept.add(text)
-            progress.show(account.read, rows.done)
+            progress.show(account.read, sum(file.done for file in files) / len(files))
         if not account.kept:
             raise ValueError(f'{", ".join(map(str, paths))}: no usable row: {account}')
     progress.end(account.read)
@@ -171,37 +170,22 @@ class _Kept:
         return [(i + 1, n, self._texts[i]) for i, n in self._removed.most_common(SHOWN)]
 
 
-class _Rows:
+def _rows(
+    files: list[RowFile], compare: str, strict: bool, account: DedupeAccount
+) -> Iterator[tuple[str, str, Any]]:
     """The rows of several files, each with its place and the text that is compared."""
-
-    def __init__(
-        self,
-        paths: Sequence[str | pathlib.Path],
-        compare: str,
-        strict: bool,
-        account: DedupeAccount,
-    ) -> None:
-        self.done = 0.0
-        # Opened before anything is read: a name that is wrong is told at once.
-        self._files = [RowFile(path) for path in paths]
-        self._compare, self._strict, self._account = compare, strict, account
-
-    def __iter__(self) -> Iterator[tuple[str, str, Any]]:
-        for before, file in enumerate(self._files):
-            for where, row in file:
-                self._account.read += 1
-                self.done = (before + file.done) / len(self._files)
-                try:
-                    if isinstance(row, BadRow):
-                        raise row
-                    yield where, compared(row, self._compare), row
-                except BadRow as bad:
-                    if self._strict:
-                        raise ValueError(
-                            f'{where}: {bad} Mend it, or count and skip such rows with '
-                            '--on_bad_row=skip.'
-                        ) from bad
-                    self._account.skipped[bad.reason] += 1
+    for where, row in itertools.chain.from_iterable(files):
+        account.read += 1
+        try:
+            if isinstance(row, BadRow):
+                raise row
+            yield where, compared(row, compare), row
+        except BadRow as bad:
+            if strict:
+                raise ValueError(
+                    f'{where}: {bad} Mend it, or count and skip such rows with --on_bad_row=skip.'
+                ) from bad
+            account.skipped[bad.reason] += 1
 
 
 def compared(row: Any, compare: str = 'instruction') -> str:
@@ -243,14 +227,12 @@ def _check(
             'none more than all. BELLE-like data takes --threshold=0.7.'
         )
     plan(threshold, RECALL)
-    for name, value, known in (
-        ('compare', compare, COMPARE),
-        ('on_bad_row', on_bad_row, ('error', 'skip')),
-    ):
+    choices = ('compare', compare, COMPARE), ('on_bad_row', on_bad_row, ('error', 'skip'))
+    for name, value, known in choices:
         if value not in known:
             raise ValueError(f'{name}={value!r} is unknown: choose {", ".join(known)}.')
     taken = {pathlib.Path(path).resolve() for path in paths}
-    for path in outputs:
-        if pathlib.Path(path).resolve() in taken:
+    for path in map(pathlib.Path, outputs):
+        if path.resolve() in taken:
             raise ValueError(f'{path} is read and written: give another name for the output.')
-        taken.add(pathlib.Path(path).resolve())
+        taken.add(path.resolve())

@@ -1,21 +1,36 @@
-"""Replies become rows: parsed, filtered, compared with everything before them, kept or counted.
+"""What a run brings, where it lies, and what is told of it: the live line and the account.
 
-What is kept is a function of the replies in the order of their index and of nothing else, so a
-journal gives the same rows again, with the same filters, or others with other ones.
+Replies become rows: parsed, filtered, compared with everything before them, kept or counted. What
+is kept is a function of the replies in the order of their index and of nothing else, so a journal
+gives the same rows again, with the same filters, or others with other ones.
 """
 
+import asyncio
 import json
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from pathlib import Path
 
+from belle_jax.api import Counters, Reply, Spent
+from belle_jax.progress import Line, duration
 from belle_jax.synthesis.kinds import Kind
 from belle_jax.synthesis.report_statistics import Point
-from belle_jax.texts.comparison import Similarity
 from belle_jax.texts.filters import Row, Rule, apply_rules
+from belle_jax.texts.similarity import Similarity
 
-if TYPE_CHECKING:
-    from belle_jax.api import Reply
+ENDED = {
+    'enough': 'there are enough rows',
+    'exhausted': 'all requests are made',
+    'rebuilt': 'the journal has no more, or there are enough rows',
+}
+ENDED_EARLY = {
+    'budget': 'the budget is reached: raise it and run the same command to go on.',
+    'interrupted': 'interrupted: run the same command to go on.',
+    'barren': 'too many replies in a row gave no row, so nothing more is spent. Look at the '
+    'rejected ones: other filters, another prompt or model may help, or a larger --give_up_after.',
+}
 
 
 class Harvest:
@@ -75,14 +90,8 @@ class Harvest:
         rate = len(self.kept) / len(self.points) if self.points else self.kind.most_rows
         return len(self.kept) + pending * rate < self.count
 
-    def use(self, reply: 'Reply') -> bool:
-        """Takes the next reply.
-
-        Args:
-            reply: Of the next index, or one that was given up.
-        Returns:
-            Whether that ended it.
-        """
+    def use(self, reply: Reply) -> bool:
+        """Takes the next reply, or one that was given up; returns whether that ended it."""
         before = len(self.kept)
         for candidate in self.kind.parse(reply):
             if self.enough:
@@ -91,7 +100,7 @@ class Harvest:
                 self._refuse(reply.index, candidate.rejected, candidate.detail)
             else:
                 self._consider(reply.index, candidate.row)
-        last = self.points[-1] if self.points else Point(0, 0, 0, 0, 0, 0.0)
+        last = self.points[-1] if self.points else Point()
         self.points.append(
             Point(
                 last.replies + 1,
@@ -110,19 +119,141 @@ class Harvest:
         if passed is None:
             return self._refuse(index, reason, json.dumps(row, ensure_ascii=False))
         text = self.kind.compared(passed)
-        if not text or self.similarity is None:
-            self.kept.append(passed)
-            return None
-        if near := self.similarity.too_near(text):
-            detail = json.dumps(row, ensure_ascii=False)
-            return self._refuse(index, 'too similar', f'{detail} to {near[0]!r} ({near[1]})')
-        # The texts of others are shown where they are short: instructions, not whole dialogues.
-        if text == passed.get('instruction'):
-            passed = passed | self.similarity.fields(text)
-        self.similarity.add(text)
+        if text and self.similarity:
+            if near := self.similarity.too_near(text):
+                detail = json.dumps(row, ensure_ascii=False)
+                return self._refuse(index, 'too similar', f'{detail} to {near[0]!r} ({near[1]})')
+            # The texts of others are shown where they are short: instructions, not whole dialogues.
+            if text == passed.get('instruction'):
+                passed = passed | self.similarity.fields(text)
+            self.similarity.add(text)
         self.kept.append(passed)
         return None
 
     def _refuse(self, index: int, reason: str, text: str) -> None:
         self.rejected[reason] += 1
         self._reject({'index': index, 'reason': reason, 'text': text})
+
+
+class Live:
+    """Rows kept and rejected, requests, tokens, money and the time left."""
+
+    def __init__(self, harvest: Harvest, counters: Counters) -> None:
+        """Tells of the rows so far, and of the client's counters."""
+        self._harvest, self._counters = harvest, counters
+        self._line = Line()
+        # From here on the rate counts: replies from the journal come at once.
+        self._first: tuple[float, float] | None = None
+
+    async def run(self) -> None:
+        """Shows the line again and again, until it is cancelled."""
+        while True:
+            await asyncio.sleep(0.5)
+            if self._line.due:
+                self._line.show(self.text())
+
+    def end(self) -> None:
+        """Leaves the last line, if there was one."""
+        if self._line.said:
+            self._line.show(self.text(last=True), last=True)
+
+    def text(self, last: bool = False) -> str:
+        """Such as 'kept 120/1,000 · left 0:04:10 · 8 in flight · … · rejected 30 (refusal 30)'."""
+        harvest, counters = self._harvest, self._counters
+        wanted = f'/{harvest.count:,}' if harvest.count else ''
+        parts = [f'kept {len(harvest.kept):,}{wanted}']
+        if not last and (left := self._left()):
+            parts.append(f'left {left}')
+        parts.append(f'{counters.in_flight} in flight')
+        parts.append(f'{counters.prompt_tokens + counters.completion_tokens:,} tokens')
+        if counters.cost_usd:
+            parts.append(f'${counters.cost_usd:,.2f}')
+        if counters.paused:
+            parts.append('waiting for the server')
+        if harvest.rejected:
+            top = ', '.join(f'{name} {n:,}' for name, n in harvest.rejected.most_common(3))
+            parts.append(f'rejected {harvest.rejected.total():,} ({top})')
+        if retried := counters.retries.total():
+            reason, _ = counters.retries.most_common(1)[0]
+            parts.append(f'{retried:,} retries (most: {reason})')
+        return ' · '.join(parts)
+
+    def _left(self) -> str:
+        """The time that is left at the rate since the first new reply."""
+        harvest, now = self._harvest, time.monotonic()
+        parts = ((len(harvest.kept), harvest.count), (len(harvest.points), harvest.kind.requests))
+        fractions = [min(1.0, done / whole) for done, whole in parts if whole]
+        if not self._counters.asked or not fractions:
+            return ''
+        begun, before = self._first = self._first or (now, max(fractions))
+        if max(fractions) <= before:
+            return ''
+        return duration((now - begun) / (max(fractions) - before) * (1 - max(fractions)))
+
+
+@dataclass(frozen=True)
+class Files:
+    """Where a run's files lie.
+
+    Attributes:
+        output: The rows that were kept.
+        journal: Every request and reply.
+        rejected: The other pieces: request, reason, text.
+        report: Plots.
+    """
+
+    output: Path
+    journal: Path
+    rejected: Path
+    report: Path
+
+    @classmethod
+    def beside(cls, output: Path, journal: Path | None = None) -> 'Files':
+        """The usual names: OUTPUT's, with endings of their own."""
+        endings = ('.journal.sqlite', '.rejected.jsonl', '.report.html')
+        beside = [output.with_suffix(ending) for ending in endings]
+        return cls(output, journal or beside[0], *beside[1:])
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a run.
+
+    Attributes:
+        harvest: The rows, and what was rejected.
+        outcome: Why it ended: a word of ENDED or ENDED_EARLY, or 'error'.
+        journaled: Answers in the journal.
+        spent: On all of them.
+        error: That ended it; the files are written all the same.
+    """
+
+    harvest: Harvest
+    outcome: str
+    journaled: int
+    spent: Spent
+    error: Exception | None = None
+
+    def account(self, files: Files) -> str:
+        """What came of it, in lines for people."""
+        harvest, spent = self.harvest, self.spent
+        lines = [
+            f'{len(harvest.kept):,} rows of {len(harvest.points):,} replies.',
+            *(f'  rejected, {name}: {n:,}' for name, n in harvest.rejected.most_common()),
+        ]
+        if self.outcome in ENDED:
+            lines.append(f'It ended because {ENDED[self.outcome]}.')
+        paid = f', ${spent.cost_usd:,.2f}' if spent.cost_usd else ''
+        lines += [
+            f'Journal: {files.journal} ({self.journaled:,} answers, {spent.tokens:,} tokens{paid})',
+            f'Report: {files.report}',
+            f'Rejected: {files.rejected}',
+            f'Rows: {files.output}',
+        ]
+        return '\n'.join(lines)
+
+    @property
+    def complaint(self) -> str:
+        """The sentence that says why there is not all that was asked for; '' if there is."""
+        if self.error:
+            return str(self.error)
+        return ENDED_EARLY.get(self.outcome, '')

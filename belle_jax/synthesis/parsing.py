@@ -54,14 +54,7 @@ class Candidate:
 
 
 def refused(reason: str, text: str) -> Candidate:
-    """A rejected piece.
-
-    Args:
-        reason: A few words, the same for all such pieces.
-        text: What was rejected, whole.
-    Returns:
-        The candidate without a row.
-    """
+    """A rejected piece: the reason, and the whole text that was rejected."""
     return Candidate(None, reason, text.strip())
 
 

@@ -6,14 +6,14 @@ about generated text must not be written by it.
 
 import dataclasses
 import pathlib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
-from belle_jax import pages
 from belle_jax.files import WholeText
-from belle_jax.pages.charts import bars, compact, histogram, lines, percent, sunburst
+from belle_jax.pages.page import bars, compact, histogram, lines, percent, render, sunburst
 from belle_jax.synthesis.report_statistics import (
     OTHERS,
     Point,
@@ -58,11 +58,8 @@ class ReportData:
 
 
 def write(path: str | pathlib.Path, data: ReportData) -> None:
-    """Writes the page; it appears under its name when it is complete, and replaces an older one.
+    """Writes the page, whole or not at all; an older one is replaced.
 
-    Args:
-        path: The HTML file.
-        data: What it shows.
     Raises:
         ValueError: the file cannot be written.
     """
@@ -78,7 +75,7 @@ def page(data: ReportData) -> str:
     asked, sizes = (_asked_for(rows), _sizes(rows, data)) if rows.rows else ([], [])
     reasons = sorted(data.rejected.items(), key=lambda item: (-item[1], item[0]))
     rejections = sum(data.rejected.values())
-    return pages.render(
+    return render(
         'report.jinja',
         title=data.title,
         tiles=_tiles(rows, data),
@@ -105,7 +102,7 @@ class Card(NamedTuple):
 
 
 def _tiles(rows: RowStatistics, data: ReportData) -> list[tuple[str, str]]:
-    end = data.series[-1] if data.series else Point(0, 0, 0, 0, 0, 0.0)
+    end = data.series[-1] if data.series else Point()
     tokens = end.prompt_tokens + end.completion_tokens
     tiles = [
         (f'{rows.rows:,}', 'rows kept'),
@@ -121,8 +118,7 @@ def _tiles(rows: RowStatistics, data: ReportData) -> list[tuple[str, str]]:
 
 
 def _asked_for(rows: RowStatistics) -> list[Card]:
-    listed = [(w, n) for w, n in rows.verbs.most_common() if not w.endswith(OTHERS)]
-    listed = [(word or '(empty)', n, '') for word, n in listed]
+    listed = [(word or '(empty)', n, '') for word, n in _words(rows.verbs)]
     rest = rows.rows - sum(n for _, n, _ in listed[:VERBS])
     note = (
         f'{len(listed):,} different words; {percent(rest / max(rows.rows, 1))} of the rows are not '
@@ -133,19 +129,20 @@ def _asked_for(rows: RowStatistics) -> list[Card]:
     words = bars(listed[:VERBS], rows.rows)
     cards = [Card('The words of the instructions', words, note, 'whole columns')]
     if rows.categories:
-        groups = rows.categories.most_common()
-        tree = [(name, size, _parts(rows, name)) for name, size in groups]
+        groups, least = rows.categories.most_common(), NARROWEST * rows.rows
+        tree = [
+            (name, size, [(word, n) for word, n in _words(rows.verbs_of[name]) if n >= least])
+            for name, size in groups
+        ]
         categories = bars([(name, n, '') for name, n in groups], rows.rows, hues=True)
         note = 'Inside the categories, outside the words of their instructions; pale: rarer words.'
         cards = [Card('Categories', categories), Card('Both', sunburst(tree), note), *cards]
     return cards
 
 
-def _parts(rows: RowStatistics, category: str) -> list[tuple[str, int]]:
-    """The words of a category that a ring has room for."""
-    verbs = rows.verbs_of[category].most_common()
-    parts = [(w, n) for w, n in verbs if not w.endswith(OTHERS)]
-    return [(word, n) for word, n in parts if n >= NARROWEST * rows.rows]
+def _words(verbs: Counter[str]) -> list[tuple[str, int]]:
+    """Those that are words, the most frequent first."""
+    return [(word, n) for word, n in verbs.most_common() if not word.endswith(OTHERS)]
 
 
 def _sizes(rows: RowStatistics, data: ReportData) -> list[Card]:
@@ -177,7 +174,7 @@ def _sizes(rows: RowStatistics, data: ReportData) -> list[Card]:
 def _course(size: int, ends: Sequence[Point]) -> list[Card]:
     if not ends:
         return []
-    start = Point(0, 0, 0, 0, 0, 0.0)
+    start = Point()
     steps = list(zip([start, *ends], ends))
     kept = [
         (b.replies, (b.kept - a.kept) / (b.candidates - a.candidates))
@@ -195,13 +192,13 @@ def _course(size: int, ends: Sequence[Point]) -> list[Card]:
         whole = [(b.replies, 1000 * b.usd / b.kept) for b in ends if b.kept]
         curves = [('in this stretch', 'b', now), ('since the beginning', 'a', whole)]
         cards.append(Card('Cost of 1,000 kept rows', lines(curves, label, _usd)))
-    sent = [(b.replies, b.prompt_tokens) for b in (start, *ends)]
-    written = [(b.replies, b.completion_tokens) for b in (start, *ends)]
+    course = [start, *ends]
+    sent = [(point.replies, point.prompt_tokens) for point in course]
+    written = [(point.replies, point.completion_tokens) for point in course]
     curves = [('prompts', 'b', sent), ('completions', 'a', written)]
     cards.append(Card('Tokens', lines(curves, 'replies', compact)))
-    rows = [(b.replies, b.kept) for b in (start, *ends)]
-    cards.append(Card('Rows kept', lines([('rows', 'c', rows)], 'replies', compact)))
-    return cards
+    rows = [(point.replies, point.kept) for point in course]
+    return [*cards, Card('Rows kept', lines([('rows', 'c', rows)], 'replies', compact))]
 
 
 def _usd(amount: float) -> str:

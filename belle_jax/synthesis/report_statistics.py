@@ -1,12 +1,13 @@
 """What a report says about the kept rows and the course of a run, counted in one pass."""
 
 import array
-import collections
-import dataclasses
 import math
 import random
 import re
+import statistics
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from belle_jax.texts.filters import said
@@ -64,12 +65,12 @@ class Point(NamedTuple):
         usd: What it cost; 0 if no price is known.
     """
 
-    replies: int
-    candidates: int
-    kept: int
-    prompt_tokens: int
-    completion_tokens: int
-    usd: float
+    replies: int = 0
+    candidates: int = 0
+    kept: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    usd: float = 0.0
 
 
 class Sample(NamedTuple):
@@ -80,7 +81,7 @@ class Sample(NamedTuple):
     similarity: float | None
 
 
-@dataclasses.dataclass
+@dataclass
 class RowStatistics:
     """What was counted of the kept rows.
 
@@ -97,17 +98,15 @@ class RowStatistics:
     """
 
     rows: int = 0
-    categories: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
-    verbs: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
-    verbs_of: dict[str, collections.Counter[str]] = dataclasses.field(default_factory=dict)
-    lengths: dict[str, collections.Counter[int]] = dataclasses.field(
-        default_factory=lambda: {
-            name: collections.Counter() for name in ('instruction', 'input', 'output')
-        }
+    categories: Counter[str] = field(default_factory=Counter)
+    verbs: Counter[str] = field(default_factory=Counter)
+    verbs_of: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    lengths: dict[str, Counter[int]] = field(
+        default_factory=lambda: {name: Counter() for name in ('instruction', 'input', 'output')}
     )
-    questions: collections.Counter[int] = dataclasses.field(default_factory=collections.Counter)
-    similarities: array.array = dataclasses.field(default_factory=lambda: array.array('d'))
-    samples: list[Sample] = dataclasses.field(default_factory=list)
+    questions: Counter[int] = field(default_factory=Counter)
+    similarities: array.array = field(default_factory=lambda: array.array('d'))
+    samples: list[Sample] = field(default_factory=list)
 
 
 def count(rows: Iterable[Mapping[str, Any]], samples: int) -> RowStatistics:
@@ -119,8 +118,7 @@ def count(rows: Iterable[Mapping[str, Any]], samples: int) -> RowStatistics:
     Returns:
         The counts.
     """
-    found = RowStatistics()
-    draw = random.Random(0)
+    found, draw = RowStatistics(), random.Random(0)
     chosen: list[tuple[int, Mapping[str, Any]]] = []
     for row in rows:
         texts = said(dict(row))
@@ -129,7 +127,7 @@ def count(rows: Iterable[Mapping[str, Any]], samples: int) -> RowStatistics:
         word = verb(instruction)
         found.categories[category] += 1
         found.verbs[word] += 1
-        found.verbs_of.setdefault(category, collections.Counter())[word] += 1
+        found.verbs_of[category][word] += 1
         found.lengths['instruction'][len(instruction)] += 1
         found.lengths['output'][sum(map(len, texts.answers))] += 1
         found.questions[len(texts.questions)] += 1
@@ -193,10 +191,9 @@ def bins(counts: Mapping[int, int], most: int = 24) -> list[tuple[float, float, 
     heights = [0] * (number + 1)
     for length, rows in counts.items():
         heights[min(length // width, number)] += rows
-    found: list[tuple[float, float, int]] = [
-        (i * width, (i + 1) * width, n) for i, n in enumerate(heights[:-1])
-    ]
-    return [*found, (number * width, math.inf, heights[-1])] if heights[-1] else found
+    ends = [*range(width, (number + 1) * width, width), math.inf]
+    found = [(float(i * width), end, n) for i, (end, n) in enumerate(zip(ends, heights))]
+    return found if heights[-1] else found[:-1]
 
 
 def even_bins(values: Sequence[float], number: int = 20) -> list[tuple[float, float, int]]:
@@ -216,14 +213,9 @@ def even_bins(values: Sequence[float], number: int = 20) -> list[tuple[float, fl
     return [(i * top / number, (i + 1) * top / number, n) for i, n in enumerate(heights)]
 
 
-def median(counts: Mapping[int, int]) -> int:
-    """The median of counted lengths; 0 if there are none."""
-    half, running = sum(counts.values()) / 2, 0
-    for length in sorted(counts):
-        running += counts[length]
-        if running >= half:
-            return length
-    return 0
+def median(counts: Counter[int]) -> int:
+    """The median of counted lengths, the lower one of two."""
+    return statistics.median_low(counts.elements())
 
 
 def _round_numbers() -> Iterable[int]:
@@ -245,8 +237,7 @@ def _sample(row: Mapping[str, Any]) -> Sample:
     if 'conversations' in row or 'messages' in row:
         turns = [('user', text) for text in texts.questions]
         answers = [('assistant', text) for text in texts.answers]
-        mixed = [turn for pair in zip(turns, answers) for turn in pair]
-        mixed += turns[len(answers) :]
+        mixed = [turn for pair in zip(turns, answers) for turn in pair] + turns[len(answers) :]
     else:
         mixed = [('instruction', texts.questions[0]), ('input', texts.given)]
         mixed = [turn for turn in mixed if turn[1]] + [('output', texts.answers[0])]

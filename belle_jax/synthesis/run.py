@@ -13,19 +13,19 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from belle_jax.api import Budget, Client, Journal, Request, ask_all
+from belle_jax.data.row_file import new_row_file
 from belle_jax.files import remove_leftovers
 from belle_jax.progress import Progress
 from belle_jax.synthesis import report
-from belle_jax.synthesis.harvest import Harvest
+from belle_jax.synthesis.harvest import Files, Harvest, Live, Result
 from belle_jax.synthesis.kinds import Kind
-from belle_jax.synthesis.live import Live
-from belle_jax.synthesis.outcome import Files, Result
-from belle_jax.synthesis.row_writer import rows_file
-from belle_jax.texts.comparison import Similarity
 from belle_jax.texts.filters import Row, Rule
+from belle_jax.texts.similarity import Similarity
 
 # Data go in by their hash: a journal says which they were, not what they were.
 HASHED = ('seeds', 'rows', 'categories', 'characters')
+# A prompt goes in as its text, as a file may be changed; the last two decide rows alone.
+LEFT_OUT = ('prompt_file', 'model_name', 'longest_answer', 'apart')
 FIRST = 3  # requests that go in whole
 
 
@@ -67,7 +67,7 @@ def generate(job: Job, files: Files, client: Client) -> Result:
         ValueError, OSError: the journal belongs to another configuration or run, a file cannot be
             written, or the server could not be asked and the journal is empty: no file is written.
     """
-    with _journal(job, files, new=True) as journal, _harvest(job, files) as harvest:
+    with _journal(job, files) as journal, _harvest(job, files) as harvest:
         outcome, error = 'interrupted', None
         try:
             outcome = asyncio.run(_ask(job, harvest, client, journal))
@@ -84,13 +84,10 @@ def generate(job: Job, files: Files, client: Client) -> Result:
 
 
 def rebuild(job: Job, files: Files) -> Result:
-    """Makes the files again from the journal alone, with these rules; asks nothing.
+    """As `generate`, from the journal alone, which must exist: with these rules, asking nothing.
 
-    Args:
-        job: As in `generate`; nothing is given up, as nothing is spent.
-        files: The journal must exist.
-    Returns:
-        As `generate`.
+    Nothing is given up, as nothing is spent.
+
     Raises:
         ValueError: there is no such journal, it belongs to another configuration or run, or a file
             cannot be written.
@@ -105,40 +102,28 @@ def rebuild(job: Job, files: Files) -> Result:
         return Result(harvest, 'rebuilt', len(journal), journal.spent())
 
 
-def _journal(job: Job, files: Files, new: bool = False) -> Journal:
-    if new:
-        try:
-            files.journal.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ValueError(
-                f'the folder {files.journal.parent} cannot be made '
-                f'({(error.strerror or str(error)).lower()}): write elsewhere.'
-            ) from error
+def _journal(job: Job, files: Files) -> Journal:
+    try:
+        files.journal.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise ValueError(
+            f'the folder {files.journal.parent} cannot be made ({reason}): write elsewhere.'
+        ) from error
     return Journal(files.journal, journal_settings(job.kind))
 
 
 def journal_settings(kind: Kind) -> dict[str, Any]:
-    """Everything from which a kind makes the request of an index.
+    """Everything from which a kind makes the request of an index, for `Journal`.
 
-    Args:
-        kind: With its settings.
-    Returns:
-        Values that JSON knows, for `Journal`: two runs may share a journal if these are equal.
-        Filters, similarity, count and budget are none of them.
+    Two runs may share a journal if these are equal, as JSON. Filters, similarity, count and budget
+    are none of them.
     """
     settings = kind.settings
-    values = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
+    values = {name: value for name, value in vars(settings).items() if name not in LEFT_OUT}
     for name in HASHED:
         values[name] = f'{len(values[name]):,}, {_hash(values[name])}' if values[name] else ''
-    # The text, not the name of its file: a file may be changed.
-    del values['prompt_file']
-    decides_rows_alone = ('longest_answer', 'apart')
-    for name in decides_rows_alone:
-        del values[name]
     values['model'] = settings.model
-    del values['model_name']
-    values['stop'] = list(values['stop']) if values['stop'] is not None else None
-    values['turns'] = list(values['turns'])
     # What other versions of this program would ask differently, with the same settings.
     first = [kind.body(index) for index in range(min(FIRST, kind.requests or FIRST))]
     return (
@@ -167,7 +152,7 @@ def _use(journal: Journal, harvest: Harvest) -> None:
 async def _ask(job: Job, harvest: Harvest, client: Client, journal: Journal) -> str:
     if harvest.ended:
         return 'enough'
-    live = Live(harvest, client.counters, job.count, job.kind.requests)
+    live = Live(harvest, client.counters)
     async with client:
         showing = asyncio.ensure_future(live.run())
         try:
@@ -198,8 +183,8 @@ def _harvest(job: Job, files: Files) -> Iterator[Harvest]:
         remove_leftovers(path.parent, path.name.__eq__)
     with (
         # Opened before anything is asked: what cannot be written is told before it is paid for.
-        rows_file(files.output, overwrite=True) as keep,
-        rows_file(files.rejected, overwrite=True) as reject,
+        new_row_file(files.output, overwrite=True) as keep,
+        new_row_file(files.rejected, overwrite=True) as reject,
     ):
         harvest = Harvest(
             job.kind, job.similarity(), job.count, job.rules, reject, job.give_up_after

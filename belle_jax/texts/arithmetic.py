@@ -51,53 +51,28 @@ REMAINDER = re.compile(r'[ \t]*(\d+)[ \t]*[\u4e00-\u9fff]{0,3}?[ \t]*余(?:数?[
 INEXACT = re.compile(
     '余|剩|多|取整|整数|约|大约|进一|去尾|四舍五入|左右|保留|至少|最多|不足|不够|估'
 )
-UNITS = (
-    ('千米', '公里', '米', '分米', '厘米', '毫米', '里', 'km', 'm', 'dm', 'cm', 'mm'),
-    ('元', '角', '分', '块', '毛', '万元'),
-    ('吨', '千克', '公斤', '斤', '克', '两', 'kg', 'g', 'mg'),
-    (
-        '小时',
-        '分钟',
-        '秒',
-        '秒钟',
-        '天',
-        '周',
-        '星期',
-        '个月',
-        '月',
-        '年',
-        '时',
-        '分',
-        'h',
-        'min',
-        's',
-    ),
-    ('升', '毫升', 'L', 'ml', 'mL'),
-    ('平方千米', '公顷', '亩', '平方米', '平方分米', '平方厘米'),
-    ('立方米', '立方分米', '立方厘米', '升', '毫升'),
-)
+UNITS = [
+    sort.split()
+    for sort in (
+        '千米 公里 米 分米 厘米 毫米 里 km m dm cm mm',
+        '元 角 分 块 毛 万元',
+        '吨 千克 公斤 斤 克 两 kg g mg',
+        '小时 分钟 秒 秒钟 天 周 星期 个月 月 年 时 分 h min s',
+        '升 毫升 L ml mL',
+        '平方千米 公顷 亩 平方米 平方分米 平方厘米',
+        '立方米 立方分米 立方厘米 升 毫升',
+    )
+]
 CONVERSIONS = (10, 60, 100, 500, 1000, 3600, 10**4, 10**6)
 
 
 def wrong_equations(text: str) -> list[str]:
-    """The equations of a text whose arithmetic is wrong.
-
-    Args:
-        text: A worked answer.
-    Returns:
-        Each as it was read, such as '3*4=13'.
-    """
+    """The equations of a worked answer that are wrong, each as it was read, such as '3*4=13'."""
     return [equation for equation, right in equations(text) if not right]
 
 
 def equations(text: str) -> Iterator[tuple[str, bool]]:
-    """The equations that can be judged.
-
-    Args:
-        text: A worked answer.
-    Returns:
-        Each as it was read, and whether it is right.
-    """
+    """The equations of a worked answer that can be judged: as they were read, and if right."""
     if '=' not in text and '≈' not in text and '＝' not in text and 'approx' not in text:
         return
     for pattern, replacement in LATEX:
@@ -135,13 +110,14 @@ def _chain(clause: str, following: str) -> Iterator[tuple[str, bool]]:
         whole = (at == 0 or (len(left) == 1 and a.begins)) and (
             at + 1 == last or (len(right) == 1 and b.ends)
         )
+        calculates = max(len(a.tokens), len(b.tokens)) > 2  # 1小时=60分钟 says how units are
         division = _division(a)
         remainder = REMAINDER.match(sides[at + 1])
         shown = f'{sides[at].strip()}{sign}{sides[at + 1].strip()}'
         if division and remainder and a.ends and a.sure and (at == 0 or a.begins):
             quotient, rest = int(remainder[1]), int(remainder[2])
             yield shown, division[0] == division[1] * quotient + rest and rest < division[1]
-        elif whole and a.ends and b.begins and a.sure and b.sure and _calculates(a, b):
+        elif whole and a.ends and b.begins and a.sure and b.sure and calculates:
             right_one = _equal(a, b, sign == '≈')
             if right_one is None:
                 continue
@@ -153,11 +129,6 @@ def _chain(clause: str, following: str) -> Iterator[tuple[str, bool]]:
             ):
                 continue
             yield shown, right_one
-
-
-def _calculates(left: Expression, right: Expression) -> bool:
-    """Whether there is something to calculate: 1小时=60分钟 says how units are."""
-    return any(len(side.tokens) > 2 for side in (left, right))
 
 
 def _division(run: Expression) -> tuple[int, int] | None:

@@ -15,12 +15,10 @@ Zaragoza, 2009, section 3. BELLE never added what it kept; here `add` does.
 import array
 import math
 from collections import Counter
-from collections.abc import Sequence
 
 import numpy as np
 
-from belle_jax.texts.rouge import NOTHING, Match, top
-from belle_jax.texts.token_codes import Tokens, encoder
+from belle_jax.texts.rouge import NOTHING, Match, Pool, Tokens, encoder, top
 
 K1 = 1.5
 B = 0.75
@@ -28,8 +26,8 @@ FLOOR = 0.25  # of the mean idf, for tokens that more than half of the texts hav
 REJECTED = 18.0  # BELLE rejects what scores more
 
 
-class BM25Index:
-    """A pool of texts with the BM25 score of each for a new text; the interface of `Index`."""
+class BM25Index(Pool):
+    """A pool of texts with the BM25 score of each for a new text. All are compared, always."""
 
     def __init__(self, tokens: Tokens = 'characters') -> None:
         """Starts an empty pool.
@@ -51,13 +49,7 @@ class BM25Index:
         return len(self._lengths)
 
     def add(self, text: str) -> int:
-        """Adds a text; all scores change a little, since N, n and the average length do.
-
-        Args:
-            text: The text.
-        Returns:
-            Its number: 0, 1, ...
-        """
+        """Adds a text; all scores change a little, since N, n and the average length do."""
         codes, index = self._encode(text), len(self)
         self._lengths.append(len(codes))
         self._total += len(codes)
@@ -68,17 +60,8 @@ class BM25Index:
             counts.append(count)
         return index
 
-    def prepare(self, texts: Sequence[str]) -> None:
-        """Says which texts come next, as other indexes need it; here it does nothing."""
-
     def scores(self, text: str) -> np.ndarray:
-        """The scores of all texts of the pool.
-
-        Args:
-            text: The new text, which is the query.
-        Returns:
-            float64 [len(self)]; 0 for texts that share no token with it.
-        """
+        """The scores of all texts: float64 [len(self)]; 0 for those that share no token with it."""
         if self._last[:2] != (text, len(self)):
             self._last = text, len(self), self._scores(text)
         return self._last[2]
@@ -99,14 +82,6 @@ class BM25Index:
         return np.bincount(texts, terms, len(self))
 
     def nearest(self, text: str, cutoff: float = 0.0) -> Match:
-        """The text with the highest score, the earliest one of several.
-
-        Args:
-            text: The text to compare.
-            cutoff: Only scores of at least this count.
-        Returns:
-            The match; (0.0, -1) where there is none.
-        """
         scores = self.scores(text)
         index = int(scores.argmax()) if scores.size else -1
         if index < 0 or scores[index] <= 0 or scores[index] < cutoff:
@@ -114,28 +89,11 @@ class BM25Index:
         return Match(float(scores[index]), index)
 
     def first_over(self, text: str, threshold: float) -> Match | None:
-        """The earliest text that reaches a threshold.
-
-        Args:
-            text: The text to compare.
-            threshold: The least score.
-        Returns:
-            The match, or None.
-        """
         scores = self.scores(text)
         over = np.flatnonzero(scores >= threshold)
         return Match(float(scores[over[0]]), int(over[0])) if over.size else None
 
     def most_similar(self, text: str, k: int = 10, compare: int | None = None) -> list[Match]:
-        """The texts with the highest scores above 0.
-
-        Args:
-            text: The text to compare.
-            k: How many.
-            compare: Not used: all scores are there anyway.
-        Returns:
-            At most k matches, the best first, of equal ones the earliest first.
-        """
         scores = self.scores(text)
         indices = np.flatnonzero(scores > 0)
         if len(indices) > k:
@@ -145,14 +103,7 @@ class BM25Index:
         return top(scores[indices], indices, k)
 
     def average(self, text: str, sample: int | None = None) -> float:
-        """The mean score over the whole pool, BELLE's avg_similarity_score; 0 for an empty one.
-
-        Args:
-            text: The text to compare.
-            sample: Not used: all scores are there anyway.
-        Returns:
-            The mean.
-        """
+        """The mean score over the whole pool, BELLE's avg_similarity_score."""
         return float(self.scores(text).mean()) if len(self) else 0.0
 
     def _idf(self, texts: int) -> float:

@@ -9,8 +9,13 @@ requests that are declined, letters of apology, translations, code, programs abo
 import re
 
 from belle_jax.texts.filters import Rule, Said, reject_if
-from belle_jax.texts.language import foreign_field, scripts
-from belle_jax.texts.persona import LETTER, calls_itself_a_model, is_refusal
+from belle_jax.texts.language import (
+    LETTER,
+    calls_itself_a_model,
+    foreign_field,
+    is_refusal,
+    scripts,
+)
 
 # --- material that a question points to, and that is not there ------------------------------------
 
@@ -55,11 +60,8 @@ ASKS_BACK = re.compile(
 def is_incomplete(texts: Said) -> bool:
     """Whether a row lacks what its question needs.
 
-    Args:
-        texts: A row's.
-    Returns:
-        True if the input is a placeholder, the question points to a text that follows nowhere, or
-        the answer asks for it.
+    So it is if the input is a placeholder, the question points to a text that follows nowhere, or
+    the answer asks for it.
     """
     if texts.given:
         return PLACEHOLDER.fullmatch(texts.given) is not None or _asks_back(texts)
@@ -98,11 +100,6 @@ def loops(text: str) -> bool:
     Either one unit follows itself five times or more and fills a third of the text, or, in 200
     characters or more, less than a third of the sequences of eight characters are different.
     Rules of dashes and blanks do not count.
-
-    Args:
-        text: Any text.
-    Returns:
-        True for a degenerate text.
     """
     if len(text) < SHORTEST:
         return False
@@ -129,11 +126,6 @@ CHARACTERS = re.compile('[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd\ud800-\udfff
 NOTHING = re.compile('[\\s.。…,，;；:：_-]*')
 
 
-def _foreign(texts: Said) -> bool:
-    question = '\n'.join(texts.questions)
-    return foreign_field(question, (texts.given, *texts.answers))
-
-
 def _not_chinese(texts: Said) -> bool:
     question = '\n'.join(texts.questions).strip()
     if scripts(question).chinese >= 0.3:
@@ -143,13 +135,7 @@ def _not_chinese(texts: Said) -> bool:
 
 
 def language_rule(language: str) -> Rule:
-    """Rejects rows whose question is not in the language that was asked for.
-
-    Args:
-        language: 'zh' or 'en'.
-    Returns:
-        The rule.
-    """
+    """Rejects rows whose question is not in the language that was asked for, 'zh' or 'en'."""
     if language == 'zh':
         return reject_if('not Chinese', 'the question is in another language', _not_chinese)
     return reject_if(
@@ -160,14 +146,7 @@ def language_rule(language: str) -> Rule:
 
 
 def length_rules(longest: int, longest_question: int = 2000) -> tuple[Rule, ...]:
-    """Bounds in characters on what is asked and on what is answered.
-
-    Args:
-        longest: Of an answer.
-        longest_question: Of a question, without its input.
-    Returns:
-        The rules, in order.
-    """
+    """Bounds in characters on answers, and on questions without their input."""
     return (
         reject_if(
             'empty answer',
@@ -218,7 +197,9 @@ INCOMPLETE = reject_if(
     'incomplete input', 'the question points to a text that is not there', is_incomplete
 )
 FOREIGN = reject_if(
-    'foreign text', 'a Chinese instruction has an input or answer in another language', _foreign
+    'foreign text',
+    'a Chinese instruction has an input or answer in another language',
+    lambda texts: foreign_field('\n'.join(texts.questions), (texts.given, *texts.answers)),
 )
 
 
@@ -228,8 +209,6 @@ def cleaning(language: str, longest: int) -> tuple[Rule, ...]:
     Args:
         language: 'zh' or 'en'.
         longest: Characters of an answer.
-    Returns:
-        The rules, in order.
     """
     chinese = (INCOMPLETE, FOREIGN) if language == 'zh' else ()
     return (

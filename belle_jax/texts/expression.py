@@ -55,16 +55,13 @@ class Expression(NamedTuple):
 
 def tokens(text: str) -> list[Token]:
     """The tokens of a text, blanks left out."""
-    found = []
-    for match in TOKEN.finditer(text):
-        kind = match.lastgroup or ''
-        if match['number']:
-            found.append(
-                Token('number', match['number'], match['large'] or '', bool(match['percent']))
-            )
-        elif kind != 'space':
-            found.append(Token(kind, match[0]))
-    return found
+    return [
+        Token('number', match['number'], match['large'] or '', bool(match['percent']))
+        if match['number']
+        else Token(match.lastgroup or '', match[0])
+        for match in TOKEN.finditer(text)
+        if not match['space']
+    ]
 
 
 def expressions(text: str) -> list[Expression]:

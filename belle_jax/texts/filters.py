@@ -90,11 +90,8 @@ def said(row: Row) -> Said:
 
 
 def apply_rules(row: Row, rules: Iterable[Rule]) -> tuple[Row | None, str]:
-    """Passes a row through rules, in order.
+    """Passes a row, which is not changed in place, through rules, in order.
 
-    Args:
-        row: The row; it is not changed in place.
-        rules: The filters.
     Returns:
         The row as the rules left it and '', or None and the name of the rule that rejected it.
     """
@@ -107,13 +104,8 @@ def apply_rules(row: Row, rules: Iterable[Rule]) -> tuple[Row | None, str]:
 
 
 def without(rules: Sequence[Rule], names: Iterable[str]) -> tuple[Rule, ...]:
-    """The rules that are not switched off.
+    """The rules, in order, without those whose names are given.
 
-    Args:
-        rules: All of a kind.
-        names: Of those to leave out.
-    Returns:
-        The others, in order.
     Raises:
         ValueError: a name is not that of a rule.
     """
@@ -128,15 +120,7 @@ def without(rules: Sequence[Rule], names: Iterable[str]) -> tuple[Rule, ...]:
 
 
 def reject_if(name: str, why: str, test: Callable[[Said], object]) -> Rule:
-    """A rule that rejects rows and changes none.
-
-    Args:
-        name: Of the rule.
-        why: For people.
-        test: True for a row to reject.
-    Returns:
-        The rule.
-    """
+    """A rule that rejects the rows of which the test is true, and changes none."""
     return Rule(name, why, lambda row: None if test(said(row)) else row)
 
 

@@ -17,9 +17,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from belle_jax.texts.rouge import Match, length_range, top
+from belle_jax.texts.rouge import Match, Tokens, length_range, top
 from belle_jax.texts.similarity import Index
-from belle_jax.texts.token_codes import Tokens
 
 RECALL = 0.95  # at the threshold itself, in the worst case; at 0.7 it is 0.9999 for scores of 0.8
 BLOCK = 1024  # texts that are hashed at once when another pool is taken over
@@ -29,6 +28,9 @@ MOST_BANDS = 72
 SPREAD = np.uint64(0x9E3779B97F4A7C15)  # odd and irregular: multiplying by it scatters bits
 LOW = np.uint64(0xFFFFFFFF)
 HALF = np.uint64(32)
+
+
+_Prepared = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 class MinHashIndex(Index):
@@ -65,7 +67,7 @@ class MinHashIndex(Index):
         # The texts that come next, and of each: the hashes of its bands, which texts of the arrays
         # and which of these texts agree with it in a band.
         self._block: list[str] = []
-        self._prepared: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
+        self._prepared: dict[str, _Prepared] = {}
 
     @classmethod
     def over(cls, index: Index, threshold: float) -> 'MinHashIndex':
@@ -80,7 +82,6 @@ class MinHashIndex(Index):
         return made
 
     def add(self, text: str) -> int:
-        """Adds a text; see `Index.add`."""
         return self._add_codes(self._encode(text))
 
     def nearest(self, text: str, cutoff: float = 0.0) -> Match:
@@ -96,11 +97,7 @@ class MinHashIndex(Index):
         return top(self._texts.scores(codes, indices), indices, k)
 
     def prepare(self, texts: Sequence[str]) -> None:
-        """Hashes the texts that are compared or added next, all at once.
-
-        Args:
-            texts: About a thousand texts.
-        """
+        """Hashes the texts that are compared or added next, about a thousand, all at once."""
         self._prepare_codes([self._encode(text) for text in texts])
 
     def _add_codes(self, codes: str) -> int:
@@ -110,7 +107,7 @@ class MinHashIndex(Index):
             self._waiting.append((index, hashes))
         return index
 
-    def _known(self, codes: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _known(self, codes: str) -> _Prepared:
         if codes not in self._prepared:
             self._prepare_codes([codes])
         return self._prepared[codes]
@@ -154,15 +151,10 @@ class MinHashIndex(Index):
     def _pairs(
         self, owners: np.ndarray, wanted: np.ndarray, run: np.ndarray, lengths: np.ndarray
     ) -> list[np.ndarray]:
-        """Who of the block agrees with whom of a sorted array, as owner << 32 | other.
+        """Who of the block agrees with whom of the sorted array `run`, as owner << 32 | other.
 
-        Args:
-            owners: Places in the block.
-            wanted: A hash of each owner, in the high half, ascending.
-            run: The array.
-            lengths: Of the array's texts, by their number.
-        Returns:
-            Arrays; pairs whose lengths rule a match out are left out.
+        `wanted` has a hash of each owner, in the high half, ascending; `lengths` are those of the
+        array's texts. Pairs whose lengths rule a match out are left out.
         """
         begins = np.searchsorted(run, wanted)
         begins[begins == len(run)] = 0
@@ -219,15 +211,7 @@ class Bands:
     """Hash functions over a text's set of tokens, in which a second 的 is another element."""
 
     def __init__(self, threshold: float, recall: float, seed: int) -> None:
-        """Draws the hash functions.
-
-        Args:
-            threshold: The ROUGE-L score that must be found.
-            recall: The least probability of it.
-            seed: Of the hash functions.
-        Raises:
-            ValueError: no affordable number of bands has that recall.
-        """
+        """Draws the hash functions, as many as `plan` says."""
         self.rows, self.bands = plan(threshold, recall)
         size = (2, self.rows * self.bands)
         generator = np.random.default_rng(seed)

@@ -1,20 +1,81 @@
-"""Exact ROUGE-L F1 between code strings: 2 L / (m + n), L being the longest common subsequence.
+"""Texts to compare, and their exact ROUGE-L F1: 2 L / (m + n), L the longest common subsequence.
 
-Scores are computed from integers, so a tie with a threshold is a tie. rouge_score multiplies
-rounded fractions, and so puts one tie with 0.7 in twenty-five just below it.
+What is compared are code strings, with one character a token. Scores are computed from integers,
+so a tie with a threshold is a tie. rouge_score multiplies rounded fractions, and so puts one tie
+with 0.7 in twenty-five just below it.
 Source: Lin, 2004 (ROUGE), section 3.
 """
 
+import abc
 import math
 import operator
+import re
+from collections.abc import Callable, Hashable, Iterable
 from typing import NamedTuple
 
 import numpy as np
 from rapidfuzz import process
 from rapidfuzz.distance import Indel
 
+Tokens = str | Callable[[str], Iterable[Hashable]]
+
+KINDS = ('characters', 'words')
+# rouge_score's words are runs of a-z and 0-9 in lower case, and nothing else. Chinese, Japanese and
+# Korean have none of them, so there each character is a word: two such texts would be empty.
+WORD = re.compile(
+    '[a-z0-9]+|[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff'
+    '\U00020000-\U0003ffff]'
+)
+SURROGATES = 0xD800, 0x800  # where code points that are not characters begin, and how many
+MOST = 0x110000 - SURROGATES[1]
 FEW = 12  # texts that are compared one by one: below this a call of `cdist` costs more
 EPSILON = 1e-9  # bounds are rounded so that an exact tie stays in
+
+
+def encoder(tokens: Tokens = 'characters') -> Callable[[str], str]:
+    """A function that turns texts into code strings; equal tokens give equal characters.
+
+    Args:
+        tokens: 'characters' (in lower case, without white space: for Chinese), 'words' (as
+            rouge_score's: for English), or a function from a text to its tokens, such as a
+            model's tokenizer.
+    Returns:
+        From a text to a string of as many characters as the text has tokens.
+    Raises:
+        ValueError: the name is unknown.
+    """
+    if tokens == 'characters':
+        return lambda text: ''.join(text.lower().split())
+    if tokens == 'words':
+        return _Codes(lambda text: WORD.findall(text.lower()))
+    if callable(tokens):
+        return _Codes(tokens)
+    raise ValueError(f'tokens={tokens!r} is unknown: choose {" or ".join(KINDS)}.')
+
+
+class _Codes:
+    """Tokens as code points in the order in which they are first met.
+
+    Frequent tokens come early and so get small code points, which compare fastest.
+    """
+
+    def __init__(self, split: Callable[[str], Iterable[Hashable]]) -> None:
+        self._split = split
+        self._codes: dict[Hashable, str] = {}
+
+    def __call__(self, text: str) -> str:
+        codes = self._codes
+        return ''.join([codes.get(token) or self._new(token) for token in self._split(text)])
+
+    def _new(self, token: Hashable) -> str:
+        number = len(self._codes)
+        if number >= MOST:
+            raise ValueError(
+                f'the texts have more than {MOST:,} different words, which is more than can be '
+                'told apart: compare characters, or the tokens of a model.'
+            )
+        begin, size = SURROGATES
+        return self._codes.setdefault(token, chr(number if number < begin else number + size))
 
 
 class Match(NamedTuple):
@@ -25,6 +86,64 @@ class Match(NamedTuple):
 
 
 NOTHING = Match(0.0, -1)
+
+
+class Pool(abc.ABC):
+    """A growing pool of texts, with a score of each for a new text. Its size is its `len`."""
+
+    @abc.abstractmethod
+    def __len__(self) -> int: ...
+
+    @abc.abstractmethod
+    def add(self, text: str) -> int:
+        """Adds a text, one that is in the pool already too; its number: 0, 1, ..."""
+
+    @abc.abstractmethod
+    def nearest(self, text: str, cutoff: float = 0.0) -> Match:
+        """The text with the highest score, the earliest one of several.
+
+        Args:
+            text: The text to compare.
+            cutoff: Only scores of at least this count; the higher, the faster.
+        Returns:
+            The match; (0.0, -1) where there is none.
+        """
+
+    @abc.abstractmethod
+    def first_over(self, text: str, threshold: float) -> Match | None:
+        """The earliest text that reaches a threshold.
+
+        Args:
+            text: The text to compare.
+            threshold: The least score, above 0.
+        Returns:
+            The match, or None.
+        """
+
+    @abc.abstractmethod
+    def most_similar(self, text: str, k: int = 10, compare: int | None = None) -> list[Match]:
+        """The texts with the highest scores above 0.
+
+        Args:
+            text: The text to compare.
+            k: How many.
+            compare: Compare at most about that many texts, those that could score highest, where
+                comparing is what takes time; None: as many as needed to be exact.
+        Returns:
+            At most k matches, the best first, of equal ones the earliest first.
+        """
+
+    @abc.abstractmethod
+    def average(self, text: str, sample: int | None = 1024) -> float:
+        """The mean score over the pool: how unlike everything else a text is.
+
+        Args:
+            text: The text to compare.
+            sample: From how many texts, evenly spread over the pool, it is estimated, where
+                comparing is what takes time; None: all of them.
+        Returns:
+            The mean; 0 for an empty pool.
+        """
 
 
 class _Narrow(dict[int, int]):

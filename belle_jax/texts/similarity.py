@@ -1,4 +1,4 @@
-"""Which text of a growing pool is nearest to a new one: exact ROUGE-L, without comparing them all.
+"""How near a text of a growing pool is to a new one: exact ROUGE-L, without comparing them all.
 
 ROUGE-L F1 of texts with m and n tokens is 2 L / (m + n), where L is their longest common
 subsequence. L is at most the number of tokens that they share, counted with repetitions. So a
@@ -9,41 +9,37 @@ Source: Lin, 2004 (ROUGE), section 3; the prefix bound is that of Chaudhuri et a
 
 import array
 from collections import Counter
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from belle_jax.texts.bm25 import REJECTED, BM25Index
+from belle_jax.texts.filters import Row
 from belle_jax.texts.rouge import (
     EPSILON,
     NOTHING,
     Match,
+    Pool,
     Texts,
+    Tokens,
+    encoder,
     fewest_shared,
     length_range,
     top,
 )
-from belle_jax.texts.token_codes import Tokens, encoder
 
+MEASURES = {'rouge': 'ROUGE-L F1', 'bm25': 'BM25'}
+ROUGE_REJECTED = 0.7  # as Stanford Alpaca and self-instruct
+NEIGHBOURS = 10  # most similar instructions that BELLE's rows list
+COMPARED = 512  # texts that are compared for that list, out of a large pool
+SAMPLED = 512  # texts of which the average is taken: 0.0015 off for a pool of 52,000
 # Of a text's rarest tokens so many are looked up that each candidate must share HITS of them: one
 # more posting list costs less than comparing the texts that it rules out.
 HITS = 4
 FIRST = 64  # texts with the highest bounds that most_similar compares first
 
 
-class Pool(Protocol):
-    """What every index offers: `Index`, `BM25Index` and `MinHashIndex`."""
-
-    def __len__(self) -> int: ...
-    def add(self, text: str) -> int: ...
-    def prepare(self, texts: Sequence[str]) -> None: ...
-    def nearest(self, text: str, cutoff: float = 0.0) -> Match: ...
-    def first_over(self, text: str, threshold: float) -> Match | None: ...
-    def most_similar(self, text: str, k: int = 10, compare: int | None = None) -> list[Match]: ...
-    def average(self, text: str, sample: int | None = 1024) -> float: ...
-
-
-class Index:
+class Index(Pool):
     """A pool of texts with exact ROUGE-L F1 between a text and all of them.
 
     Scores are 2 L / (m + n), correctly rounded; a text without tokens scores 0 with every other.
@@ -67,13 +63,6 @@ class Index:
         return len(self._texts)
 
     def add(self, text: str) -> int:
-        """Adds a text.
-
-        Args:
-            text: The text; one that is in the pool already counts again.
-        Returns:
-            Its number: 0, 1, ...
-        """
         codes = self._encode(text)
         index = self._append(codes)
         for token, count in Counter(codes).items():
@@ -84,22 +73,14 @@ class Index:
                 posting.append(index)
         return index
 
+    def prepare(self, texts: Sequence[str]) -> None:
+        """Says which texts are compared or added next: an index that hashes saves time by it."""
+
     def size(self, index: int) -> int:
         """How many tokens text number `index` has."""
         return self._lengths[index]
 
-    def prepare(self, texts: Sequence[str]) -> None:
-        """Says which texts are compared or added next; other indexes save time by it."""
-
     def nearest(self, text: str, cutoff: float = 0.0) -> Match:
-        """The text with the highest score, the earliest one of several.
-
-        Args:
-            text: The text to compare.
-            cutoff: Only scores of at least this count; the higher, the faster.
-        Returns:
-            The match; (0.0, -1) where there is none.
-        """
         codes = self._encode(text)
         if codes in self._same and codes:
             return Match(1.0, self._same[codes])
@@ -108,14 +89,6 @@ class Index:
         return self._texts.best(codes, self._candidates(codes, cutoff), cutoff)
 
     def first_over(self, text: str, threshold: float) -> Match | None:
-        """The earliest text that reaches a threshold.
-
-        Args:
-            text: The text to compare.
-            threshold: The least score, above 0.
-        Returns:
-            The match, or None.
-        """
         codes = self._encode(text)
         candidates = self._candidates(codes, threshold)
         scores = self._texts.scores(codes, candidates, threshold)
@@ -123,18 +96,8 @@ class Index:
         return Match(float(scores[over[0]]), int(candidates[over[0]])) if over.size else None
 
     def most_similar(self, text: str, k: int = 10, compare: int | None = None) -> list[Match]:
-        """The texts with the highest scores.
-
-        Args:
-            text: The text to compare.
-            k: How many.
-            compare: Compare at most about that many texts, those that could score highest; None: as
-                many as needed to be exact, which for a long text is most of the pool. 512 of
-                52,000 found 94 % of the ten nearest, in less than half the time.
-        Returns:
-            At most k matches, the best first, of equal ones the earliest first. Texts that share no
-            token with this one are left out.
-        """
+        # For a long text, being exact means comparing most of the pool. 512 of 52,000 found 94 % of
+        # the ten nearest, in less than half the time.
         codes = self._encode(text)
         found, _ = self._lists(codes)
         if not found or k < 1:
@@ -158,15 +121,6 @@ class Index:
         return top(scores, np.concatenate([indices, rest]), k)
 
     def average(self, text: str, sample: int | None = 1024) -> float:
-        """The mean score over the pool: how unlike everything else a text is.
-
-        Args:
-            text: The text to compare.
-            sample: From how many texts, evenly spread over the pool, it is estimated; None: all
-                of them, which is exact and takes as long as comparing with each.
-        Returns:
-            The mean; 0 for an empty pool.
-        """
         if not len(self):
             return 0.0
         count = len(self) if sample is None else min(sample, len(self))
@@ -223,3 +177,65 @@ def _highest(values: np.ndarray, count: int) -> np.ndarray:
     if len(places) <= count:
         return places
     return places[np.argpartition(values[places], len(places) - count)[-count:]]
+
+
+# --- rows -----------------------------------------------------------------------------------------
+
+
+class Similarity:
+    """How near a row comes to what is there already."""
+
+    def __init__(
+        self,
+        name: str,
+        tokens: Tokens,
+        threshold: float | None,
+        listed: bool,
+        texts: Iterable[str],
+    ) -> None:
+        """Starts with some texts.
+
+        Args:
+            name: 'rouge' or 'bm25'.
+            tokens: What is compared.
+            threshold: The score that rejects; None: 0.7, or 18 for BM25 as BELLE.
+            listed: Whether rows tell their nearest neighbours, as BELLE's do.
+            texts: Of the seed tasks.
+        Raises:
+            ValueError: no row, or every row, would reach the threshold.
+        """
+        self._pool = BM25Index(tokens) if name == 'bm25' else Index(tokens)
+        if threshold is None:
+            threshold = REJECTED if name == 'bm25' else ROUGE_REJECTED
+        if threshold <= 0 or (name == 'rouge' and threshold > 1):
+            raise ValueError(
+                f'threshold={threshold:g} cannot tell texts apart: for ROUGE-L it is above 0 and '
+                'at most 1, for BM25 above 0. Set --threshold, or --similarity=none to compare '
+                'nothing.'
+            )
+        shown = tokens if isinstance(tokens, str) else 'model tokens'
+        self.threshold, self.measure = threshold, f'{MEASURES[name]}, {shown}'
+        self.listed = listed
+        self._texts: list[str] = []
+        for text in texts:
+            self.add(text)
+
+    def add(self, text: str) -> None:
+        """Adds what later rows are compared with."""
+        self._pool.add(text)
+        self._texts.append(text)
+
+    def too_near(self, text: str) -> tuple[str, float] | None:
+        """The first text over the threshold, with its score."""
+        match = self._pool.first_over(text, self.threshold)
+        return match and (self._texts[match.index], round(match.score, 4))
+
+    def fields(self, text: str) -> Row:
+        """What BELLE's rows say of their neighbours."""
+        if not self.listed or not self._texts:
+            return {}
+        matches = self._pool.most_similar(text, NEIGHBOURS, COMPARED)
+        return {
+            'most_similar_instructions': {self._texts[m.index]: round(m.score, 4) for m in matches},
+            'avg_similarity_score': round(self._pool.average(text, SAMPLED), 4),
+        }

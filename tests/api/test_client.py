@@ -12,8 +12,8 @@ import pytest
 import api_server
 from api_server import Server
 from belle_jax.api import Breaker, Client, Limits, Price, Refused, Request, Retries, Unreachable
+from belle_jax.api.pacing import retry_after
 from belle_jax.api.request import Failure
-from belle_jax.api.retries import retry_after
 
 KEY = 'sk-test-0123456789abcdefghij'
 BODY = {'model': 'small', 'messages': [{'role': 'user', 'content': '你好'}], 'max_tokens': 64}

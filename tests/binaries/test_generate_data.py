@@ -24,11 +24,10 @@ from belle_jax.api import Client, Journal, Retries
 from belle_jax.data import prepare, tokenizer
 from belle_jax.data.record_reader import RecordReader
 from belle_jax.synthesis import kinds
-from belle_jax.synthesis.outcome import Files
+from belle_jax.synthesis.harvest import Files
 from belle_jax.synthesis.run import Job, generate
-from belle_jax.synthesis.settings import Settings
-from belle_jax.synthesis.sources import read_categories, read_seeds
-from belle_jax.texts.comparison import similarity
+from belle_jax.synthesis.settings import Settings, read_categories, read_seeds
+from belle_jax.texts.similarity import Similarity
 from generate_runs import BAD, KEY, finish, journaled, run, serving, start
 from recipes import tiny as recipe
 
@@ -102,7 +101,7 @@ def make_rows(folder, kind, rows):
     job = Job(
         kind=asks,
         rules=asks.rules,
-        similarity=lambda: similarity(
+        similarity=lambda: Similarity(
             'rouge', 'characters', None, True, [seed['instruction'] for seed in own]
         ),
         count=ROWS,

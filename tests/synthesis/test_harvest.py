@@ -7,12 +7,10 @@ import pytest
 
 from belle_jax.api import Counters, Reply
 from belle_jax.synthesis import kinds
-from belle_jax.synthesis.harvest import Harvest
-from belle_jax.synthesis.live import Live
+from belle_jax.synthesis.harvest import Harvest, Live
 from belle_jax.synthesis.run import journal_settings
-from belle_jax.synthesis.settings import Settings
-from belle_jax.synthesis.sources import read_rows, read_seeds
-from belle_jax.texts.comparison import similarity
+from belle_jax.synthesis.settings import Settings, read_rows, read_seeds
+from belle_jax.texts.similarity import Similarity
 
 TASKS = (
     '说出春天开的五种花', '解释彩虹为什么是弯的', '说出秋天结的三样果子', '给新同事写一段欢迎词',
@@ -43,7 +41,7 @@ def harvest(count=None, *, pool=None, refused=None, **options: Any):
 def test_rows_are_compared_with_seeds_and_all_before_them_their_own_reply_included():
     refused = []
     seed = read_seeds()[0]['instruction']
-    pool = similarity('rouge', 'characters', 0.8, True, [seed])
+    pool = Similarity('rouge', 'characters', 0.8, True, [seed])
     found = harvest(pool=pool, refused=refused)
     again = TASKS[0].replace('五种', '四种')  # 8 of 9 characters
     assert not found.use(reply(TASKS[0], again, seed, TASKS[1]))
@@ -62,7 +60,7 @@ def test_rows_are_compared_with_seeds_and_all_before_them_their_own_reply_includ
 
 
 def test_only_instructions_tell_their_neighbours():
-    pool = similarity('rouge', 'characters', None, True, ['甲乙丙丁'])
+    pool = Similarity('rouge', 'characters', None, True, ['甲乙丙丁'])
     rows = [{'instruction': '说说春天。', 'input': '', 'output': ''}]
     for name, text in (
         ('evol', '指令：说说春天里开的花和它们的名字。\n输入：<无输入>\n输出：桃花和杏花。'),
@@ -101,7 +99,7 @@ def test_replies_in_a_row_without_a_row_end_it():
 def test_the_line_tells_how_a_run_goes():
     found = harvest(2000)
     counters = Counters(in_flight=7, prompt_tokens=1000, completion_tokens=234, cost_usd=1.5)
-    live = Live(found, counters, 2000, None)
+    live = Live(found, counters)
     assert live.text() == 'kept 0/2,000 · 7 in flight · 1,234 tokens · $1.50'
     found.use(reply(*TASKS))
     found.use(Reply(1, '我无法完成这个请求。', 'stop', 1, 1, 0.0))
@@ -172,6 +170,6 @@ def test_rows_that_ask_nothing_are_named(tmp_path, row):
 def test_a_threshold_that_tells_nothing_apart_is_refused():
     for name, threshold in (('rouge', 0.0), ('rouge', 1.1), ('bm25', -1.0)):
         with pytest.raises(ValueError, match='cannot tell texts apart'):
-            similarity(name, 'characters', threshold, False, [])
-    assert similarity('bm25', 'characters', None, False, []).threshold == 18
-    assert similarity('rouge', list, None, False, []).measure == 'ROUGE-L F1, model tokens'
+            Similarity(name, 'characters', threshold, False, [])
+    assert Similarity('bm25', 'characters', None, False, []).threshold == 18
+    assert Similarity('rouge', list, None, False, []).measure == 'ROUGE-L F1, model tokens'

@@ -15,11 +15,10 @@ import kind_replies
 from belle_jax.api.request import Reply
 from belle_jax.data.records import layout, parse
 from belle_jax.synthesis import KINDS, Settings, apply_rules, make
+from belle_jax.synthesis.kinds.base import PROMPTS, Draw, fill, lines
 from belle_jax.synthesis.kinds.evol import operators
 from belle_jax.synthesis.kinds.math import final_answer, underived
-from belle_jax.synthesis.prompting import PROMPTS, Draw, fill, lines
-from belle_jax.synthesis.settings import BELLE_STOP
-from belle_jax.synthesis.sources import read_categories, read_seeds
+from belle_jax.synthesis.settings import BELLE_STOP, read_categories, read_seeds
 
 SEEDS = [
     {

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from belle_jax.synthesis.sources import read_seeds
+from belle_jax.synthesis.settings import read_seeds
 from belle_jax.texts.arithmetic import wrong_equations
 from belle_jax.texts.cleaning import cleaning, length_rules, loops
 from belle_jax.texts.filters import BELLE, Row, apply_rules, said, without
-from belle_jax.texts.language import is_code, is_foreign, scripts
-from belle_jax.texts.persona import is_refusal
+from belle_jax.texts.language import is_code, is_foreign, is_refusal, scripts
 
 CLEANING = cleaning('zh', 8000)
 

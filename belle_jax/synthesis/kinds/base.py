@@ -1,19 +1,105 @@
-"""What all kinds of data have in common: a prompt for each index, and a parser of replies."""
+"""What all kinds of data have in common: a prompt for each index, and a parser of replies.
 
-from __future__ import annotations
+Prompts are texts with placeholders, and what differs from request to request is drawn. A draw
+depends on the seed, the request's index and the kind alone, on every machine and Python: only
+`random()` itself is promised to stay the same between Python's versions, so the rest is built on it
+here. A prompt that changed would be asked, and paid for, again.
+"""
 
 import abc
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, ClassVar
+import functools
+import hashlib
+import pathlib
+import random
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar, TypeVar
 
-from belle_jax.synthesis import prompting
+from belle_jax.api import Reply
 from belle_jax.synthesis.parsing import CUT, Candidate, plain, refused
 from belle_jax.synthesis.settings import Settings
 from belle_jax.texts.filters import Row, Rule
-from belle_jax.texts.persona import is_refusal
+from belle_jax.texts.language import is_refusal
 
-if TYPE_CHECKING:
-    from belle_jax.api.request import Reply
+T = TypeVar('T')
+PROMPTS = pathlib.Path(__file__).parents[1] / 'prompts'
+PLACEHOLDER = re.compile(r'\{([a-z_]+)\}')
+# In BELLE's prompt file line ends stand as the two characters \ and n, some followed by a
+# backslash that continues the line, as in source code; they went to the model as they were.
+WRITTEN_LINE_END = re.compile(r'\\n[ \t]*\\?(?:\r?\n)?')
+
+
+class Draw:
+    """A generator of choices, the same for the same seed, index and kind."""
+
+    def __init__(self, seed: int, index: int, kind: str) -> None:
+        digest = hashlib.sha256(f'{seed}\n{index}\n{kind}'.encode()).digest()
+        self._random = random.Random(int.from_bytes(digest, 'big')).random
+
+    def number(self, fewest: int, most: int) -> int:
+        """A whole number of fewest..most, both included."""
+        return fewest + int(self._random() * (most - fewest + 1))
+
+    def one(self, items: Sequence[T]) -> T:
+        """One of the items."""
+        return items[self.number(0, len(items) - 1)]
+
+    def some(self, items: Sequence[T], count: int) -> list[T]:
+        """`count` different ones of the items, or all of them if there are fewer, shuffled."""
+        left = list(range(len(items)))
+        chosen = []
+        for _ in range(min(count, len(left))):
+            at = self.number(0, len(left) - 1)
+            left[at], left[-1] = left[-1], left[at]
+            chosen.append(items[left.pop()])
+        return chosen
+
+
+@functools.cache
+def own(name: str) -> str:
+    """The text of a file under prompts/."""
+    return (PROMPTS / f'{name}.txt').read_text(encoding='utf-8')
+
+
+@functools.cache
+def lines(name: str) -> tuple[str, ...]:
+    """The lines of a list under prompts/, without empty ones and comments (#)."""
+    found = (line.strip() for line in own(name).splitlines())
+    return tuple(line for line in found if line and not line.startswith('#'))
+
+
+def _read_prompt(name: str, file: str, needed: Iterable[str]) -> str:
+    """A kind's prompt: a person's file with the needed placeholders, or else our own text."""
+    if not file:
+        return own(name)
+    try:
+        text = pathlib.Path(file).read_text(encoding='utf-8-sig')
+    except (OSError, UnicodeDecodeError) as error:
+        reason = 'is not UTF-8' if isinstance(error, UnicodeDecodeError) else 'cannot be read'
+        raise ValueError(
+            f'--prompt_file={file} {reason} ({error}): give a UTF-8 text file.'
+        ) from error
+    text = WRITTEN_LINE_END.sub('\n', text)
+    if not text.strip():
+        raise ValueError(f'--prompt_file={file} is empty: give a file with a prompt.')
+    missing = [f'{{{field}}}' for field in needed if f'{{{field}}}' not in text]
+    if missing:
+        raise ValueError(
+            f'--prompt_file={file} lacks {" and ".join(missing)}: this kind of data puts what each '
+            'request is about there. Add it where it belongs.'
+        )
+    return text
+
+
+def fill(text: str, **values: object) -> str:
+    """The text with its placeholders, such as {topic}, filled.
+
+    Braces that are not a known placeholder stay, and what is filled in is not searched again: rows
+    may hold both.
+    """
+    return PLACEHOLDER.sub(
+        lambda match: str(values[match[1]]) if match[1] in values else match[0], text
+    )
 
 
 class Kind(abc.ABC):
@@ -24,7 +110,6 @@ class Kind(abc.ABC):
 
     Attributes:
         name: As in --kind; also of its text under prompts/.
-        layout: Of its rows: 'alpaca' or 'conversations'.
         needed: Placeholders that a person's own prompt must have.
         stop: Strings that end a reply.
         settings: What it was made with.
@@ -32,20 +117,17 @@ class Kind(abc.ABC):
     """
 
     name: ClassVar[str]
-    layout: ClassVar[str] = 'alpaca'
     needed: ClassVar[tuple[str, ...]] = ()
     stop: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, settings: Settings) -> None:
         """Reads the prompt.
 
-        Args:
-            settings: The run's choices.
         Raises:
             ValueError: something that this kind needs is missing or unfit.
         """
         self.settings = settings
-        self.text = prompting.read(self.prompt_name(), settings.prompt_file, self.needed)
+        self.text = _read_prompt(self.prompt_name(), settings.prompt_file, self.needed)
         self.rules = self.filters()
 
     def prompt_name(self) -> str:
@@ -68,24 +150,16 @@ class Kind(abc.ABC):
 
     @abc.abstractmethod
     def prompt(self, index: int) -> str:
-        """The prompt of one request, a pure function of settings and index.
-
-        Args:
-            index: The request's number, from 0.
-        Returns:
-            The text to send.
-        """
+        """The text to send with request number `index`: a pure function of settings and index."""
 
     @abc.abstractmethod
     def read(self, text: str, reply: Reply, cut: bool) -> Iterable[Candidate]:
-        """The pieces of a reply.
+        """The rows and rejected pieces of a reply.
 
         Args:
             text: What it says, with plain line ends and never empty.
             reply: The whole reply.
             cut: Whether it ended early.
-        Returns:
-            Rows and rejected pieces.
         """
 
     def body(self, index: int) -> dict[str, Any]:
@@ -113,6 +187,20 @@ class Kind(abc.ABC):
         """The text by which two rows of this kind are similar; empty: rows are not compared."""
         return row.get('instruction', '')
 
-    def draw(self, index: int) -> prompting.Draw:
+    def draw(self, index: int) -> Draw:
         """The generator of everything that differs from request to request."""
-        return prompting.Draw(self.settings.seed, index, self.name)
+        return Draw(self.settings.seed, index, self.name)
+
+
+KINDS: dict[str, type[Kind]] = {}  # by name, as `kinds/__init__.py` lists them
+
+
+def make(name: str, settings: Settings) -> Kind:
+    """The kind of this name, ready to ask and to parse.
+
+    Raises:
+        ValueError: there is no such kind, or it lacks something that it needs.
+    """
+    if name not in KINDS:
+        raise ValueError(f'kind={name!r} is unknown: set --kind to one of {", ".join(KINDS)}.')
+    return KINDS[name](settings)

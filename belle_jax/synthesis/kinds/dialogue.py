@@ -1,32 +1,18 @@
 """Dialogues between two given characters, in the layout of BELLE's generated_chat."""
 
-from __future__ import annotations
-
-import functools
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from belle_jax.synthesis import prompting
-from belle_jax.synthesis.kinds.base import Kind
+from belle_jax.api import Reply
+from belle_jax.synthesis.kinds.base import PROMPTS, Draw, Kind, fill
 from belle_jax.synthesis.parsing import Candidate, refused
-from belle_jax.synthesis.settings import Settings
+from belle_jax.synthesis.settings import Settings, read_objects
 from belle_jax.synthesis.turns import Speakers
 from belle_jax.texts.cleaning import BROKEN_TEXT, REPETITION, language_rule, length_rules
 from belle_jax.texts.filters import NAMES_A_MODEL, Row, Rule
 
-if TYPE_CHECKING:
-    from belle_jax.api.request import Reply
-
 FEWEST, LINES = 4, (8, 16)  # lines of a dialogue: to be kept, asked for
 PAIR = '{"a": {"name", "about"}, "b": {"name", "about"}, "scenes": [...]}'
-
-
-@functools.cache
-def own_characters() -> tuple[dict[str, Any], ...]:
-    """The pairs that come with this project."""
-    text = (prompting.PROMPTS / 'characters.jsonl').read_text(encoding='utf-8')
-    return tuple(json.loads(line) for line in text.splitlines() if line.strip())
 
 
 def _spellings(names: list[str]) -> dict[str, list[str]]:
@@ -47,7 +33,9 @@ class Dialogue(Kind):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
-        self._pairs: Sequence[Mapping[str, Any]] = settings.characters or own_characters()
+        self._pairs: Sequence[Mapping[str, Any]] = settings.characters or read_objects(
+            PROMPTS / 'characters.jsonl'
+        )
         for number, pair in enumerate(self._pairs, 1):
             people = [pair.get(side) for side in 'ab']
             names = [person.get('name') for person in people if isinstance(person, Mapping)]
@@ -66,7 +54,7 @@ class Dialogue(Kind):
             REPETITION,
         )
 
-    def _drawn(self, index: int) -> tuple[Mapping[str, Any], str, prompting.Draw]:
+    def _drawn(self, index: int) -> tuple[Mapping[str, Any], str, Draw]:
         draw = self.draw(index)
         pair = draw.one(self._pairs)
         return pair, draw.one(pair.get('scenes') or ['两个人偶然相遇']), draw
@@ -74,7 +62,7 @@ class Dialogue(Kind):
     def prompt(self, index: int) -> str:
         pair, scene, draw = self._drawn(index)
         a, b = pair['a'], pair['b']
-        return prompting.fill(
+        return fill(
             self.text,
             a=a['name'],
             b=b['name'],

@@ -3,22 +3,17 @@
 Source: Xu et al., 2023 (WizardLM), section 3; the operators are ours.
 """
 
-from __future__ import annotations
-
 import functools
 import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from belle_jax.synthesis import prompting
-from belle_jax.synthesis.kinds.base import Kind
+from belle_jax.api import Reply
+from belle_jax.synthesis.kinds.base import Kind, fill, lines
 from belle_jax.synthesis.parsing import TASK, Candidate, refused
 from belle_jax.synthesis.settings import Settings
 from belle_jax.texts.cleaning import cleaning
 from belle_jax.texts.filters import GPT_PHRASES, NAMES_A_MODEL, UNAVAILABLE_MEDIUM, Rule, said
-
-if TYPE_CHECKING:
-    from belle_jax.api.request import Reply
 
 # Words of the prompt, which a model that did not understand repeats as the instruction.
 PROMPT_WORDS = re.compile(
@@ -37,7 +32,7 @@ class Operator(NamedTuple):
 @functools.cache
 def operators() -> tuple[Operator, ...]:
     """All ways of prompts/evol_operators.txt."""
-    return tuple(Operator(*line.split('\t')) for line in prompting.lines('evol_operators'))
+    return tuple(Operator(*line.split('\t')) for line in lines('evol_operators'))
 
 
 class Evol(Kind):
@@ -66,7 +61,7 @@ class Evol(Kind):
     def prompt(self, index: int) -> str:
         number, operator = self._chosen(index)
         row = said(dict(self.settings.rows[number]))
-        return prompting.fill(
+        return fill(
             self.text,
             operator=operator.text,
             instruction=row.questions[0].strip(),

@@ -1,20 +1,13 @@
 """Labels: which of the categories each existing row belongs to."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
-from belle_jax.synthesis import prompting
-from belle_jax.synthesis.kinds.base import Kind
+from belle_jax.api import Reply
+from belle_jax.synthesis.kinds.base import Kind, fill
 from belle_jax.synthesis.parsing import Candidate, refused
-from belle_jax.synthesis.settings import Settings
-from belle_jax.synthesis.sources import read_categories
+from belle_jax.synthesis.settings import Settings, read_categories
 from belle_jax.texts.filters import Row, said
-
-if TYPE_CHECKING:
-    from belle_jax.api.request import Reply
 
 LONGEST_QUESTION, LONGEST_ANSWER = 1200, 400  # characters: enough to see what is asked
 ANNOUNCED = re.compile(
@@ -26,7 +19,6 @@ class Label(Kind):
     """Request n asks for the category of row n."""
 
     name = 'label'
-    layout = 'rows'  # as they came, with a field more
     needed = ('categories', 'instruction')
 
     def __init__(self, settings: Settings) -> None:
@@ -57,7 +49,7 @@ class Label(Kind):
             f'- {each["name"]}（{each.get("zh") or each["name"]}）：{each.get("definition") or ""}'
             for each in self._categories
         ]
-        return prompting.fill(
+        return fill(
             self.text,
             count=len(self._categories),
             categories='\n'.join(lines),

@@ -1,21 +1,15 @@
 """School mathematics with worked answers, whose arithmetic is checked."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from fractions import Fraction
-from typing import TYPE_CHECKING
 
-from belle_jax.synthesis import prompting
-from belle_jax.synthesis.kinds.base import Kind
+from belle_jax.api import Reply
+from belle_jax.synthesis.kinds.base import Kind, fill, lines
 from belle_jax.synthesis.parsing import Candidate, Fields
 from belle_jax.texts.arithmetic import wrong_equations
 from belle_jax.texts.cleaning import cleaning
-from belle_jax.texts.filters import NAMES_A_MODEL, Rule, Said, reject_if
-
-if TYPE_CHECKING:
-    from belle_jax.api.request import Reply
+from belle_jax.texts.filters import NAMES_A_MODEL, Rule, reject_if
 
 TASKS = 3  # a worked answer is long; ten would not fit a reply
 STEPS = (2, 5)
@@ -32,13 +26,7 @@ THOUSANDS = re.compile(r'(?<=\d),(?=\d{3}(?!\d))')
 
 
 def final_answer(output: str) -> str:
-    """The final answer of a worked one.
-
-    Args:
-        output: A row's, whose last line is `答案：17本`.
-    Returns:
-        What stands behind 答案：; '' if the last line is not such a line or holds a calculation.
-    """
+    """What stands behind 答案： in the last line; '' without such a line or if it calculates."""
     match = FINAL.search(output)
     answer = match['answer'].strip() if match else ''
     return '' if len(answer) > LONGEST_ANSWER or re.search('[=＝≈?？]', answer) else answer
@@ -56,17 +44,17 @@ def _numbers(text: str) -> set[Fraction]:
     return {Fraction(number) for number in NUMBER.findall(THOUSANDS.sub('', text))}
 
 
-def _wrong(texts: Said) -> bool:
-    return any(wrong_equations(answer) for answer in texts.answers)
-
-
 CHECKS = (
     reject_if(
         'no final answer',
         'the last line is not 答案： and a result',
         lambda texts: not all(map(final_answer, texts.answers)),
     ),
-    reject_if('wrong arithmetic', 'an equation in the working is wrong', _wrong),
+    reject_if(
+        'wrong arithmetic',
+        'an equation in the working is wrong',
+        lambda texts: any(map(wrong_equations, texts.answers)),
+    ),
     reject_if(
         'answer not derived',
         'the final answer holds a number that the working never arrives at',
@@ -89,27 +77,21 @@ class Math(Kind):
 
     def prompt(self, index: int) -> str:
         draw = self.draw(index)
-        grade, _, topic = draw.one(prompting.lines('math_topics')).partition('\t')
-        return prompting.fill(
+        grade, _, topic = draw.one(lines('math_topics')).partition('\t')
+        return fill(
             self.text,
             tasks=self.most_rows,
             grade=grade,
             topic=topic,
-            setting=draw.one(prompting.lines('math_settings')),
+            setting=draw.one(lines('math_settings')),
             steps=draw.number(*STEPS),
         )
 
     def read(self, text: str, reply: Reply, cut: bool) -> Iterable[Candidate]:
         for candidate in PROBLEM.read(text, cut):
-            problem = candidate.row
-            if problem is None:
-                yield candidate
-                continue
-            answer = re.sub(r'\s*\n\s*', ' ', problem['answer'])
-            yield Candidate(
-                {
-                    'instruction': problem['question'],
-                    'input': '',
-                    'output': f'{problem["solution"]}\n{MARK}{answer}',
-                }
-            )
+            if problem := candidate.row:
+                answer = re.sub(r'\s*\n\s*', ' ', problem['answer'])
+                output = f'{problem["solution"]}\n{MARK}{answer}'
+                row = {'instruction': problem['question'], 'input': '', 'output': output}
+                candidate = Candidate(row)
+            yield candidate

@@ -1,33 +1,17 @@
 """Conversations of several turns between a user and an assistant."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
-from belle_jax.synthesis import prompting
-from belle_jax.synthesis.kinds.base import Kind
+from belle_jax.api import Reply
+from belle_jax.synthesis.kinds.base import Kind, fill, lines
 from belle_jax.synthesis.kinds.self_instruct import shot
 from belle_jax.synthesis.parsing import Candidate, refused
-from belle_jax.synthesis.turns import Speakers, Turn
+from belle_jax.synthesis.turns import Speakers
 from belle_jax.texts.cleaning import cleaning
 from belle_jax.texts.filters import NAMES_A_MODEL, Row, Rule
 
-if TYPE_CHECKING:
-    from belle_jax.api.request import Reply
-
-HUMAN = ('用户', '人类', '顾客', '提问者', '问', 'Human', 'User')
-ASSISTANT = (
-    '助手',
-    'AI助手',
-    '智能助手',
-    '助理',
-    '机器人',
-    '答',
-    'Assistant',
-    'AI',
-    'Bot',
-)
+HUMAN = '用户 人类 顾客 提问者 问 Human User'.split()
+ASSISTANT = '助手 AI助手 智能助手 助理 机器人 答 Assistant AI Bot'.split()
 LONGEST_EXAMPLE = 60  # characters; longer ones hold their own material
 SPEAKERS = Speakers({'human': HUMAN, 'assistant': ASSISTANT})
 
@@ -36,7 +20,6 @@ class Multiturn(Kind):
     """Conversations in BELLE's layout: turns from human and assistant."""
 
     name = 'multiturn'
-    layout = 'conversations'
 
     def filters(self) -> tuple[Rule, ...]:
         return (NAMES_A_MODEL, *cleaning('zh', self.settings.longest_answer))
@@ -48,11 +31,11 @@ class Multiturn(Kind):
             instruction = shot(draw.one(self.settings.seeds)).instruction
             if len(instruction) <= LONGEST_EXAMPLE:
                 example = f'7. 其中一问可以与这个任务类似，但不要照抄：{instruction}\n'
-        return prompting.fill(
+        return fill(
             self.text,
-            topic=draw.one(prompting.lines('topics')),
-            user=draw.one(prompting.lines('users')),
-            shape=draw.one(prompting.lines('turns_shapes')),
+            topic=draw.one(lines('topics')),
+            user=draw.one(lines('users')),
+            shape=draw.one(lines('turns_shapes')),
             turns=draw.number(*self.settings.turns),
             example=example,
         )
@@ -76,12 +59,8 @@ class Multiturn(Kind):
             return refused('empty turn', piece)
         if len(turns) < 2 * self.settings.turns[0]:
             return refused('truncated' if cut else 'too few turns', piece)
-        return Candidate({'conversations': [_turn(turn) for turn in turns]})
+        return Candidate({'conversations': [{'from': t.speaker, 'value': t.text} for t in turns]})
 
     def compared(self, row: Row) -> str:
         asked = (t['value'] for t in row['conversations'] if t['from'] == 'human')
         return '\n'.join(asked)
-
-
-def _turn(turn: Turn) -> dict[str, str]:
-    return {'from': turn.speaker, 'value': turn.text}

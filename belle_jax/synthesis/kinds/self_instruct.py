@@ -1,21 +1,15 @@
 """BELLE's self-instruct: seed tasks are shown as the beginning of a list, and the model goes on."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from belle_jax.synthesis import prompting
-from belle_jax.synthesis.kinds.base import Kind
+from belle_jax.api import Reply
+from belle_jax.synthesis.kinds.base import Kind, fill, lines
 from belle_jax.synthesis.parsing import TASK, Candidate
-from belle_jax.synthesis.settings import LIST_STOP, Settings
-from belle_jax.synthesis.sources import read_categories
+from belle_jax.synthesis.settings import LIST_STOP, Settings, read_categories
 from belle_jax.texts.cleaning import cleaning
 from belle_jax.texts.filters import BELLE, Rule
-
-if TYPE_CHECKING:
-    from belle_jax.api.request import Reply
 
 TYPES, TOPICS = 4, 5  # drawn for each request
 WORDS = {
@@ -61,7 +55,7 @@ class SelfInstruct(Kind):
         language = settings.language
         self._instruction, self._input, self._output, self._none, self._comma = WORDS[language]
         suffix = '' if language == 'zh' else '_en'
-        self._topics = prompting.lines(f'topics{suffix}')
+        self._topics = lines(f'topics{suffix}')
         spelling = 'zh' if language == 'zh' else 'name'
         self._types = [each[spelling] for each in settings.categories or read_categories()]
         self._shots = [shot(seed) for seed in settings.seeds]
@@ -79,7 +73,7 @@ class SelfInstruct(Kind):
 
     def prompt(self, index: int) -> str:
         draw = self.draw(index)
-        text = prompting.fill(
+        text = fill(
             self.text,
             tasks=self.settings.tasks_per_request,
             first=self._first,

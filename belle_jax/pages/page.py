@@ -1,12 +1,16 @@
-"""Charts for a page: HTML and SVG by hand, whose text is the browser's, Chinese included.
+"""What pages are made of: templates, and charts in HTML and SVG, whose text is the browser's.
 
-Colours are classes and variables of the page's style. All text is escaped here.
+Colours are classes and variables of the page's style. All text is escaped here or by the template.
 """
 
+import functools
+import importlib.resources
 import math
 import unicodedata
 from collections.abc import Callable, Sequence
+from typing import Any
 
+import jinja2
 from markupsafe import Markup, escape
 
 WIDTH, HEIGHT = 520, 230  # of a chart's own coordinates
@@ -16,6 +20,44 @@ COLUMNS = 14  # of a name in a ring; Chinese characters take two
 Curve = tuple[str, str, Sequence[tuple[float, float]]]  # name, colour class, points
 Format = Callable[[float], str]
 NOTHING = Markup('<p class="note">nothing to show</p>')
+LONGEST = 1500  # characters of a text that somebody or something else wrote
+
+
+# --- the page -------------------------------------------------------------------------------------
+
+
+def render(template: str, **values: Any) -> str:
+    """A page from a template of this folder.
+
+    Args:
+        template: The file's name.
+        **values: What it shows; all that is not Markup is escaped.
+    """
+    return _environment().get_template(template).render(**values)
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader('belle_jax.pages', ''),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    style = (importlib.resources.files('belle_jax.pages') / 'style.css').read_text('utf-8')
+    environment.globals['style'] = Markup(style)
+    environment.filters['shortened'] = _shortened
+    return environment
+
+
+def _shortened(text: str) -> str:
+    more = len(text) - LONGEST
+    return f'{text[:LONGEST]}… ({more:,} characters more)' if more > 0 else text
+
+
+# --- charts ---------------------------------------------------------------------------------------
 
 
 def compact(number: float) -> str:

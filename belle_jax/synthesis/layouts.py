@@ -1,7 +1,7 @@
 """Conversion between the layouts in which people publish instruction data.
 
-Rows are read as training reads them and written one by one. What the target's layout cannot say is
-left out, counted and said.
+Rows are read as training reads them and written one by one. What is written is read back and
+compared: what the target's layout cannot say is left out, counted and said, and never bent.
 """
 
 import collections
@@ -10,25 +10,43 @@ import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from belle_jax.data.records import BadRow, layout
-from belle_jax.data.row_file import RowFile
-from belle_jax.synthesis.row_layouts import (
-    LAYOUTS,
-    READ_AS,
-    TURNS,
-    Row,
-    Unsayable,
-    conversation,
-    renamed,
-    written,
-)
-from belle_jax.synthesis.row_writer import Writer
+from belle_jax.data.records import ROLES, BadRow, Message, layout, parse
+from belle_jax.data.row_file import RowFile, new_row_file
+from belle_jax.texts.filters import Row
 
+LAYOUTS = {  # and each as `records.layout` calls it
+    # instruction, input, output; earlier turns in history, a system message in system
+    'alpaca': 'alpaca',
+    # input and target, as BELLE's early files
+    'belle_early': 'input/target',
+    # instruction with all turns as Human: and Assistant:, output, as BELLE's multiturn_chat
+    'belle_multiturn': 'BELLE multiturn_chat',
+    # id and conversations of human and assistant, as BELLE's 3.5M set
+    'belle': 'conversations',
+    # conversations of human and gpt
+    'sharegpt': 'conversations',
+    # messages of user and assistant, as OpenAI's
+    'messages': 'OpenAI messages',
+}
+SPEAKERS = {
+    'belle': {'system': 'system', 'user': 'human', 'assistant': 'assistant'},
+    'sharegpt': {'system': 'system', 'user': 'human', 'assistant': 'gpt'},
+    'messages': {'system': 'system', 'user': 'user', 'assistant': 'assistant'},
+}
+TURNS = {
+    'conversations': ('conversations', 'from', 'value'),
+    'OpenAI messages': ('messages', 'role', 'content'),
+}
+NO_ANSWER = 'last question without an answer'
 # Fields that some layout reads: as a field of another layout's row they would change its meaning.
 MEANT = frozenset(
     'instruction input output history system instances conversations messages question answer '
     'prompt completion target text chosen rejected'.split()
 )
+
+
+class Unsayable(Exception):
+    """The target's layout has no place for what a row says."""
 
 
 @dataclasses.dataclass
@@ -100,9 +118,9 @@ def convert(
         raise ValueError(f'{target} is the source itself: give another name.')
     account = ConversionAccount(f'{source}: {rows.container}', f'{target}: {to}')
     strict = on_bad_row == 'error'
-    with Writer(target, container, overwrite) as out:
+    with new_row_file(target, container, overwrite) as write:
         for converted, changed in _converted_rows(rows, account, to, separator, strict):
-            out.write(converted)
+            write(converted)
             account.written += 1
             account.changed.update(changed)
             if progress:
@@ -152,15 +170,28 @@ def _source_layout(row: Any, account: ConversionAccount) -> str:
 
 def _converted(row: Any, name: str, to: str, separator: str) -> tuple[Row, list[str]]:
     """The row in the other layout, and what it lost or says otherwise."""
-    messages, question = conversation(row, name)
-    if name == READ_AS[to]:
-        return renamed(row, to), []
-    if question:
-        messages.append({'role': 'user', 'content': question})
-    fields, changed = written(messages, to, separator)
+    messages = _conversation(row, name)
+    if name == LAYOUTS[to]:
+        if to not in SPEAKERS:
+            return row, []
+        field, role, _ = TURNS[name]
+        turns = [turn | {role: SPEAKERS[to][ROLES[turn[role].lower()]]} for turn in row[field]]
+        return row | {field: turns}, []
+    fields, changed = _written(messages, to, separator)
     rest, lost = _rest(row, name)
     first = {'id': rest.pop('id')} if 'id' in rest else {}
     return first | fields | rest, changed + lost
+
+
+def _conversation(row: Row, name: str) -> list[Message]:
+    """The turns of a row as training reads them, and the last question that nobody answered."""
+    record, unanswered = parse(row, name)
+    messages = list(record.messages)
+    if unanswered and messages[-1]['role'] == 'assistant':
+        field, _, content = TURNS[name]
+        if (question := row[field][-1][content]).strip():
+            messages.append({'role': 'user', 'content': question})
+    return messages
 
 
 def _rest(row: Row, name: str) -> tuple[Row, list[str]]:
@@ -179,3 +210,58 @@ def _rest(row: Row, name: str) -> tuple[Row, list[str]]:
         del rest[key]
         changed.append(f'field {key} left out')
     return rest, changed
+
+
+def _written(messages: list[Message], to: str, separator: str) -> tuple[Row, list[str]]:
+    """A conversation in a layout's fields; what was said otherwise, in few words each."""
+    changed = []
+    if to not in SPEAKERS and messages[-1]['role'] == 'user' and len(messages) > 2:
+        messages = messages[:-1]
+        changed.append(f'{NO_ANSWER} left out')
+    if to != 'alpaca' and any(message.get('input') for message in messages):
+        messages = [
+            {'role': m['role'], 'content': f'{m["content"]}{separator}{m["input"]}'}
+            if m.get('input')
+            else m
+            for m in messages
+        ]
+        changed.append('input joined to the instruction')
+    if to == 'belle_multiturn':
+        # Labels stand between the turns, so that white space around them belongs to nobody.
+        bare = [{**turn, 'content': turn['content'].strip()} for turn in messages[:-1]]
+        changed += ['outer white space of turns removed'] if bare != messages[:-1] else []
+        messages = [*bare, messages[-1]]
+    fields = _fields(messages, to)
+    # Text may look like the layout's own marks (`Human:` at the beginning of a line).
+    try:
+        again = _conversation(fields, layout(fields))
+    except BadRow as bad:
+        raise Unsayable(f'not readable as {to} ({bad.reason})') from bad
+    if again != messages:
+        raise Unsayable(f'text that {to} would read otherwise')
+    return fields, changed
+
+
+def _fields(messages: list[Message], to: str) -> Row:
+    if to in SPEAKERS:
+        field, role, content = TURNS[LAYOUTS[to]]
+        names = SPEAKERS[to]
+        return {field: [{role: names[m['role']], content: m['content']} for m in messages]}
+    if messages[-1]['role'] != 'assistant':
+        raise Unsayable(NO_ANSWER)
+    system = {'system': messages[0]['content']} if messages[0]['role'] == 'system' else {}
+    *earlier, question, answer = messages[len(system) :]
+    if to == 'belle_early':
+        if system or earlier:
+            raise Unsayable('system message' if system else 'several turns')
+        return {'input': question['content'], 'target': answer['content']}
+    fields: Row = {'instruction': question['content'], 'input': question.get('input') or ''}
+    fields['output'] = answer['content']
+    if to == 'belle_multiturn':
+        labels = {'user': 'Human', 'assistant': 'Assistant'}
+        lines = [f'{labels[turn["role"]]}:{turn["content"]}' for turn in (*earlier, question)]
+        fields['instruction'] = '\n'.join([*lines, 'Assistant:'])
+    elif earlier:
+        texts = [turn['content'] for turn in earlier]
+        fields['history'] = [list(pair) for pair in zip(texts[::2], texts[1::2])]
+    return fields | system

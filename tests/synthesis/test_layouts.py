@@ -8,10 +8,8 @@ import pytest
 from belle_jax.data import row_file
 from belle_jax.data.record_reader import RecordReader
 from belle_jax.data.records import BadRow
-from belle_jax.data.row_file import RowFile
-from belle_jax.synthesis.row_layouts import LAYOUTS
-from belle_jax.synthesis.row_writer import Writer
-from belle_jax.synthesis.rows_convert import convert
+from belle_jax.data.row_file import RowFile, new_row_file
+from belle_jax.synthesis.layouts import LAYOUTS, convert
 
 NAMES = {
     'belle': ('conversations', 'from', 'value', ('human', 'assistant')),
@@ -314,22 +312,23 @@ def test_a_full_disk_is_a_sentence(tmp_path, monkeypatch, name, length):
     monkeypatch.setattr(type(tmp_path), 'open', full)
     with (
         pytest.raises(ValueError, match=r'full\.jsonl? cannot be written \(no space left'),
-        Writer(tmp_path / name) as out,
+        new_row_file(tmp_path / name) as write,
     ):
-        out.write({'a': 'b' * length})
+        write({'a': 'b' * length})
     assert list(tmp_path.iterdir()) == []
 
 
 def test_errors_of_the_block_pass_as_they_are(tmp_path):
-    with pytest.raises(ConnectionError, match='refused'), Writer(tmp_path / 'a.json') as out:
-        out.write({})
+    refused = pytest.raises(ConnectionError, match='refused')
+    with refused, new_row_file(tmp_path / 'a.json') as write:
+        write({})
         raise ConnectionError('refused')
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_without_rows_is_still_one(tmp_path):
     for name, text in (('a.json', '[]\n'), ('a.jsonl', '')):
-        with Writer(tmp_path / name):
+        with new_row_file(tmp_path / name):
             pass
         assert (tmp_path / name).read_text() == text
 
@@ -406,10 +405,10 @@ def test_an_array_is_told_broken_before_the_rest_is_read(tmp_path, monkeypatch):
 def test_memory_does_not_grow_with_the_file(tmp_path, monkeypatch):
     monkeypatch.setattr(row_file, 'CHUNK', 1 << 14)
     row = laid_out('sharegpt', 1, ['问' * 50, '答' * 100])
-    with Writer(tmp_path / 'a.json') as out:
+    with new_row_file(tmp_path / 'a.json') as write:
         for _ in range(6_000):
-            out.write(row)
-    assert out.rows == 6_000
+            write(row)
+    assert len(json.loads((tmp_path / 'a.json').read_text('utf-8'))) == 6_000
     assert (tmp_path / 'a.json').stat().st_size > 3_000_000
     tracemalloc.start()
     convert(tmp_path / 'a.json', tmp_path / 'b.json', 'messages')

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from belle_jax.api import Price, price
-from belle_jax.api.costs import answer_tokens, counted_tokens, prompt_tokens
-from belle_jax.api.request import Failure, read_answer
+from belle_jax.api.connection import read_answer
+from belle_jax.api.request import Failure, answer_tokens, counted_tokens, prompt_tokens
 
 ROOT = Path(__file__).resolve().parents[2]
 
