@@ -18,8 +18,9 @@ from pathlib import Path
 from absl import flags
 
 from belle_jax import cli
-from belle_jax.quickstart import pairs, report, tokenizer
+from belle_jax.quickstart import nearest, pairs, tokenizer
 from belle_jax.quickstart.pairs import Pair
+from belle_jax.quickstart.report import losses, table
 
 STEPS = flags.DEFINE_integer('steps', None, 'Of training; by default those of the recipe.')
 HOME = Path('runs/quickstart')  # as the recipe names it
@@ -38,13 +39,14 @@ def main() -> None:
     # ─── training ────────────────────────────────────────────────────────────────────────────────
     shorter = () if STEPS.value is None else (f'--config.train.steps={STEPS.value}',)
     training = _command('train', '--config=quickstart', f'--workdir={RUN}', *shorter)
-    print(report.losses(RUN / 'metrics' / 'metrics.jsonl'))
+    print(losses(RUN / 'metrics' / 'metrics.jsonl'))
     print(f'Training took {training:.0f} seconds.')
 
     # ─── evaluation ──────────────────────────────────────────────────────────────────────────────
     questions = [pair.instruction for pair in held_out]
     given = _ask(questions)
-    print(report.table(train, held_out, given, report.nearest(train, questions)))
+    looked_up = nearest.answers(train, questions)
+    print(table(train, held_out, given, looked_up))
 
     # ─── three answers ───────────────────────────────────────────────────────────────────────────
     print('\nThree of the held-out questions and what the model answered:')

@@ -1,4 +1,4 @@
-"""What the quickstart prints of a run: the loss falling, and how many answers are exactly right."""
+"""What the quickstart prints of a run: the loss falling, and the share of exact answers."""
 
 import json
 import unicodedata
@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from belle_jax.quickstart.pairs import Pair
-from belle_jax.texts.similarity import Index
 
 POINTS = 8  # of the loss
 
@@ -31,21 +30,13 @@ def losses(path: Path) -> str:
     return '\n'.join(lines)
 
 
-def nearest(train: Sequence[Pair], questions: Sequence[str]) -> list[str]:
-    """The baseline that has learned nothing: answers as the most similar training row has it."""
-    index = Index()
-    for pair in train:
-        index.add(pair.instruction)
-    return [train[index.nearest(question).index].output for question in questions]
-
-
 def exact(pairs: Sequence[Pair], answers: Sequence[str]) -> list[bool]:
     """Which answers are the right one, character for character (outer white space aside)."""
     return [pair.output == answer.strip() for pair, answer in zip(pairs, answers, strict=True)]
 
 
 def table(
-    train: Sequence[Pair], held_out: Sequence[Pair], given: Sequence[str], looked_up: Sequence[str]
+    train: Sequence[Pair], held_out: Sequence[Pair], given: Sequence[str], nearest: Sequence[str]
 ) -> str:
     """The share of held-out answers that are exactly right, by kind and in all.
 
@@ -53,14 +44,14 @@ def table(
         train: The training pairs; tell which answers were seen.
         held_out: The questions.
         given: The model's answers to them.
-        looked_up: The nearest training rows' answers to them.
+        nearest: The nearest training rows' answers to them.
     Returns:
         A table in text.
     """
     seen = {pair.output for pair in train}
     columns = {
         'model': exact(held_out, given),
-        'nearest row': exact(held_out, looked_up),
+        'nearest row': exact(held_out, nearest),
         'seen': [pair.output in seen for pair in held_out],
     }
     lines = [
