@@ -1,0 +1,44 @@
+"""JSON's decoder for rows: a number that cannot be had makes a bad row, and not a broken file."""
+
+import json
+import math
+from typing import Any
+
+from belle_jax.data.fields import BadRow
+
+
+class RowDecoder(json.JSONDecoder):
+    """Reads on behind a number that Python or JSON does not have, and then says so."""
+
+    def __init__(self) -> None:
+        self._refused = ''
+        super().__init__(
+            parse_int=self._int, parse_float=self._float, parse_constant=self._constant
+        )
+
+    def raw_decode(self, s: str, idx: int = 0) -> tuple[Any, int]:
+        self._refused = ''
+        return super().raw_decode(s, idx)
+
+    def checked(self, value: Any) -> Any:
+        """The value that was decoded last, or a BadRow."""
+        if self._refused:
+            return BadRow('broken JSON', f'broken JSON ({self._refused}).')
+        return value
+
+    def _int(self, digits: str) -> int:
+        try:
+            return int(digits)
+        except ValueError:
+            return self._refuse(f'a number of {len(digits):,} digits')
+
+    def _float(self, digits: str) -> float:
+        number = float(digits)
+        return number if math.isfinite(number) else self._refuse(f'the number {digits[:20]}')
+
+    def _constant(self, name: str) -> int:
+        return self._refuse(f'{name} is no JSON value')
+
+    def _refuse(self, reason: str) -> int:
+        self._refused = reason
+        return 0
