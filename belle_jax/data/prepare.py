@@ -114,7 +114,7 @@ def _split(
 ) -> tuple[list[Tokens], list[np.ndarray]]:
     """The sources of validation, and which records of each are evaluated on."""
     if split.path:
-        checks = [opened(s.path) for s in config.parse_sources(split.path, 'validation')]
+        checks = [opened(s.path) for s in config.parse_sources(split.path, 'data.validation.path')]
         return checks, [np.ones(len(s.record_hash), bool) for s in checks]
     if split.fraction or split.count:
         return sources, _held_out(sources, split, seed)
@@ -220,7 +220,7 @@ def _report(account: dict[str, Any]) -> str:
         lines.append(f'{entry["describe"]}, weight {entry["weight"]:g}')
         lines += _rows(entry)
     for entry in account.get('validation', []):
-        name = pathlib.Path(entry['describe'].split(':')[0]).name
+        name = pathlib.Path(entry['path']).name
         lines.append(f'validation: {entry["records"]:,} conversations of {name}')
         lines += _rows(entry)
     total = {k: sum(e[k] * e['weight'] for e in account['sources']) for k in ('tokens', 'bins')}
