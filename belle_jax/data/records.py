@@ -157,7 +157,7 @@ def _turn_keys(entries: Any, field: str) -> tuple[str, str]:
 
 
 def _some(row: dict[str, Any]) -> str:
-    names = [str(name)[:40] for name in list(row)[:SHOWN]]
+    names = [f'{name:.40}' for name in list(row)[:SHOWN]]
     return ', '.join(names) + (', …' if len(row) > SHOWN else '') or '(none)'
 
 

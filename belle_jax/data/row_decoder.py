@@ -12,9 +12,7 @@ class RowDecoder(json.JSONDecoder):
 
     def __init__(self) -> None:
         self._refused = ''
-        super().__init__(
-            parse_int=self._int, parse_float=self._float, parse_constant=self._constant
-        )
+        super().__init__(parse_int=self._int, parse_float=self._float, parse_constant=self._refuse)
 
     def raw_decode(self, s: str, idx: int = 0) -> tuple[Any, int]:
         self._refused = ''
@@ -30,15 +28,12 @@ class RowDecoder(json.JSONDecoder):
         try:
             return int(digits)
         except ValueError:
-            return self._refuse(f'a number of {len(digits):,} digits')
+            return self._refuse(f'{digits:.9}…, of {len(digits):,} digits,')
 
     def _float(self, digits: str) -> float:
         number = float(digits)
-        return number if math.isfinite(number) else self._refuse(f'the number {digits[:20]}')
+        return number if math.isfinite(number) else self._refuse(f'{digits:.20}')
 
-    def _constant(self, name: str) -> int:
-        return self._refuse(f'{name} is no JSON value')
-
-    def _refuse(self, reason: str) -> int:
-        self._refused = reason
+    def _refuse(self, number: str) -> int:
+        self._refused = f'{number} is no number that can be read'
         return 0
