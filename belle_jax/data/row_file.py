@@ -8,20 +8,16 @@ import codecs
 import contextlib
 import gzip
 import io
-import json
 import pathlib
-import re
 import zlib
 from collections.abc import Iterator
-from typing import Any, BinaryIO, TextIO, cast
+from typing import Any, BinaryIO, cast
 
 from belle_jax.data import containers
 from belle_jax.data.fields import BadRow
-from belle_jax.data.row_decoder import RowDecoder
+from belle_jax.data.json_values import RowDecoder, Window, decoded
 
 CHUNK = 1 << 20  # characters read at once
-TOKEN = 16  # characters: no literal, number or escape of JSON that a chunk cut is longer
-SPACE = re.compile(r'[ \t\r\n]*')
 
 
 class RowFile:
@@ -94,7 +90,7 @@ class RowFile:
                 self.done = self._raw.tell() / self._size
                 line = (line.removeprefix(codecs.BOM_UTF8) if number == 1 else line).strip()
                 if line:
-                    yield f'{self.path}:{number}', _decoded(line, decoder)
+                    yield f'{self.path}:{number}', decoded(line, decoder)
 
     def _values(self) -> Iterator[tuple[str, Any]]:
         """The rows of JSON that goes over lines as it likes."""
@@ -102,7 +98,7 @@ class RowFile:
             self._open() as raw,
             io.TextIOWrapper(raw, encoding='utf-8-sig', newline='') as stream,
         ):
-            window = _Window(self.path, stream)
+            window = Window(self.path, stream, CHUNK)
             entries = {
                 'JSON array': lambda: window.entries(']'),
                 'JSON object': lambda: self._members(window),
@@ -118,7 +114,7 @@ class RowFile:
             except UnicodeDecodeError as error:
                 raise self._not_utf8() from error
 
-    def _members(self, window: '_Window') -> Iterator[None]:
+    def _members(self, window: Window) -> Iterator[None]:
         """Stops at each row of an object's list; its other fields are passed over."""
         found = ''
         for _ in window.entries('}'):
@@ -164,113 +160,6 @@ class RowFile:
             raise ValueError(
                 f'{self.path}: the Parquet file is damaged after row {number}: copy it again.'
             ) from error
-
-
-class _Window:
-    """A stretch of a long text that moves on as values are taken from it."""
-
-    def __init__(self, path: pathlib.Path, stream: TextIO) -> None:
-        self.at = 0
-        self._path, self._stream, self._text = path, stream, ''
-        self._line, self._counted = 1, 0
-        self._decoder = RowDecoder()
-
-    def next(self) -> str:
-        """The next character that is not white space, which is not taken; '' at the end."""
-        while True:
-            self.at = SPACE.match(self._text, self.at).end()  # pyright: ignore[reportOptionalMemberAccess]
-            if self.at < len(self._text) or not self._read():
-                return self._text[self.at : self.at + 1]
-
-    def entries(self, close: str) -> Iterator[None]:
-        """Stops at each entry of the array or object here; whoever asks takes the entry."""
-        self.next()
-        self.at += 1
-        more = self.next() != close
-        while more:
-            yield
-            more = self.next() == ','
-            if more:
-                self.at += 1
-                self.next()
-            elif self.next() != close:
-                raise self.broken(self.at, 'no comma between two entries')
-        self.at += 1
-
-    def texts(self) -> Iterator[None]:
-        """Stops at each of the values that follow each other up to the end."""
-        while self.next():
-            yield
-
-    def name(self) -> Any:
-        """Takes a field's name and the colon, up to the value."""
-        name = self.value()
-        if self.next() != ':':
-            raise self.broken(self.at, 'no colon after a field')
-        self.at += 1
-        self.next()
-        return name
-
-    def value(self) -> Any:
-        """Takes a JSON value; a BadRow stands for one with a number that has no place here."""
-        while True:
-            try:
-                value, end = self._decoder.raw_decode(self._text, self.at)
-            except json.JSONDecodeError as error:
-                # What the window's end cut looks broken there; anything else is broken for good,
-                # and is said at once instead of after reading the rest of a large file.
-                cut = error.pos > len(self._text) - TOKEN or error.msg.startswith('Unterminated')
-                offset = error.pos - self.at  # reading on moves the window
-                if not cut or not self._read():
-                    raise self.broken(self.at + offset, error.msg) from error
-            except RecursionError as error:
-                raise self.broken(self.at, 'it is nested too deeply') from error
-            else:
-                length = end - self.at
-                # A number near the window's end may go on behind it.
-                sure = isinstance(value, dict) or end + TOKEN < len(self._text)
-                if sure or not self._read():
-                    self.at += length
-                    return self._decoder.checked(value)
-
-    def line(self, at: int | None = None) -> int:
-        """The line, counted from 1, of a place in the window."""
-        at = self.at if at is None else at
-        self._line += self._text.count('\n', self._counted, at)
-        self._counted = at
-        return self._line
-
-    def broken(self, at: int, reason: str) -> ValueError:
-        """The error that says what is wrong at a place in the window."""
-        end = len(self._text.rstrip())
-        what = 'the file ends inside the array' if at >= end else f'broken JSON ({reason})'
-        # A cut string is told at its beginning.
-        if reason.startswith('Unterminated'):
-            what = 'the file ends inside the array, or a quote is missing'
-        return ValueError(
-            f'{self._path}:{self.line(max(self._counted, min(at, end)))}: {what}: restore or mend '
-            'the file.'
-        )
-
-    def _read(self) -> bool:
-        """Reads on, as much again as is left, so that a long value is not read over and over."""
-        fresh = self._stream.read(max(CHUNK, len(self._text) - self.at))
-        self.line()
-        self._text, self.at, self._counted = self._text[self.at :] + fresh, 0, 0
-        return bool(fresh)
-
-
-def _decoded(line: bytes, decoder: RowDecoder) -> Any:
-    """A line's JSON, or the reason why there is none."""
-    try:
-        return decoder.checked(decoder.decode(line.decode('utf-8')))
-    except UnicodeDecodeError as error:
-        byte = line[error.start]
-        return BadRow('not UTF-8', f'the byte {byte:#04x} is not UTF-8: convert the file.')
-    except json.JSONDecodeError as error:
-        return BadRow('broken JSON', f'broken JSON at column {error.colno} ({error.msg}).')
-    except RecursionError:
-        return BadRow('broken JSON', 'broken JSON: it is nested too deeply.')
 
 
 def _listed(batch: Any) -> list[Any]:
