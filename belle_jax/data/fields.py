@@ -30,6 +30,24 @@ class BadRow(ValueError):
         self.reason = reason
 
 
+class Fields(dict[str, Any]):
+    """A row's or a turn's fields, which remember what `get` was asked for."""
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        super().__init__(values)
+        self.asked: set[str] = set()
+        self.unread_inside: list[str] = []  # of its turns, 'messages[].name', each time anew
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.asked.add(key)
+        return super().get(key, default)
+
+    def unread(self) -> list[str]:
+        """The fields that say something and that nobody asked for."""
+        rest = [k for k, v in self.items() if k not in self.asked and v not in (None, '', [], {})]
+        return rest + self.unread_inside
+
+
 def text(row: dict[str, Any], field: str, missing: str | None = None) -> str:
     """A field's text; `missing` for one that may be absent or null.
 
@@ -65,7 +83,7 @@ def kind(value: Any) -> str:
     return names.get(type(value), f'a value of type {type(value).__name__}')
 
 
-def turns(row: dict[str, Any], field: str, role: str, content: str) -> list[Message]:
+def turns(row: Fields, field: str, role: str, content: str) -> list[Message]:
     """A list of turns as messages.
 
     Args:
@@ -88,39 +106,19 @@ def turns(row: dict[str, Any], field: str, role: str, content: str) -> list[Mess
     if masked:
         masked = _speaker(masked)
     messages = []
-    for turn in entries:
-        if not isinstance(turn, dict):
-            raise BadRow('broken field', f'a turn in "{field}" is an object, not {kind(turn)}.')
+    for entry in entries:
+        if not isinstance(entry, dict):
+            raise BadRow('broken field', f'a turn in "{field}" is an object, not {kind(entry)}.')
+        turn = Fields(entry)
         speaker = _speaker(text(turn, role))
         message: Message = {'role': speaker, 'content': _content(turn, content)}
-        if speaker == 'assistant' and (speaker == masked or not _trained(turn)):
+        if speaker != 'assistant':  # is never learnt: only a mark that asks for it says something
+            turn.asked |= {name for name in MARKS if entry.get(name) == 1 - MARKS[name]}
+        elif not _trained(turn) or speaker == masked:
             message['trained'] = False
         messages.append(message)
+        row.unread_inside += [f'{field}[].{name}' for name in turn.unread()]
     return messages
-
-
-def turn_fields(entries: list[Any], role: str, content: str) -> list[str]:
-    """The fields of turns that say something and that `turns` does not follow, each time anew.
-
-    A mark asks in vain for a turn that is not the assistant's: no other is ever learnt alone.
-    """
-    found = []
-    for turn in entries:
-        answer = ROLES.get(str(turn[role]).lower()) == 'assistant'
-        for name, value in turn.items():
-            if name in (role, content) or empty(value):
-                continue
-            if name in MARKS:
-                if not answer and value == MARKS[name]:
-                    found.append(f'{name} of a turn that is no answer')
-            elif not answer or name not in SPANS:
-                found.append(name)
-    return found
-
-
-def empty(value: Any) -> bool:
-    """Whether a field's value says nothing."""
-    return value is None or value in ('', [], {})
 
 
 def _speaker(name: str) -> str:
@@ -149,7 +147,7 @@ def _content(turn: dict[str, Any], field: str) -> str:
 
 def _trained(turn: dict[str, Any]) -> bool:
     for name in SPANS:
-        if not empty(turn.get(name)):
+        if turn.get(name):
             raise BadRow(
                 'broken mark', f'the field "{name}" marks stretches of a turn: mark whole turns.'
             )

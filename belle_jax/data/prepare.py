@@ -28,7 +28,7 @@ class DataAccount(dict):
 
     seq_len, template, rows_per_epoch, fingerprint, and for each entry of `sources` and
     `validation`: what the reader found (describe, rows, skipped by reason, unanswered,
-    unused_fields by name), what became of the examples (kept, `REASONS`, validation,
+    unread_fields by name), what became of the examples (kept, `REASONS`, validation,
     copies_of_validation), tokens and trained_tokens, bins and packing_efficiency.
     """
 
@@ -184,7 +184,7 @@ def _validation(
             '--config.data.validation.'
         )
     # What the reader met is told once: with the training rows, if these are some of them.
-    told = {} if data.validation.path else {'skipped': {}, 'unanswered': 0, 'unused_fields': {}}
+    told = {} if data.validation.path else {'skipped': {}, 'unanswered': 0, 'unread_fields': {}}
     account['validation'] = [
         entry | told | {'records': int(mask.sum())} for (_, entry), mask in zip(planned, picked)
     ]
@@ -234,8 +234,8 @@ def _report(account: dict[str, Any]) -> str:
 
 def _rows(entry: dict[str, Any]) -> list[str]:
     skipped = [f'skipped, {reason}: {n:,}' for reason, n in entry['skipped'].items()]
-    unused = ', '.join(f'{field} ({n:,})' for field, n in entry['unused_fields'].items())
-    skipped += [f'fields that are not read: {unused}'] if unused else []
+    unread = ', '.join(f'{field} ({n:,})' for field, n in entry['unread_fields'].items())
+    skipped += [f'fields that are not read: {unread}'] if unread else []
     held = [
         f'{words}: {entry[key]:,}'
         for key, words in (

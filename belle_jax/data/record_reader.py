@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from belle_jax.data.records import BadRow, Record, layout, parse, unused
+from belle_jax.data.records import BadRow, Record, layout, parse
 from belle_jax.data.row_file import RowFile
 
 NAMED = 100  # fields that no layout reads and that are told by name; more are told together
@@ -28,7 +28,7 @@ class RecordReader:
         rows: how many rows were read, skipped ones included.
         skipped: a Counter of the reasons for which rows were skipped.
         unanswered: how many conversations ended with a question, which was left out.
-        unused: a Counter of the fields that say something and that the layout does not read.
+        unread: a Counter of the fields that say something and that the layout does not read.
         done: the fraction of the source that was read.
     """
 
@@ -47,7 +47,7 @@ class RecordReader:
         self.unanswered = 0
         self.done = 0.0
         self.skipped: collections.Counter[str] = collections.Counter()
-        self.unused: collections.Counter[str] = collections.Counter()
+        self.unread: collections.Counter[str] = collections.Counter()
         self._strict = on_bad_row == 'error'
         self._layout: str | None = None
         self._dataset: Any = None
@@ -95,7 +95,7 @@ class RecordReader:
                 continue
             used += 1
             self.unanswered += unanswered
-            for field in unused(row, self._layout):
+            for field in record.unread:
                 self._count(field)
             yield record
         self.done = 1.0
@@ -109,11 +109,11 @@ class RecordReader:
 
     def _count(self, field: str) -> None:
         """Counts a field that is not read; the file chose its name, so it is cut and cleaned."""
-        if field not in self.unused:
+        if field not in self.unread:
             field = ''.join(c if c.isprintable() else '?' for c in field[:60])
-            if field not in self.unused and len(self.unused) >= NAMED:
+            if field not in self.unread and len(self.unread) >= NAMED:
                 field = '(others)'
-        self.unused[field] += 1
+        self.unread[field] += 1
 
     def _open(self) -> RowFile | None:
         """The file; None for a hub data set, which is loaded."""

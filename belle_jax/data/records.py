@@ -1,20 +1,9 @@
 """The layouts in which people publish instruction data, each turned into a conversation."""
 
 import re
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from belle_jax.data.fields import (
-    ROLES,
-    BadRow,
-    Message,
-    empty,
-    kind,
-    text,
-    turn_fields,
-    turns,
-    whole,
-)
+from belle_jax.data.fields import ROLES, BadRow, Fields, Message, kind, text, turns, whole
 
 TURN_KEYS = (('from', 'value'), ('role', 'content'))
 TURNS = {  # where the turns stand, and what names their speaker and their text
@@ -45,8 +34,10 @@ SHOWN = 12  # fields of a row that no layout has
 class Record(NamedTuple):
     """One usable row: a conversation that starts with the user's turn, or plain text."""
 
-    messages: list[Message]  # role, content, and for alpaca's rows input
+    messages: list[Message]
     text: str | None = None
+    left_out: Message | None = None  # the last question, which nobody answered
+    unread: tuple[str, ...] = ()  # fields that say something and were not read, 'messages[].name'
 
 
 def layout(row: Any) -> str:
@@ -102,42 +93,20 @@ def parse(row: Any, name: str) -> tuple[Record, int]:
     """
     if not isinstance(row, dict):
         raise BadRow('no known fields', f'a row is an object with fields, not {kind(row)}.')
+    row = Fields(row)
     if name == 'text':
         said = text(row, 'text')
         if not said.strip():
             raise BadRow('empty text', 'the field "text" is empty.')
-        return Record([], said), 0
+        return Record([], said, unread=(*row.unread(),)), 0
     system = text(row, 'system', '') or text(row, 'system_prompt', '')
     messages = [{'role': 'system', 'content': system}] if system else []
     messages += turns(row, *TURNS[name]) if name in TURNS else _asked(row, *_own(name))
-    unanswered = int(len(messages) > 1 and messages[-1]['role'] == 'user')
-    if unanswered and any(m['role'] == 'assistant' for m in messages):
-        messages = messages[:-1]
-    else:
-        unanswered = 0
-    return Record(_checked(messages)), unanswered
-
-
-def unused(row: dict[str, Any], name: str) -> Iterator[str]:
-    """The fields of a row that say something and that `parse` does not read.
-
-    Args:
-        row: What `parse` has read.
-        name: Its layout.
-    Returns:
-        Names such as 'category' and, once for each turn, 'messages[].name'.
-    """
-    own = {'text'} if name == 'text' else {*_own(name), 'system'}
-    if name != 'text':
-        own |= {'mask'} if name in TURNS else {'history'}
-        own |= {'system_prompt'} if empty(row.get('system')) else set()
-    for field, value in row.items():
-        if field not in own:
-            if not empty(value):
-                yield field
-        elif isinstance(value, list) and field != 'history':
-            keys = TURNS[name][1:] if name in TURNS else TURN_KEYS[1]
-            yield from (f'{field}[].{key}' for key in turn_fields(value, *keys))
+    left_out = None
+    if messages[-1]['role'] == 'user' and any(m['role'] == 'assistant' for m in messages):
+        left_out = messages.pop()
+    record = Record(_checked(messages), left_out=left_out, unread=(*row.unread(),))
+    return record, int(left_out is not None)
 
 
 def _own(name: str) -> tuple[str, ...]:
@@ -161,7 +130,7 @@ def _some(row: dict[str, Any]) -> str:
     return ', '.join(names) + (', …' if len(row) > SHOWN else '') or '(none)'
 
 
-def _asked(row: dict[str, Any], question: str, *rest: str) -> list[Message]:
+def _asked(row: Fields, question: str, *rest: str) -> list[Message]:
     """A question with its answer, and what came before them.
 
     TRL's rows have lists of messages in both places: of them, too, the completion alone is learnt.
@@ -187,7 +156,7 @@ def _asked(row: dict[str, Any], question: str, *rest: str) -> list[Message]:
     return [*_history(row), message, *answers]
 
 
-def _history(row: dict[str, Any]) -> list[Message]:
+def _history(row: Fields) -> list[Message]:
     entries = row.get('history')
     if entries is None or entries == '':
         return []

@@ -57,7 +57,7 @@ class Tokens:
     trained_count: np.ndarray  # int64 [examples]
     kind: np.ndarray  # uint8 [examples], TEXT or CONVERSATION
     record_hash: np.ndarray  # uint64 [records], equal for equal conversations
-    account: dict[str, Any]  # path, describe, rows, skipped, unanswered, unused_fields
+    account: dict[str, Any]  # path, describe, rows, skipped, unanswered, unread_fields
 
 
 def default_directory() -> pathlib.Path:
@@ -158,7 +158,7 @@ def _write(work: pathlib.Path, reader: RecordReader, template: Template, system:
             'rows': reader.rows,
             'skipped': dict(reader.skipped),
             'unanswered': reader.unanswered,
-            'unused_fields': dict(sorted(reader.unused.items())),
+            'unread_fields': dict(sorted(reader.unread.items())),
         },
     }
     (work / 'meta.json').write_text(json.dumps(meta, ensure_ascii=False, indent=2), 'utf-8')

@@ -85,22 +85,22 @@ def test_what_no_layout_reads_is_named_once_with_counts(tmp_path):
     rows[0]['messages'][0] |= {'weight': 1}
     rows[1]['messages'][0] |= {'weight': 0, 'loss': None, 'refusal': None}
     _, reader = read(tmp_path / 'a.jsonl', *rows)
-    assert reader.unused == {
+    assert reader.unread == {
         'id': 3,
         'tools': 3,
         'messages[].name': 6,
-        'messages[].weight of a turn that is no answer': 1,
+        'messages[].weight': 1,
     }
     row = {'instruction': '问', 'output': '答', 'history': [], 'system': 'x', 'system_prompt': 'y'}
     _, reader = read(tmp_path / 'b.jsonl', row | {'text': 'x', 'input': ''})
-    assert reader.unused == {'text': 1, 'system_prompt': 1}
+    assert reader.unread == {'text': 1, 'system_prompt': 1}
 
 
 def test_names_that_a_file_makes_up_take_bounded_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(record_reader, 'NAMED', 3)
     rows = [{'text': 'x', f'f{i}': 1, '\ud800\n' + 'n' * 99: 1} for i in range(50)]
     _, reader = read(tmp_path / 'a.jsonl', *rows)
-    assert reader.unused == {'f0': 1, '??' + 'n' * 58: 50, 'f1': 1, '(others)': 48}
+    assert reader.unread == {'f0': 1, '??' + 'n' * 58: 50, 'f1': 1, '(others)': 48}
 
 
 def test_a_row_of_a_thousand_fields_is_told_in_a_line(tmp_path):

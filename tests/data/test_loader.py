@@ -148,8 +148,8 @@ def test_fields_that_nothing_reads_are_told_once_each(tmp_path, chinese):
     checks = write(tmp_path / 'b:c.json', [{'messages': turns}])
     made = run(tmp_path, write(tmp_path / 'a', rows), validation={'path': checks})
     account = data.prepare(made, chinese).account
-    assert list(account['sources'][0]['unused_fields'].items()) == [('category', 40), ('id', 40)]
-    assert account['validation'][0]['unused_fields'] == {'messages[].name': 2}
+    assert list(account['sources'][0]['unread_fields'].items()) == [('category', 40), ('id', 40)]
+    assert account['validation'][0]['unread_fields'] == {'messages[].name': 2}
     said = str(account).splitlines()
     assert '  fields that are not read: category (40), id (40)' in said
     assert 'validation: 1 conversations of b:c.json' in said

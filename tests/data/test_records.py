@@ -5,6 +5,7 @@ import json
 import pytest
 
 from belle_jax.data.record_reader import RecordReader
+from belle_jax.data.records import parse
 
 ASKED = {'role': 'user', 'content': '你好'}
 ANSWERED = {'role': 'assistant', 'content': '您好！'}
@@ -105,14 +106,14 @@ def test_history_system_and_input_are_kept(tmp_path):
 def test_a_single_question_keeps_its_history_and_system_message(tmp_path, row):
     rows, reader = read(tmp_path / 'a.jsonl', dump(row | {'history': [['你好', '您好！']]}))
     system = {'role': 'system', 'content': '你是译者'}
-    assert rows == [[system, ASKED, ANSWERED, *SECOND]] and not reader.unused
+    assert rows == [[system, ASKED, ANSWERED, *SECOND]] and not reader.unread
 
 
 def test_what_a_question_is_about_goes_with_it(tmp_path):
     row = {'instruction': '翻译：', 'context': '再见', 'response': 'Bye', 'category': 'x'}
     rows, reader = read(tmp_path / 'a.jsonl', dump(row))
     assert rows[0][0] == {'role': 'user', 'content': '翻译：', 'input': '再见'}
-    assert reader.unused == {'category': 1}
+    assert reader.unread == {'category': 1}
 
 
 def test_of_lists_of_prompt_and_completion_the_completion_alone_is_learnt(tmp_path):
@@ -247,6 +248,8 @@ def test_a_last_question_without_answer_is_left_out_and_counted(tmp_path):
     turns = [ASKED, ANSWERED, {'role': 'user', 'content': '还在吗？'}]
     rows, reader = read(tmp_path / 'a.json', dump({'messages': turns}))
     assert rows == [[ASKED, ANSWERED]] and reader.unanswered == 1
+    record, unanswered = parse({'messages': turns}, 'OpenAI messages')
+    assert unanswered == 1 and record.left_out == turns[-1]
 
 
 @pytest.mark.parametrize(
