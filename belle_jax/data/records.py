@@ -101,19 +101,13 @@ def parse(row: Any, name: str) -> tuple[Record, int]:
         return Record([], said, unread=(*row.unread(),)), 0
     system = text(row, 'system', '') or text(row, 'system_prompt', '')
     messages = [{'role': 'system', 'content': system}] if system else []
-    messages += turns(row, *TURNS[name]) if name in TURNS else _asked(row, *_own(name))
+    single = name.split('/') if '/' in name else ALPACA
+    messages += turns(row, *TURNS[name]) if name in TURNS else _asked(row, *single)
     left_out = None
     if messages[-1]['role'] == 'user' and any(m['role'] == 'assistant' for m in messages):
         left_out = messages.pop()
     record = Record(_checked(messages), left_out=left_out, unread=(*row.unread(),))
     return record, int(left_out is not None)
-
-
-def _own(name: str) -> tuple[str, ...]:
-    """The fields that hold the conversation: the question, what goes with it, and the answer."""
-    if name in TURNS:
-        return TURNS[name][:1]
-    return tuple(name.split('/')) if '/' in name else ALPACA
 
 
 def _turn_keys(entries: Any, field: str) -> tuple[str, str]:
