@@ -74,7 +74,7 @@ class Validation:
 class Data:
     """Which rows, and how they become batches."""
 
-    path: str = ''  # 'a.jsonl' or 'a.jsonl=2,b.json=0.5': files or hub names with weights
+    path: str = ''  # 'a.jsonl' or 'a.jsonl=2,b.json=0.5': files or hub names; see parse_sources
     tokenizer: str = ''  # directory or hub name; '' takes model.source's
     template: str = 'belle'
     system: str = ''  # a system message for rows that have none
@@ -206,13 +206,14 @@ def load(path: pathlib.Path) -> Run:
 
 
 def parse_sources(text: str, field: str) -> tuple[Source, ...]:
-    """'a.jsonl=2,b.json' -> (Source('a.jsonl', 2.0), Source('b.json', 1.0)).
+    r"""'a.jsonl=2,b\,c.json' -> (Source('a.jsonl', 2.0), Source('b,c.json', 1.0)).
 
     What follows the last '=' is a weight if it is a number, else it belongs to the path; a weight
     that is not positive is a ValueError that names the field.
     """
     sources = []
-    for part in filter(None, (p.strip() for p in text.split(','))):
+    for part in filter(None, (p.strip() for p in text.replace('\\,', '\0').split(','))):
+        part = part.replace('\0', ',')
         path, _, weight = part.rpartition('=')
         try:
             source = Source(path, float(weight))

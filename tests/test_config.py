@@ -41,6 +41,14 @@ def test_a_weight_is_the_number_after_the_last_sign():
     )
 
 
+def test_a_comma_of_a_path_is_written_with_a_backslash():
+    assert config.parse_sources(r'a\,b=2.jsonl, c\,=2,run=2=1', 'data.path') == (
+        config.Source('a,b=2.jsonl', 1.0),
+        config.Source('c,', 2.0),
+        config.Source('run=2', 1.0),
+    )
+
+
 def test_a_save_that_fails_leaves_the_file_that_was_there(tmp_path, monkeypatch):
     before = config.resolve(recipe(optim__clip_norm=0.5))
     config.save(before, tmp_path / 'config.json')

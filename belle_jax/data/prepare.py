@@ -27,9 +27,9 @@ class DataAccount(dict):
     """Plain values, for data.json and model cards; as text, lines for people.
 
     seq_len, template, rows_per_epoch, fingerprint, and for each entry of `sources` and
-    `validation`: what the reader found (describe, rows, skipped by reason, unanswered), what became
-    of the examples (kept, `REASONS`, validation, copies_of_validation), tokens and
-    trained_tokens, bins and packing_efficiency.
+    `validation`: what the reader found (describe, rows, skipped by reason, unanswered,
+    unread_fields by name), what became of the examples (kept, `REASONS`, validation,
+    copies_of_validation), tokens and trained_tokens, bins and packing_efficiency.
     """
 
     def to_dict(self) -> dict[str, Any]:
@@ -114,7 +114,7 @@ def _split(
 ) -> tuple[list[Tokens], list[np.ndarray]]:
     """The sources of validation, and which records of each are evaluated on."""
     if split.path:
-        checks = [opened(s.path) for s in config.parse_sources(split.path, 'validation')]
+        checks = [opened(s.path) for s in config.parse_sources(split.path, 'data.validation.path')]
         return checks, [np.ones(len(s.record_hash), bool) for s in checks]
     if split.fraction or split.count:
         return sources, _held_out(sources, split, seed)
@@ -184,7 +184,7 @@ def _validation(
             '--config.data.validation.'
         )
     # What the reader met is told once: with the training rows, if these are some of them.
-    told = {} if data.validation.path else {'skipped': {}, 'unanswered': 0}
+    told = {} if data.validation.path else {'skipped': {}, 'unanswered': 0, 'unread_fields': {}}
     account['validation'] = [
         entry | told | {'records': int(mask.sum())} for (_, entry), mask in zip(planned, picked)
     ]
@@ -220,7 +220,7 @@ def _report(account: dict[str, Any]) -> str:
         lines.append(f'{entry["describe"]}, weight {entry["weight"]:g}')
         lines += _rows(entry)
     for entry in account.get('validation', []):
-        name = pathlib.Path(entry['describe'].split(':')[0]).name
+        name = pathlib.Path(entry['path']).name
         lines.append(f'validation: {entry["records"]:,} conversations of {name}')
         lines += _rows(entry)
     total = {k: sum(e[k] * e['weight'] for e in account['sources']) for k in ('tokens', 'bins')}
@@ -234,6 +234,8 @@ def _report(account: dict[str, Any]) -> str:
 
 def _rows(entry: dict[str, Any]) -> list[str]:
     skipped = [f'skipped, {reason}: {n:,}' for reason, n in entry['skipped'].items()]
+    unread = ', '.join(f'{field} ({n:,})' for field, n in entry['unread_fields'].items())
+    skipped += [f'fields that are not read: {unread}'] if unread else []
     held = [
         f'{words}: {entry[key]:,}'
         for key, words in (

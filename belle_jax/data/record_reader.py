@@ -1,8 +1,8 @@
-"""RowFile as people publish them, read one by one and turned into conversations.
+"""Rows as people publish them, read one by one and turned into conversations.
 
-What a file is (JSON array, JSON lines, Parquet) and how its rows are laid out is found out from
-its content and said in `RecordReader.describe`. A row that cannot be used stops the reading with
-its file and line, or is skipped and counted by reason. `records` knows the layouts.
+What a file is and how its rows are laid out is found out from its content and said in
+`RecordReader.describe`. A row that cannot be used stops the reading with its file and line, or is
+skipped and counted by reason; what no layout reads is counted by name. `records` knows the layouts.
 """
 
 import collections
@@ -15,6 +15,7 @@ from typing import Any
 from belle_jax.data.records import BadRow, Record, layout, parse
 from belle_jax.data.row_file import RowFile
 
+NAMED = 100  # fields that no layout reads and that are told by name; more are told together
 HUB_NAME = re.compile(r'[\w.-]+(/[\w.-]+)?(:[\w.-]+)?')
 
 
@@ -27,6 +28,7 @@ class RecordReader:
         rows: how many rows were read, skipped ones included.
         skipped: a Counter of the reasons for which rows were skipped.
         unanswered: how many conversations ended with a question, which was left out.
+        unread: a Counter of the fields that say something and that the layout does not read.
         done: the fraction of the source that was read.
     """
 
@@ -45,6 +47,7 @@ class RecordReader:
         self.unanswered = 0
         self.done = 0.0
         self.skipped: collections.Counter[str] = collections.Counter()
+        self.unread: collections.Counter[str] = collections.Counter()
         self._strict = on_bad_row == 'error'
         self._layout: str | None = None
         self._dataset: Any = None
@@ -54,8 +57,13 @@ class RecordReader:
     @property
     def describe(self) -> str:
         """Such as 'train.json: JSON lines, alpaca rows, 1,000 rows'."""
+        return f'{self.path}: {self.found}'
+
+    @property
+    def found(self) -> str:
+        """What `describe` says of the content, which other files may share."""
         rows = self._layout or 'rows not read yet'
-        return f'{self.path}: {self.container}, {rows}, {self.rows:,} rows'
+        return f'{self.container}, {rows}, {self.rows:,} rows'
 
     def digest(self) -> str:
         """A hash of the source's content, hex."""
@@ -87,6 +95,8 @@ class RecordReader:
                 continue
             used += 1
             self.unanswered += unanswered
+            for field in record.unread:
+                self._count(field)
             yield record
         self.done = 1.0
         if not used:
@@ -97,6 +107,14 @@ class RecordReader:
                 + 'Give a file with rows in --config.data.path.'
             )
 
+    def _count(self, field: str) -> None:
+        """Counts a field that is not read; the file chose its name, so it is cut and cleaned."""
+        if field not in self.unread:
+            field = ''.join(c if c.isprintable() else '?' for c in field[:60])
+            if field not in self.unread and len(self.unread) >= NAMED:
+                field = '(others)'
+        self.unread[field] += 1
+
     def _open(self) -> RowFile | None:
         """The file; None for a hub data set, which is loaded."""
         file = pathlib.Path(self.path)
@@ -105,7 +123,7 @@ class RecordReader:
         if not file.is_dir() and not HUB_NAME.fullmatch(self.path):
             raise ValueError(
                 f'{self.path} is not there, and it is not the name of a hub data set either: '
-                'correct --config.data.path.'
+                'correct --config.data.path (in it, a comma of a path is written \\,).'
             )
         self._dataset = self._load_hub()
         return None

@@ -1,41 +1,43 @@
 """The layouts in which people publish instruction data, each turned into a conversation."""
 
 import re
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
-Message = dict[str, Any]  # role: system, user or assistant; content; input (alpaca's, of a user)
+from belle_jax.data.fields import ROLES, BadRow, Fields, Message, kind, text, turns, whole
 
-ROLES = {
-    'system': 'system',
-    'human': 'user',
-    'user': 'user',
-    'gpt': 'assistant',
-    'assistant': 'assistant',
-    'chatgpt': 'assistant',
-    'bard': 'assistant',
-    'bing': 'assistant',
+TURN_KEYS = (('from', 'value'), ('role', 'content'))
+TURNS = {  # where the turns stand, and what names their speaker and their text
+    'OpenAI messages': ('messages', 'role', 'content'),
+    'messages of from and value': ('messages', 'from', 'value'),
+    'conversations': ('conversations', 'from', 'value'),
+    'conversations of role and content': ('conversations', 'role', 'content'),
+    'conversation of role and content': ('conversation', 'role', 'content'),
+    'conversation of from and value': ('conversation', 'from', 'value'),
 }
-PAIRS = (('input', 'target'), ('question', 'answer'), ('prompt', 'completion'))
-KNOWN = (
-    'instruction and output (alpaca), input and target (early BELLE), conversations (BELLE, '
-    'ShareGPT), messages (OpenAI), question and answer, prompt and completion, or text'
+ALPACA = ('instruction', 'input', 'output')
+PAIRS = (
+    ('input', 'target'),
+    ('question', 'answer'),
+    ('prompt', 'completion'),
+    ('prompt', 'response'),
+    ('query', 'response'),
+    ('question', 'response'),
+    ('input', 'output'),
 )
-
-
-class BadRow(ValueError):
-    """A row that cannot be used: `reason` in few words for counting, the message for people."""
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
+KNOWN = (
+    'instruction and output (alpaca) or response (Dolly), conversations (BELLE, ShareGPT), '
+    f'messages (OpenAI), {", ".join(" and ".join(pair) for pair in PAIRS)}, or text'
+)
+SHOWN = 12  # fields of a row that no layout has
 
 
 class Record(NamedTuple):
     """One usable row: a conversation that starts with the user's turn, or plain text."""
 
-    messages: list[Message]  # role, content, and for alpaca's rows input
+    messages: list[Message]
     text: str | None = None
+    left_out: Message | None = None  # the last question, which nobody answered
+    unread: tuple[str, ...] = ()  # fields that say something and were not read, 'messages[].name'
 
 
 def layout(row: Any) -> str:
@@ -49,7 +51,7 @@ def layout(row: Any) -> str:
         BadRow: no known layout has these fields.
     """
     if not isinstance(row, dict):
-        raise BadRow('no known fields', f'a row is an object with fields, not {_kind(row)}.')
+        raise BadRow('no known fields', f'a row is an object with fields, not {kind(row)}.')
     fields = {name for name, value in row.items() if value is not None}
     if {'chosen', 'rejected'} & fields:
         raise BadRow(
@@ -57,12 +59,15 @@ def layout(row: Any) -> str:
             'rows with chosen and rejected are for preference training: instruction data has one '
             'answer.',
         )
-    if 'messages' in fields:
-        return 'OpenAI messages'
-    if 'conversations' in fields:
-        return 'conversations'
+    for name, (field, *keys) in TURNS.items():
+        listed = field != 'conversation' or isinstance(row.get(field), list)  # a word of many uses
+        if field in fields and listed and tuple(keys) == _turn_keys(row[field], field):
+            return name
+    if 'instruction' in fields and 'response' in fields and 'output' not in fields:
+        material = 'input' if 'input' in row and 'context' not in row else 'context'
+        return f'instruction/{material}/response'
     if 'instruction' in fields and ('output' in fields or 'instances' not in fields):
-        many = _turns(row['instruction']) if isinstance(row['instruction'], str) else None
+        many = _human(row['instruction']) if isinstance(row['instruction'], str) else None
         return 'BELLE multiturn_chat' if many else 'alpaca'
     for question, answer in PAIRS:
         if {question, answer} <= fields:
@@ -71,8 +76,7 @@ def layout(row: Any) -> str:
         return 'text'
     raise BadRow(
         'no known fields',
-        f'a row with the fields {", ".join(map(str, row)) or "(none)"} is of no known layout: '
-        f'known are {KNOWN}.',
+        f'a row with the fields {_some(row)} is of no known layout: known are {KNOWN}.',
     )
 
 
@@ -88,55 +92,81 @@ def parse(row: Any, name: str) -> tuple[Record, int]:
         BadRow: a field is missing or of the wrong type, a role is unknown, an answer is empty.
     """
     if not isinstance(row, dict):
-        raise BadRow('no known fields', f'a row is an object with fields, not {_kind(row)}.')
+        raise BadRow('no known fields', f'a row is an object with fields, not {kind(row)}.')
+    row = Fields(row)
     if name == 'text':
-        text = _text(row, 'text')
-        if not text.strip():
+        said = text(row, 'text')
+        if not said.strip():
             raise BadRow('empty text', 'the field "text" is empty.')
-        return Record([], text), 0
-    messages = _LAYOUTS.get(name, _pair(name))(row)
-    unanswered = int(len(messages) > 1 and messages[-1]['role'] == 'user')
-    if unanswered and any(m['role'] == 'assistant' for m in messages):
-        messages = messages[:-1]
-    else:
-        unanswered = 0
-    return Record(_checked(messages)), unanswered
-
-
-def _alpaca(row: dict[str, Any]) -> list[Message]:
-    instruction, output = _text(row, 'instruction'), _text(row, 'output')
-    extra = _text(row, 'input', '')
-    system = _text(row, 'system', '')
+        return Record([], said, unread=(*row.unread(),)), 0
+    system = text(row, 'system', '') or text(row, 'system_prompt', '')
     messages = [{'role': 'system', 'content': system}] if system else []
-    turns = None if extra else _turns(instruction)
-    if turns:
-        return [*messages, *turns, {'role': 'assistant', 'content': output}]
-    messages += _history(row)
-    if not instruction:  # an instruction that stands in the input alone
-        instruction, extra = extra, ''
-    messages.append({'role': 'user', 'content': instruction})
-    if extra:
-        messages[-1]['input'] = extra
-    return [*messages, {'role': 'assistant', 'content': output}]
+    single = name.split('/') if '/' in name else ALPACA
+    messages += turns(row, *TURNS[name]) if name in TURNS else _asked(row, *single)
+    left_out = None
+    if messages[-1]['role'] == 'user' and any(m['role'] == 'assistant' for m in messages):
+        left_out = messages.pop()
+    record = Record(_checked(messages), left_out=left_out, unread=(*row.unread(),))
+    return record, int(left_out is not None)
 
 
-def _history(row: dict[str, Any]) -> list[Message]:
+def _turn_keys(entries: Any, field: str) -> tuple[str, str]:
+    """What names speaker and text of the turns: the first one tells, or else what is usual."""
+    first = entries[0] if isinstance(entries, list) and entries else None
+    for keys in TURN_KEYS:
+        if isinstance(first, dict) and first.keys() >= {*keys}:
+            return keys
+    return TURN_KEYS[field != 'conversations']
+
+
+def _some(row: dict[str, Any]) -> str:
+    names = [f'{name:.40}' for name in list(row)[:SHOWN]]
+    return ', '.join(names) + (', …' if len(row) > SHOWN else '') or '(none)'
+
+
+def _asked(row: Fields, question: str, *rest: str) -> list[Message]:
+    """A question with its answer, and what came before them.
+
+    TRL's rows have lists of messages in both places: of them, too, the completion alone is learnt.
+    """
+    *material, answer = rest
+    if not material and isinstance(row.get(answer), list):
+        answers = turns(row, answer, *TURN_KEYS[1])
+    else:
+        answers = [{'role': 'assistant', 'content': text(row, answer)}]
+    if not material and isinstance(row.get(question), list):
+        before = turns(row, question, *TURN_KEYS[1])
+        untrained = {'trained': False}
+        before = [m | untrained if m['role'] == 'assistant' else m for m in before]
+        return [*_history(row), *before, *answers]
+    asked = text(row, question)
+    extra = ''.join(text(row, field, '') for field in material)
+    earlier = _human(asked) if question == 'instruction' and not extra else None
+    if earlier:
+        return [*_history(row), *earlier, *answers]
+    if not asked:  # an instruction that stands in the input alone
+        asked, extra = extra, ''
+    message = {'role': 'user', 'content': asked} | ({'input': extra} if extra else {})
+    return [*_history(row), message, *answers]
+
+
+def _history(row: Fields) -> list[Message]:
     entries = row.get('history')
     if entries is None or entries == '':
         return []
     if not isinstance(entries, list):
-        raise BadRow('broken field', f'the field "history" must be a list, not {_kind(entries)}.')
+        raise BadRow('broken field', f'the field "history" must be a list, not {kind(entries)}.')
     messages = []
     for entry in entries:
         pair = isinstance(entry, list | tuple) and len(entry) == 2
-        if not pair or not all(isinstance(text, str) for text in entry):
+        if not pair or not all(isinstance(said, str) for said in entry):
             raise BadRow('broken field', 'each entry of "history" is a question and an answer.')
-        for role, text in zip(('user', 'assistant'), entry):
-            messages.append({'role': role, 'content': _whole(text, 'history')})
+        for role, said in zip(('user', 'assistant'), entry):
+            messages.append({'role': role, 'content': whole(said, 'history')})
     return messages
 
 
-def _turns(text: str) -> list[Message] | None:
+def _human(text: str) -> list[Message] | None:
     """BELLE's multiturn_chat: earlier turns inside the instruction, the last one open.
 
     `Human:...\\nAssistant:...\\nHuman:...\\nAssistant:` (the last `Assistant:` may be missing).
@@ -158,50 +188,6 @@ def _turns(text: str) -> list[Message] | None:
     return turns if alternating and len(turns) % 2 else None
 
 
-def _pair(name: str) -> Callable[[dict[str, Any]], list[Message]]:
-    question, answer = name.partition('/')[::2]
-    return lambda row: [
-        {'role': 'user', 'content': _text(row, question)},
-        {'role': 'assistant', 'content': _text(row, answer)},
-    ]
-
-
-def _conversation(field: str, role: str, content: str) -> Callable[[dict[str, Any]], list[Message]]:
-    def read(row: dict[str, Any]) -> list[Message]:
-        turns = row.get(field)
-        if turns is None:
-            raise BadRow('missing field', f'the field "{field}" is missing.')
-        if not isinstance(turns, list) or not turns:
-            raise BadRow('broken field', f'the field "{field}" must be a list of turns.')
-        messages = []
-        system = _text(row, 'system', '')
-        if system:
-            messages.append({'role': 'system', 'content': system})
-        for turn in turns:
-            if not isinstance(turn, dict):
-                raise BadRow(
-                    'broken field', f'a turn in "{field}" is an object, not {_kind(turn)}.'
-                )
-            name = _text(turn, role)
-            if name.lower() not in ROLES:
-                raise BadRow(
-                    'unknown role',
-                    f'the role {name!r} is unknown: known are {", ".join(ROLES)}.',
-                )
-            messages.append({'role': ROLES[name.lower()], 'content': _text(turn, content)})
-        return messages
-
-    return read
-
-
-_LAYOUTS = {
-    'alpaca': _alpaca,
-    'BELLE multiturn_chat': _alpaca,
-    'conversations': _conversation('conversations', 'from', 'value'),
-    'OpenAI messages': _conversation('messages', 'role', 'content'),
-}
-
-
 def _checked(messages: list[Message]) -> list[Message]:
     expected = 'user'
     for number, message in enumerate(messages, 1):
@@ -219,32 +205,3 @@ def _checked(messages: list[Message]) -> list[Message]:
             raise BadRow(f'empty {what}', f'turn {number} is an empty {what}.')
         expected = 'assistant' if role == 'user' else 'user'
     return messages
-
-
-def _text(row: dict[str, Any], field: str, missing: str | None = None) -> str:
-    """A field's text; `missing` for one that may be absent or null."""
-    value = row.get(field)
-    if value is None:
-        if missing is not None:
-            return missing
-        raise BadRow('missing field', f'the field "{field}" is missing.')
-    if not isinstance(value, str):
-        raise BadRow('broken field', f'the field "{field}" must be text, not {_kind(value)}.')
-    return _whole(value, field)
-
-
-def _whole(text: str, field: str) -> str:
-    """The text, which JSON's escapes may have given half of a character."""
-    if not text.isascii():
-        try:
-            text.encode('utf-8')
-        except UnicodeEncodeError as error:
-            raise BadRow(
-                'not UTF-8', f'the field "{field}" holds half of a character ({error.reason}).'
-            ) from error
-    return text
-
-
-def _kind(value: Any) -> str:
-    names = {list: 'a list', dict: 'an object', str: 'text', bool: 'true or false'}
-    return names.get(type(value), 'nothing' if value is None else 'a number')

@@ -36,7 +36,7 @@ from belle_jax.data.tokenizer import Piece
 from belle_jax.files import locked, whole_directory, write_text
 from belle_jax.progress import Progress
 
-VERSION = 1  # raise it when the same source gives other tokens, or the files change
+VERSION = 2  # raise it when the same source gives other tokens, or the files change
 CHUNK = 1024  # records tokenised together: enough to keep every core busy
 TEXT, CONVERSATION = 1, 0
 
@@ -57,7 +57,7 @@ class Tokens:
     trained_count: np.ndarray  # int64 [examples]
     kind: np.ndarray  # uint8 [examples], TEXT or CONVERSATION
     record_hash: np.ndarray  # uint64 [records], equal for equal conversations
-    account: dict[str, Any]  # describe, rows, skipped, unanswered
+    account: dict[str, Any]  # path, describe, rows, skipped, unanswered, unread_fields
 
 
 def default_directory() -> pathlib.Path:
@@ -107,7 +107,11 @@ def open_source(
         raise ValueError(
             f'{entry} was damaged while it was written: free space there, start again.'
         )
-    return found
+    # The entry may have been made from the same bytes under another name.
+    told = f'{path}: {found.account["found"]}'
+    account = {'path': path, 'describe': told} | found.account
+    del account['found']
+    return dataclasses.replace(found, account=account)
 
 
 def _make(entry: pathlib.Path, reader: RecordReader, template: Template, system: str) -> None:
@@ -150,10 +154,11 @@ def _write(work: pathlib.Path, reader: RecordReader, template: Template, system:
         'tokens': total,
         'template': template.name,
         'account': {
-            'describe': reader.describe,
+            'found': reader.found,
             'rows': reader.rows,
             'skipped': dict(reader.skipped),
             'unanswered': reader.unanswered,
+            'unread_fields': dict(sorted(reader.unread.items())),
         },
     }
     (work / 'meta.json').write_text(json.dumps(meta, ensure_ascii=False, indent=2), 'utf-8')
@@ -207,8 +212,11 @@ def _examples(
 
 
 def _hash(record: Record) -> int:
-    """Equal for equal conversations, whatever the layout of their rows."""
-    texts = [f'{m["role"]}\x1f{m["content"]}{m.get("input", "")}' for m in record.messages]
+    """Equal for equal conversations of which the same is learnt, whatever their rows' layout."""
+    texts = []
+    for m in record.messages:
+        mark = '' if m.get('trained', True) else '\x1fnot learnt'
+        texts.append(f'{m["role"]}\x1f{m["content"]}{m.get("input", "")}{mark}')
     text = '\x1e'.join(texts) if record.text is None else record.text
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), 'little')
 

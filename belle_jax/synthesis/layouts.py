@@ -10,7 +10,8 @@ import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from belle_jax.data.records import ROLES, BadRow, Message, layout, parse
+from belle_jax.data.fields import MARKS
+from belle_jax.data.records import ROLES, TURNS, BadRow, Message, layout, parse
 from belle_jax.data.row_file import RowFile, new_row_file
 from belle_jax.texts.filters import Row
 
@@ -33,15 +34,12 @@ SPEAKERS = {
     'sharegpt': {'system': 'system', 'user': 'human', 'assistant': 'gpt'},
     'messages': {'system': 'system', 'user': 'user', 'assistant': 'assistant'},
 }
-TURNS = {
-    'conversations': ('conversations', 'from', 'value'),
-    'OpenAI messages': ('messages', 'role', 'content'),
-}
 NO_ANSWER = 'last question without an answer'
 # Fields that some layout reads: as a field of another layout's row they would change its meaning.
 MEANT = frozenset(
     'instruction input output history system instances conversations messages question answer '
-    'prompt completion target text chosen rejected'.split()
+    'prompt completion target text chosen rejected response query context system_prompt '
+    'conversation mask'.split()
 )
 
 
@@ -185,12 +183,10 @@ def _converted(row: Any, name: str, to: str, separator: str) -> tuple[Row, list[
 
 def _conversation(row: Row, name: str) -> list[Message]:
     """The turns of a row as training reads them, and the last question that nobody answered."""
-    record, unanswered = parse(row, name)
+    record, _ = parse(row, name)
     messages = list(record.messages)
-    if unanswered and messages[-1]['role'] == 'assistant':
-        field, _, content = TURNS[name]
-        if (question := row[field][-1][content]).strip():
-            messages.append({'role': 'user', 'content': question})
+    if record.left_out and record.left_out['content'].strip():
+        messages.append(record.left_out)
     return messages
 
 
@@ -199,11 +195,11 @@ def _rest(row: Row, name: str) -> tuple[Row, list[str]]:
     changed = []
     own = {'instruction', 'input', 'output', 'history', 'system'}
     if '/' in name:
-        own = set(name.split('/'))
+        own = {*name.split('/'), 'history', 'system', 'system_prompt'}
     elif name in TURNS:
         field, *keys = TURNS[name]
-        own = {field, 'system'}
-        if any(turn.keys() - set(keys) for turn in row[field]):
+        own = {field, 'system', 'system_prompt', 'mask'}
+        if any(turn.keys() - {*keys, *MARKS} for turn in row[field]):
             changed.append('further fields of turns left out')
     rest = {key: value for key, value in row.items() if key not in own}
     for key in sorted(rest.keys() & MEANT):
@@ -246,7 +242,12 @@ def _fields(messages: list[Message], to: str) -> Row:
     if to in SPEAKERS:
         field, role, content = TURNS[LAYOUTS[to]]
         names = SPEAKERS[to]
-        return {field: [{role: names[m['role']], content: m['content']} for m in messages]}
+        turns = [{role: names[m['role']], content: m['content']} for m in messages]
+        for turn, message in zip(turns, messages):
+            turn |= {} if message.get('trained', True) else {'weight': 0}
+        return {field: turns}
+    if not all(message.get('trained', True) for message in messages):
+        raise Unsayable('answer that is not learnt')
     if messages[-1]['role'] != 'assistant':
         raise Unsayable(NO_ANSWER)
     system = {'system': messages[0]['content']} if messages[0]['role'] == 'system' else {}

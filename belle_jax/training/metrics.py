@@ -102,10 +102,11 @@ class Recorder:
         self._steps, self._first, self._started = steps, first_step, time.monotonic()
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """One line for a step, to every sink."""
+        """One line for a step, to every sink; `time` is in seconds since 1970."""
         if not self.active:
             return
-        record = {'step': step} | {k: _number(v) for k, v in metrics.items()}
+        now = round(time.time(), 3)
+        record = {'step': step, 'time': now} | {k: _number(v) for k, v in metrics.items()}
         self._file.write(json.dumps(record) + '\n')
         self._file.flush()
         for name, value in metrics.items():

@@ -142,6 +142,35 @@ def test_the_account_adds_up(tmp_path, chinese, shared):
     assert json.loads(json.dumps(prepared.account.to_dict())) == prepared.account
 
 
+def test_fields_that_nothing_reads_are_told_once_each(tmp_path, chinese):
+    rows = [r | {'id': i, 'category': 'x'} for i, r in enumerate(pairs(40))]
+    turns = [{'role': r, 'content': 'x', 'name': 'y'} for r in ROLES]
+    checks = write(tmp_path / 'b:c.json', [{'messages': turns}])
+    made = run(tmp_path, write(tmp_path / 'a', rows), validation={'path': checks})
+    account = data.prepare(made, chinese).account
+    assert list(account['sources'][0]['unread_fields'].items()) == [('category', 40), ('id', 40)]
+    assert account['validation'][0]['unread_fields'] == {'messages[].name': 2}
+    said = str(account).splitlines()
+    assert '  fields that are not read: category (40), id (40)' in said
+    assert 'validation: 1 conversations of b:c.json' in said
+    # Rows that are held out of the same files are told of with them.
+    made = run(tmp_path, f'{tmp_path}/a', validation={'count': 5})
+    assert str(data.prepare(made, chinese).account).count('category (40)') == 1
+
+
+def test_a_comma_in_a_path_is_written_with_a_backslash(tmp_path, chinese):
+    (tmp_path / 'a,b=2').mkdir()
+    first = write(tmp_path / 'a,b=2' / 'rows=3', pairs(10)).replace(',', '\\,') + '=1'
+    second = write(tmp_path / 'c', pairs(10, '考题'))
+    made = run(tmp_path, f'{first},{second}=2', validation={'path': first})
+    with pytest.raises(ValueError, match='leaves nothing to train on'):
+        data.prepare(run(tmp_path, first, validation={'path': first}), chinese)
+    account = data.prepare(made, chinese).account
+    told = [(s['path'], s['weight'], s['kept']) for s in account['sources']]
+    assert told == [(f'{tmp_path}/a,b=2/rows=3', 1, 0), (f'{tmp_path}/c', 2, 10)]
+    assert account['validation'][0]['path'] == f'{tmp_path}/a,b=2/rows=3'
+
+
 def test_the_fingerprint_changes_with_everything_that_changes_batches(tmp_path, chinese):
     path = write(tmp_path / 'a.jsonl', pairs(50))
 

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from belle_jax.data.record_reader import RecordReader
+from belle_jax.data.records import parse
 
 ASKED = {'role': 'user', 'content': '你好'}
 ANSWERED = {'role': 'assistant', 'content': '您好！'}
@@ -44,6 +45,23 @@ LAYOUTS = {
             {'role': 'assistant', 'content': '您好！'},
         ]
     },
+    'conversations of role and content': {'conversations': [ASKED, ANSWERED]},
+    'messages of from and value': {
+        'messages': [{'from': 'human', 'value': '你好'}, {'from': 'gpt', 'value': '您好！'}]
+    },
+    'lmsys': {'conversation': [ASKED, ANSWERED]},
+    'parts of text': {
+        'messages': [
+            {'role': 'user', 'content': [{'type': 'text', 'text': t} for t in '你好']},
+            {'role': 'assistant', 'content': [{'type': 'text', 'text': '您好！'}]},
+        ]
+    },
+    'Dolly': {'instruction': '你好', 'context': '', 'response': '您好！', 'category': 'open_qa'},
+    'TRL': {'prompt': [ASKED], 'completion': [ANSWERED]},
+    'prompt and response': {'prompt': '你好', 'response': '您好！'},
+    'ms-swift': {'query': '你好', 'response': '您好！', 'history': []},
+    'OpenOrca': {'system_prompt': '', 'question': '你好', 'response': '您好！'},
+    'input and output': {'input': '你好', 'output': '您好！'},
     'gsm8k': {'question': '你好', 'answer': '您好！'},
     'prompt': {'prompt': '你好', 'completion': '您好！'},
 }
@@ -74,6 +92,34 @@ def test_history_system_and_input_are_kept(tmp_path):
             {'role': 'assistant', 'content': 'Bye'},
         ]
     ]
+
+
+@pytest.mark.parametrize(
+    'row',
+    [
+        {'instruction': '再见', 'context': '', 'response': '慢走', 'system': '你是译者'},
+        {'query': '再见', 'response': '慢走', 'system': '你是译者'},
+        {'question': '再见', 'response': '慢走', 'system_prompt': '你是译者'},
+        {'prompt': '再见', 'completion': '慢走', 'system': '你是译者'},
+    ],
+)
+def test_a_single_question_keeps_its_history_and_system_message(tmp_path, row):
+    rows, reader = read(tmp_path / 'a.jsonl', dump(row | {'history': [['你好', '您好！']]}))
+    system = {'role': 'system', 'content': '你是译者'}
+    assert rows == [[system, ASKED, ANSWERED, *SECOND]] and not reader.unread
+
+
+def test_what_a_question_is_about_goes_with_it(tmp_path):
+    row = {'instruction': '翻译：', 'context': '再见', 'response': 'Bye', 'category': 'x'}
+    rows, reader = read(tmp_path / 'a.jsonl', dump(row))
+    assert rows[0][0] == {'role': 'user', 'content': '翻译：', 'input': '再见'}
+    assert reader.unread == {'category': 1}
+
+
+def test_of_lists_of_prompt_and_completion_the_completion_alone_is_learnt(tmp_path):
+    row = {'prompt': [ASKED, ANSWERED, SECOND[0]], 'completion': [SECOND[1]]}
+    rows, _ = read(tmp_path / 'a.jsonl', dump(row))
+    assert rows == [[ASKED, ANSWERED | {'trained': False}, *SECOND]]
 
 
 def test_multiturn_chat_is_split_into_its_turns(tmp_path):
@@ -202,6 +248,8 @@ def test_a_last_question_without_answer_is_left_out_and_counted(tmp_path):
     turns = [ASKED, ANSWERED, {'role': 'user', 'content': '还在吗？'}]
     rows, reader = read(tmp_path / 'a.json', dump({'messages': turns}))
     assert rows == [[ASKED, ANSWERED]] and reader.unanswered == 1
+    record, unanswered = parse({'messages': turns}, 'OpenAI messages')
+    assert unanswered == 1 and record.left_out == turns[-1]
 
 
 @pytest.mark.parametrize(

@@ -59,9 +59,36 @@ def test_whatever_changes_the_tokens_makes_another_entry(rows, chinese, tmp_path
     rows.write_text(rows.read_text('utf-8').replace('第3个', '第8个'), 'utf-8')
     keys.add(opened(rows, chinese, tmp_path).key)
     assert len(keys) == 5
-    copy = rows.with_name('elsewhere.json')
+
+
+def test_a_hit_tells_of_the_file_that_was_given(rows, chinese, tmp_path):
+    first = opened(rows, chinese, tmp_path)
+    copy = rows.with_name('else:where.json')
     copy.write_bytes(rows.read_bytes())
-    assert opened(copy, chinese, tmp_path).key in keys  # the content counts, not the name
+    second = opened(copy, chinese, tmp_path)
+    assert second.key == first.key
+    for path, made in ((rows, first), (copy, second)):
+        assert made.account['path'] == str(path)
+        assert made.account['describe'] == f'{path}: JSON lines, alpaca, 50 rows'
+
+
+def test_conversations_are_equal_where_their_texts_and_marks_are(chinese, tmp_path):
+    turns = [{'role': 'user', 'content': '问'}, {'role': 'assistant', 'content': '答'}]
+    names = {'role': 'from', 'content': 'value'}
+    written = {
+        'messages': [{'messages': turns}],
+        'sharegpt': [{'conversations': [{names[k]: t[k] for k in t} for t in turns]}],
+        'marked': [{'messages': [turns[0], turns[1] | {'weight': 1}]}],
+        'not learnt': [{'messages': [turns[0], turns[1] | {'weight': 0}]}],
+        'masked': [{'messages': [turns[0], turns[1] | {'masked': True}]}],
+    }
+    hashes = {}
+    for name, made in written.items():
+        path = tmp_path / name
+        path.write_text('\n'.join(map(json.dumps, made)), 'utf-8')
+        hashes[name] = opened(path, chinese, tmp_path).record_hash.tolist()
+    assert hashes['messages'] == hashes['sharegpt'] == hashes['marked']
+    assert hashes['messages'] != hashes['not learnt'] == hashes['masked']
 
 
 def test_a_file_rewritten_with_the_same_size_and_time_of_long_ago_is_noticed_by_its_digest(

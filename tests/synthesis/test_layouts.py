@@ -197,12 +197,12 @@ def test_ids_and_further_fields_go_along(tmp_path):
 
 
 def test_fields_that_would_change_a_row_are_left_out_and_counted(tmp_path):
-    """Stanford's rows hold the whole prompt in `text`; turns may have weights."""
+    """Stanford's rows hold the whole prompt in `text`; turns may have names."""
     row = {'instruction': 'a', 'input': '', 'output': 'b', 'text': 'whole prompt', 'chosen': None}
     account = convert(save(tmp_path / 'a.jsonl', [row]), tmp_path / 'b.jsonl', 'messages')
     assert list(load(tmp_path / 'b.jsonl')[0]) == ['messages']
     assert account.changed == {'field text left out': 1, 'field chosen left out': 1}
-    turns = [{'role': 'user', 'content': 'a'}, {'role': 'assistant', 'content': 'b', 'weight': 1}]
+    turns = [{'role': 'user', 'content': 'a'}, {'role': 'assistant', 'content': 'b', 'name': 'x'}]
     path = save(tmp_path / 'c.jsonl', [{'messages': turns}])
     account = convert(path, tmp_path / 'd.jsonl', 'sharegpt')
     assert account.changed == {'further fields of turns left out': 1}
