@@ -110,13 +110,12 @@ def engine(
 
 
 def title(path: str | Path, engine: Engine, spoken: Voice) -> str:
-    """One line that says which model this is: where from, family, size, step, template, context."""
+    """One line that says which model this is: where from, which step, family, size, context."""
     architecture, context = engine.architecture, engine.room(0)
     count = models.count_parameters(models.Blueprint(architecture))
     parts = (
         f'{path}' + (f', step {spoken.step:,}' if spoken.step is not None else ''),
         f'{families.of(architecture).title}, {count:,} parameters',
-        f'template {spoken.template.name}',
         f'context {context:,} tokens' if context else 'any context',
     )
     return ' · '.join(parts)

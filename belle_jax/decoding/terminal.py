@@ -197,6 +197,8 @@ def converse(
             return
         elif command == 'reset':
             chat.reset()
+            if interactive:
+                print('(the conversation is forgotten)')
         elif command:
             print(f'{message.strip()} is not a command.\n{HELP}' if command == '?' else HELP)
         elif message.strip() or voice.template.name == 'none':

@@ -185,5 +185,5 @@ def test_the_title_names_the_model(directory, voice):
     engine = assistant.engine(directory, voice)
     count = sum(array.size for array in load_file(directory / 'model.safetensors').values())
     assert assistant.title(directory, engine, voice) == (
-        f'{directory} · LLaMA, {count:,} parameters · template belle · context 256 tokens'
+        f'{directory} · LLaMA, {count:,} parameters · context 256 tokens'
     )
