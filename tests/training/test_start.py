@@ -97,6 +97,17 @@ def test_wandb_may_be_switched_off_where_it_could_not_be_switched_on(folder, tmp
     assert open_checkpoint(tmp_path / 'run').step == 2
 
 
+def test_what_is_advised_of_a_loss_that_is_not_finite_works(folder, tmp_path):
+    wild: dict[str, Any] = {'optim__schedule': 'constant', 'optim__warmup_steps': 0}
+    wild |= {'optim__learning_rate': 1e30, 'optim__clip_norm': 0.0, 'train__steps': 4}
+    with pytest.raises(ValueError, match=r'Set --config\.optim\.learning_rate lower\.$'):
+        Trainer(settings(folder, **wild), tmp_path / 'run').train()
+    Trainer(settings(folder), tmp_path / 'run').train()
+    wild['train__checkpoint_every'] = 1
+    with pytest.raises(ValueError, match=r'learning_rate lower, with a new --workdir\.$'):
+        Trainer(settings(folder, **wild), tmp_path / 'other').train()
+
+
 def test_a_stop_before_the_first_step_saves_nothing(folder, tmp_path):
     trainer = Trainer(settings(folder), tmp_path / 'run')
     trainer._stop = True
