@@ -141,17 +141,14 @@ def lines(interactive: bool) -> Iterator[str]:
             yield line.rstrip('\n')
         return
     from prompt_toolkit import PromptSession
-    from prompt_toolkit.enums import DEFAULT_BUFFER
-    from prompt_toolkit.filters import has_focus
     from prompt_toolkit.key_binding import KeyBindings
     from prompt_toolkit.output import create_output
 
-    keys, here = KeyBindings(), has_focus(DEFAULT_BUFFER)
-    keys.add('enter', filter=here)(lambda event: event.current_buffer.validate_and_handle())
-    keys.add('escape', 'enter', filter=here)(lambda event: event.current_buffer.insert_text('\n'))
+    keys = KeyBindings()
+    keys.add('escape', 'enter')(lambda event: event.current_buffer.insert_text('\n'))
     # Where the answers go to a file or a program, the prompt is still shown to the person.
     output = None if sys.stdout.isatty() else create_output(always_prefer_tty=True)
-    session = PromptSession('> ', multiline=True, key_bindings=keys, output=output)
+    session = PromptSession('> ', key_bindings=keys, output=output)
     while True:
         try:
             yield session.prompt()

@@ -13,27 +13,12 @@ from belle_jax.files import read_json
 from belle_jax.runs import run_directory
 from belle_jax.weights.parameters import Parameters
 
-FIXED = (
-    'seed',
-    'model',
-    'data',
-    'batch',
-    'optim',
-    'train.objective',
-    'train.only',
-    'train.freeze',
-)
-"""What decides the numbers of a run: a run is continued with the values that it began with."""
+FIXED = ('seed', 'model', 'data', 'batch', 'optim', 'train.objective', 'train.only', 'train.freeze')
+"""What decides the numbers of a run: it is continued with the values that it began with."""
 
-FREE = (
-    'model.attention',
-    'model.remat',
-    'model.scan',
-    'data.cache_dir',
-    'batch.accumulation',  # as the mesh: how a step is split, not what it computes
-)
+FREE = ('model.attention', 'model.remat', 'model.scan', 'data.cache_dir', 'batch.accumulation')
 BY_CONTENT = ('model.source', 'data.path', 'data.tokenizer', 'data.validation.path')
-"""Places: the same rows, tokens and weights may be read from anywhere."""
+"""Places: the same weights, rows and tokens may be read from anywhere."""
 
 
 class Held:
@@ -42,42 +27,29 @@ class Held:
     Attributes:
         workdir: The directory.
         trained: Whether it has a checkpoint of training.
+        converted: Whether it has a published model as it came, which fixes that and nothing else.
         run: The configuration of the model that it holds. None: it holds none, and what else is
             there has been left by a start that came to nothing.
     """
 
     def __init__(self, workdir: Path):
-        """Looks; nothing is changed, and no checkpoint is verified.
-
-        Raises:
-            ValueError: its config.json is damaged, or not a run's: it would be written over.
-        """
+        """Looks; a config.json that is not a run's is a ValueError: it would be written over."""
         folder, saved = workdir / run_directory.CHECKPOINTS, workdir / run_directory.CONFIG
         complete = [folder / p.name.split('.')[0] for p in folder.glob('*.manifest.json')]
         complete = [path for path in complete if path.is_dir()]
         self.workdir = workdir
+        try:
+            before = config.load(saved) if saved.exists() else None
+        except ValueError as error:
+            raise ValueError(
+                f'{saved} is not the configuration of a run ({error}). Give another --workdir.'
+            ) from error
+        self.run = before if complete else None
         self.trained = any(map(_is_trained, complete))
-        self.run = None
-        if saved.exists():
-            try:
-                before = config.load(saved)
-            except ValueError as error:
-                raise ValueError(
-                    f'{saved} is not the configuration of a run ({error}). Give another --workdir.'
-                ) from error
-            self.run = before if complete else None
-
-    @property
-    def converted(self) -> bool:
-        """Whether it holds a published model as it came: it fixes the model, and nothing else."""
-        return self.run is not None and not self.trained
+        self.converted = self.run is not None and not self.trained
 
     def check(self, now: Run) -> None:
-        """Holds a configuration against the run that the directory holds; places are left out.
-
-        Raises:
-            ValueError: a field may not change.
-        """
+        """Refuses a configuration with another value of a fixed field; places are left out."""
         if self.run is None:
             return
         if bool(self.run.model.source) != bool(now.model.source):
@@ -100,12 +72,7 @@ class Held:
         )
 
     def check_source(self, recorded: str | None, source: str) -> None:
-        """Refuses weights that are not those that the run began with, wherever they lie.
-
-        Args:
-            recorded: Their `identity`; None where it was not recorded.
-            source: As configured.
-        """
+        """Refuses a source whose `identity` is not the recorded one, wherever it lies."""
         if self.run and source not in ('', self.run.model.source):
             from belle_jax.runs.load import open_parameters
 
@@ -124,12 +91,8 @@ class Held:
 def identity(parameters: Parameters) -> str:
     """A hash that tells models apart by some numbers of every parameter.
 
-    The last layer stands for all of them: reading one number of a checkpoint's layer reads it all.
-
-    Args:
-        parameters: From any kind of source; its dtype does not matter where no number was rounded.
-    Returns:
-        64 hexadecimal digits.
+    Directory and dtype do not matter. The last layer stands for all: of a checkpoint's layer one
+    number is not read without the others.
     """
     found = hashlib.sha256()
     for name, shape in sorted(parameters.shapes.items()):

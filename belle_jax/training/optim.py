@@ -42,12 +42,7 @@ def schedule(optim: config.Optim, steps: int) -> Callable[[Any], Any]:
 
 
 def check_warmup(optim: config.Optim, steps: int) -> None:
-    """Warns of a warm-up that the run ends in: its peak is never reached.
-
-    Args:
-        optim: As for `schedule`.
-        steps: Of the whole run.
-    """
+    """Warns of a warm-up that is longer than the run, whose peak is never reached."""
     if optim.warmup_steps > steps:
         logging.warning(
             '--config.optim.warmup_steps=%d is longer than the run of %d steps: the learning rate '
