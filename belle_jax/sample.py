@@ -5,8 +5,9 @@
     belle-jax sample --model=runs/sft --prompts=questions.jsonl --output=answers.jsonl
 
 --model is a run directory, one of its checkpoints, a Hugging Face directory or a hub name. Without
---prompts, each line of standard input is a turn of one conversation, answered as it is made; Ctrl-C
-stops an answer, /reset forgets the conversation, /exit leaves.
+--prompts, each message is a turn of one conversation, answered as it is made. At a terminal Enter
+sends it, Alt-Enter begins a new line, a paste stays whole, Ctrl-C stops an answer, /reset forgets
+the conversation, /help lists the commands, /exit leaves. From a pipe each line is a message.
 
 A prompts file has one JSON object a line: {"prompt": "..."}, {"messages": [{"role": "user",
 "content": "..."}]} or BELLE's {"text": "..."}, and optionally an "id". The output has, in the same
@@ -89,7 +90,11 @@ FLAGS = {
         flags.DEFINE_float(
             'repetition_penalty', None, 'Above 1: tokens that occurred become less likely (1: off).'
         ),
-        flags.DEFINE_integer('max_new_tokens', None, 'Longest answer, in tokens (default 512).'),
+        flags.DEFINE_integer(
+            'max_new_tokens',
+            None,
+            'Longest answer, in tokens (default 512; less where the context ends).',
+        ),
         flags.DEFINE_integer('min_new_tokens', None, 'No end before that many tokens (default 0).'),
         flags.DEFINE_integer('max_length', None, 'Longest prompt and answer together (0: any).'),
         flags.DEFINE_integer('min_length', None, 'No end before prompt and answer have that many.'),
@@ -169,7 +174,7 @@ def main() -> None:
         devices=DEVICES.value,
     )
     if output is None:
-        terminal.converse(engine, voice, settings)
+        terminal.converse(engine, voice, settings, assistant.title(model, engine, voice))
     else:
         prompt_file.answer(engine, voice, rows, output, settings)
         print(f'{len(rows):,} answers are in {OUTPUT.value}')

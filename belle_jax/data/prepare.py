@@ -90,7 +90,7 @@ def prepare(run: config.Run, tokenizer: Tokenizer) -> Prepared:
         account['sources'].append({'path': where.path, 'weight': where.weight} | entry)
     made_of = [(b.source.key, b.weight) for b in training]
     settings = (data.seq_len, data.packing, data.train_on, seed, batch_size)
-    split = (dataclasses.asdict(data.validation), [c.key for c in checks])
+    split = (data.validation.fraction, data.validation.count, [c.key for c in checks])
     key = (made_of, settings, split)
     train = _plan(training, data, batch_size, seed, shuffled=True, made_of=key)
     if not train.rows_per_epoch:

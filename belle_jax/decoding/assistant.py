@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+from belle_jax import families, models
 from belle_jax.data import templates, tokenizer
 from belle_jax.data.records import Message
 from belle_jax.decoding.engine import Engine
@@ -106,3 +107,15 @@ def engine(
     model = load_model(spoken.checkpoint or path, dtype=dtype, mesh=mesh)
     ends = {*model.architecture.eos_ids, *spoken.template.stop_ids}
     return Engine(model, spoken.tokenizer, eos_ids=sorted(ends), batch_size=batch_size)
+
+
+def title(path: str | Path, engine: Engine, spoken: Voice) -> str:
+    """One line that says which model this is: where from, which step, family, size, context."""
+    architecture, context = engine.architecture, engine.room(0)
+    count = models.count_parameters(models.Blueprint(architecture))
+    parts = (
+        f'{path}' + (f', step {spoken.step:,}' if spoken.step is not None else ''),
+        f'{families.of(architecture).title}, {count:,} parameters',
+        f'context {context:,} tokens' if context else 'any context',
+    )
+    return ' · '.join(parts)

@@ -1,5 +1,6 @@
 """Talking to a model in the terminal, turn after turn."""
 
+import re
 import sys
 import unicodedata
 from collections.abc import Callable, Iterator
@@ -7,17 +8,20 @@ from typing import TextIO
 
 from belle_jax.data.records import Message
 from belle_jax.decoding.assistant import Voice
-from belle_jax.decoding.engine import Engine
+from belle_jax.decoding.engine import Completion, Engine
 from belle_jax.decoding.sampling import Sampling
 
-HELP = """Type a message and press Enter. The model sees the whole conversation.
+HELP = """Enter sends a message, Alt-Enter begins a new line in it, and a paste stays one message.
   /reset   forget the conversation
   /help    this text
-  /exit    leave (so does Ctrl-D)
+  /exit    leave (so do exit, quit and Ctrl-D)
   Ctrl-C   stop the answer that is being written"""
+COMMANDS = {'/reset': 'reset', '/help': 'help', '/exit': 'exit', '/quit': 'exit'}
+WORDS = {'exit': 'exit', 'quit': 'exit'}
+"""What ends a chat at a terminal as well; through a pipe they are messages like others."""
 
-ANSWER_ROOM = 256
-"""Tokens kept free for an answer: older turns are forgotten to make room for it."""
+ANSWER_SHARE = 4
+"""A quarter of the context is kept free for an answer: older turns are forgotten for it."""
 
 
 def printable(text: str) -> str:
@@ -69,14 +73,15 @@ class Chat:
         """
         messages, prompt = self._fitting([*self.messages, {'role': 'user', 'content': text}])
         self._engine.check_prompt(prompt)
-        if forgotten := (len(self.messages) + 1 - len(messages)) // 2:
-            print(f'(the context is full: forgot the oldest {forgotten} turns)', file=sys.stderr)
+        self._tell_forgotten(self.messages[: len(self.messages) + 1 - len(messages)])
         self.messages = messages
-        written, shown = '', ''
+        written, shown, done = '', '', None
+        settings = self._settings(len(prompt))
         try:
-            settings = self._settings(len(prompt))
             for piece in self._engine.stream(prompt, settings, row=self._turn):
-                if isinstance(piece, str):
+                if isinstance(piece, Completion):
+                    done = piece
+                else:
                     written += piece
                     answer = self._voice.answer(written)
                     self._print(answer[len(shown) :])
@@ -84,6 +89,8 @@ class Chat:
         except KeyboardInterrupt:
             self._print(' [stopped]')
         self._print('\n')
+        if done and done.finish_reason == 'length':
+            self._tell_cut(done)
         self._turn += 1
         if self._voice.template.name == 'none':
             self.messages = []  # without a template there are no turns: each text stands alone
@@ -93,13 +100,34 @@ class Chat:
 
     def _fitting(self, messages: list[Message]) -> tuple[list[Message], list[int]]:
         """A conversation and its prompt, the oldest turns left out while an answer has no room."""
-        wanted = min(self._settings(0).max_new_tokens, ANSWER_ROOM)
+        longest, context = self._longest(0), self._engine.room(0)
+        wanted = min(longest, max(1, (context or longest) // ANSWER_SHARE))
         while True:
             prompt = self._voice.prompt(messages)
-            room = self._engine.room(len(prompt))
-            if room is None or room >= wanted or len(messages) < 3:
+            if self._longest(len(prompt)) >= wanted or len(messages) < 3:
                 return messages, prompt
             messages = messages[2:]
+
+    def _longest(self, prompt_tokens: int) -> int:
+        """Tokens that an answer may have, by its settings and by the model's context."""
+        most, room = self._settings(prompt_tokens).max_new_tokens, self._engine.room(prompt_tokens)
+        return most if room is None else min(most, room)
+
+    def _tell_forgotten(self, turns: list[Message]) -> None:
+        said = [f'"{_brief(m["content"])}"' for m in turns if m['role'] == 'user']
+        if said:
+            which = f'turn {said[0]}' if len(said) == 1 else f'turns from {said[0]} to {said[-1]}'
+            print(f'(the context is full: forgot the {which})', file=sys.stderr)
+
+    def _tell_cut(self, answer: Completion) -> None:
+        context = self._engine.room(0)
+        if context and answer.prompt_tokens + answer.completion_tokens >= context:
+            why = f'the context of {context:,} tokens is full; /reset begins anew'
+        elif self._out.isatty():
+            why = f'{answer.completion_tokens:,} tokens are the most that the settings allow'
+        else:
+            return
+        print(f'(the answer was cut: {why})', file=sys.stderr)
 
     def _print(self, text: str) -> None:
         self._out.write(printable(text) if self._out.isatty() else text)
@@ -107,49 +135,79 @@ class Chat:
 
 
 def lines(interactive: bool) -> Iterator[str]:
-    """What the person says, until the end of input."""
+    """What the person says, until the end of input: typed messages, or lines from a pipe."""
     if not interactive:
         for line in sys.stdin:
             yield line.rstrip('\n')
         return
-    import readline  # noqa: F401 - gives input() a history and editing keys
+    from prompt_toolkit import PromptSession
+    from prompt_toolkit.key_binding import KeyBindings
+    from prompt_toolkit.output import create_output
 
+    keys = KeyBindings()
+    keys.add('escape', 'enter')(lambda event: event.current_buffer.insert_text('\n'))
+    # Where the answers go to a file or a program, the prompt is still shown to the person.
+    output = None if sys.stdout.isatty() else create_output(always_prefer_tty=True)
+    session = PromptSession('> ', key_bindings=keys, output=output)
     while True:
         try:
-            yield input('> ')
+            yield session.prompt()
         except EOFError:
-            print()
             return
         except KeyboardInterrupt:
-            print('\n(Ctrl-D or /exit leaves)')
+            print('(Ctrl-D or /exit leaves)')
 
 
-def converse(engine: Engine, voice: Voice, settings: Callable[[int], Sampling]) -> None:
+def command_of(text: str, interactive: bool) -> str:
+    """The command that a message is: reset, help, exit, '?' for one that does not exist, or ''.
+
+    At a terminal a slash and letters make a command; a path or Chinese after the slash does not.
+    """
+    words = text.strip().lower().split(' ')
+    known = COMMANDS | (WORDS if interactive else {})
+    if len(words) == 1 and words[0] in known:
+        return known[words[0]]
+    unknown = interactive and '\n' not in text.strip() and re.fullmatch('/[a-z]*', words[0])
+    return '?' if unknown else ''
+
+
+def converse(
+    engine: Engine, voice: Voice, settings: Callable[[int], Sampling], title: str = ''
+) -> None:
     """Reads messages from standard input and answers them until it ends.
 
     Args:
         engine: Answers.
         voice: Writes prompts.
         settings: From the tokens of a prompt to how it is answered.
+        title: Says to a person which model it is.
     Raises:
         ValueError: a piped message cannot be answered; an interactive one is only reported.
     """
     interactive = sys.stdin.isatty()
     chat = Chat(engine, voice, settings)
     if interactive:
-        print(HELP)
-    for line in lines(interactive):
-        command = line.strip()
-        if command == '/exit':
+        print(f'{title}\n{HELP}'.lstrip())
+    for message in lines(interactive):
+        command = command_of(message, interactive)
+        if command == 'exit':
             return
-        elif command == '/reset':
+        elif command == 'reset':
             chat.reset()
-        elif command == '/help':
-            print(HELP)
-        elif command or voice.template.name == 'none':
+            if interactive:
+                print('(the conversation is forgotten)')
+        elif command:
+            print(f'{message.strip()} is not a command.\n{HELP}' if command == '?' else HELP)
+        elif message.strip() or voice.template.name == 'none':
             try:
-                chat.say(line)
+                chat.say(message)
             except ValueError as error:
                 if not interactive:
                     raise
                 print(error, file=sys.stderr)
+
+
+def _brief(text: str, width: int = 24) -> str:
+    """The beginning of a text on one line."""
+    text = printable(' '.join(text.split()))
+    return text if len(text) <= width else text[: width - 1] + '…'

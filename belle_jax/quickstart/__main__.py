@@ -54,6 +54,7 @@ def main() -> None:
         number = next(i for i, pair in enumerate(held_out) if pair.kind == kind)
         print(f'  Human: {questions[number]}\n  Assistant: {given[number]}')
     print(f'\nTalk to it:   {_shown("sample", f"--model={RUN}")}')
+    print('              (it was trained on single questions: /reset between them helps it)')
     print(f'Loss curve:   {RUN}/metrics/loss.png')
     print(f'The quickstart took {time.monotonic() - began:.0f} seconds; its files are in {HOME}')
 

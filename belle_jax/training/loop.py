@@ -14,7 +14,7 @@ from jax.experimental import multihost_utils
 
 from belle_jax import data, models
 from belle_jax.config import Run
-from belle_jax.training import metrics
+from belle_jax.training import metrics, optim
 from belle_jax.training.setup import Setup, lay_out
 from belle_jax.training.start import Saving, Start
 from belle_jax.training.step import reduced
@@ -57,6 +57,7 @@ class Trainer:
                 f'--config.train.epochs={self.run.train.epochs} gives no step: the data fill less '
                 'than that. Set --config.train.epochs or --config.train.steps higher.'
             )
+        optim.check_warmup(self.run.optim, self.steps)
         self.last_step = min(self.steps, self.run.train.max_steps or self.steps)
         self.eval_every = self._interval(self.run.train.eval_every)
         self.save_every = self._interval(
@@ -109,7 +110,7 @@ class Trainer:
                 jax.profiler.stop_trace()
             self.recorder.close()
         self.saving.checkpoints.close()
-        if jax.process_index() == 0:
+        if jax.process_index() == 0 and self.number:
             curve = self.workdir / 'metrics' / 'loss.png'
             metrics.draw(metrics.read(self.recorder.path), curve)
             print(f'Loss curve: {curve}')
@@ -162,8 +163,10 @@ class Trainer:
         if self._stop:
             self.recorder.say(
                 f'Stopped: saving step {self.number}; the same command goes on from there.'
+                if self.number
+                else 'Stopped before the first step: there is nothing to save.'
             )
-        if self.saving.checkpoints.last_saved != self.number:
+        if self.number and self.saving.checkpoints.last_saved != self.number:
             self.saving.save(self.number, self.state, None)
         self.saving.checkpoints.wait()
 
@@ -216,10 +219,12 @@ class Trainer:
     def _check_finite(self, pending) -> None:
         for number, values in pending:
             if not np.isfinite(values['loss']) or not np.isfinite(values['grad_norm']):
+                held = self.saving.checkpoints.last_saved is not None  # its run keeps its settings
                 raise NotFiniteError(
                     f'the loss of step {number} is not finite (loss {float(values["loss"])}, '
                     f'gradient norm {float(values["grad_norm"])}): training stopped there, and the '
-                    'checkpoints before it are intact. Set --config.optim.learning_rate lower.'
+                    'checkpoints before it are intact. Set --config.optim.learning_rate lower'
+                    + (', with a new --workdir.' if held else '.')
                 )
 
     def _due(self, every: int) -> bool:

@@ -84,11 +84,6 @@ class Recorder:
         if not self.active:
             return
         directory.mkdir(parents=True, exist_ok=True)
-        _forget(self.path, first_step)
-        self._file = self.path.open('a', encoding='utf-8')
-        from tensorboardX import SummaryWriter
-
-        self._board = SummaryWriter(str(directory), purge_step=first_step + 1)
         self._wandb = None
         if wandb:
             try:
@@ -99,6 +94,11 @@ class Recorder:
                 ) from error
 
             self._wandb = client.init(project=wandb, config=settings, dir=str(directory))
+        _forget(self.path, first_step)
+        self._file = self.path.open('a', encoding='utf-8')
+        from tensorboardX import SummaryWriter
+
+        self._board = SummaryWriter(str(directory), purge_step=first_step + 1)
         self._steps, self._first, self._started = steps, first_step, time.monotonic()
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import optax.contrib
+from absl import logging
 
 from belle_jax import config
 from belle_jax.models import ParamSpec
@@ -38,6 +39,18 @@ def schedule(optim: config.Optim, steps: int) -> Callable[[Any], Any]:
     if not warmup:
         return after
     return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup])
+
+
+def check_warmup(optim: config.Optim, steps: int) -> None:
+    """Warns of a warm-up that is longer than the run, whose peak is never reached."""
+    if optim.warmup_steps > steps:
+        logging.warning(
+            '--config.optim.warmup_steps=%d is longer than the run of %d steps: the learning rate '
+            'ends at %.0f %% of its peak. Set it lower, or set warmup_ratio instead.',
+            optim.warmup_steps,
+            steps,
+            100 * steps / optim.warmup_steps,
+        )
 
 
 def decays(name: str) -> bool:

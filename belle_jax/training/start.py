@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,29 +11,17 @@ import jax
 from absl import logging
 from jax.experimental import multihost_utils
 
-from belle_jax import config, models
+from belle_jax import config, families, models
 from belle_jax.config import Architecture, Run
 from belle_jax.data import Tokenizer, tokenizer
 from belle_jax.files import locked, write_json
-from belle_jax.runs import run_directory
+from belle_jax.formats import huggingface
+from belle_jax.runs import conversion, run_directory
 from belle_jax.runs.checkpoints import Checkpoints
-from belle_jax.runs.conversion import keep_origin
 from belle_jax.runs.parameters import Regrouped, place
+from belle_jax.training.held import Held, identity
 from belle_jax.training.setup import Setup
 from belle_jax.training.step import State
-
-FIXED = (
-    'seed',
-    'model',
-    'data',
-    'batch',
-    'optim',
-    'train.objective',
-    'train.only',
-    'train.freeze',
-)
-FREE = ('attention', 'remat', 'scan', 'cache_dir')
-"""What decides the numbers of a run: a run is continued with the values that it began with."""
 
 
 class Start:
@@ -49,28 +37,33 @@ class Start:
             ValueError: the directory holds another run, or the tokenizer does not fit.
         """
         self.workdir, self._lock = workdir, contextlib.ExitStack()
-        self._source = run.model.source
-        saved = workdir / 'config.json'
-        continued = saved.exists()
-        kept = workdir / 'tokenizer'
-        tokenizer_path = kept if continued and kept.is_dir() else _tokenizer_path(run)
-        self.tokenizer = tokenizer.load(tokenizer_path)
-        if continued and run.model.source:  # the directory alone is enough to go on
+        self.held, self.identity = Held(workdir), None
+        # A converted directory has its own parameters: the source may be gone.
+        self._source = str(workdir) if self.held.converted else run.model.source
+        self.tokenizer = self._tokenizer(run)
+        if self.held.run and run.model.source:  # the directory alone is enough to go on
             self.architecture = run_directory.read_architecture(workdir)
         else:
             self.architecture = _architecture(run, self.tokenizer)
         if len(self.tokenizer) > self.architecture.vocab_size:
             raise ValueError(
-                f'the tokenizer {tokenizer_path} has {len(self.tokenizer)} tokens, more than the '
-                f"{self.architecture.vocab_size} rows of the model's embedding: tokens beyond "
-                'them have no vector. Give the tokenizer that belongs to the model, or extend the '
-                'vocabulary.'
+                f'the tokenizer {self.tokenizer.directory} has {len(self.tokenizer)} tokens, more '
+                f"than the {self.architecture.vocab_size} rows of the model's embedding: tokens "
+                'beyond them have no vector. Give the tokenizer that belongs to the model, or '
+                'extend the vocabulary.'
+            )
+        limit = families.of(self.architecture).context_limit(self.architecture)
+        if limit and run.data.seq_len > limit:
+            logging.warning(
+                '--config.data.seq_len=%d is longer than the context of %d tokens: what stands '
+                'beyond it is trained on, and no answer is ever given there.',
+                run.data.seq_len,
+                limit,
             )
         self.run = dataclasses.replace(
             run, model=dataclasses.replace(run.model, architecture=self.architecture)
         )
-        if continued:
-            _check_same(config.load(saved), self.run, workdir)
+        self.held.check(self.run)
 
     def parameters(self, setup: Setup) -> dict[str, jax.Array]:
         """The parameters of step 0, placed as the setup says: published ones, or random ones.
@@ -84,6 +77,9 @@ class Start:
         from belle_jax.runs.load import open_parameters
 
         source = open_parameters(self._source, self.architecture)
+        self.identity = identity(source)
+        if self.held.converted:
+            self.held.check_source(self.identity, self.run.model.source)
         grouped: Any = Regrouped(source, setup.blueprint.groups)
         placed = {}
         for names, dtype in (
@@ -113,12 +109,36 @@ class Start:
         if jax.process_index():
             return
         self.workdir.mkdir(parents=True, exist_ok=True)
-        if not (self.workdir / 'tokenizer').exists():
-            self.tokenizer.save(self.workdir / 'tokenizer')
-        if self._source and not (self.workdir / 'source').exists():
-            keep_origin(self._source, self.workdir)
+        config.save(self.run, self.workdir / run_directory.CONFIG)
+        if self.held.run is None:
+            self._keep_origin()
         write_json(self.workdir / run_directory.ACCOUNT, account.to_dict())
-        config.save(self.run, self.workdir / 'config.json')
+
+    def _tokenizer(self, run: Run) -> Tokenizer:
+        """The directory's own where it holds a model, else the one that is configured.
+
+        Without a config.json what is there has been put there by a person, and stays.
+        """
+        path, kept = _tokenizer_path(run), self.workdir / run_directory.TOKENIZER
+        begun = (self.workdir / run_directory.CONFIG).exists()
+        if not kept.is_dir() or (begun and not self.held.run):
+            return tokenizer.load(path)
+        words = tokenizer.load(kept)
+        if not self.held.run or path != _tokenizer_path(self.held.run):
+            self.held.check_tokenizer(words, tokenizer.load(path))
+        return words
+
+    def _keep_origin(self) -> None:
+        """Copies the tokenizer and the source's small files, in place of an earlier start's."""
+        words, source = (self.workdir / n for n in (run_directory.TOKENIZER, run_directory.SOURCE))
+        if words.resolve() != self.tokenizer.directory.resolve():
+            _remove(words, tokenizer.FILES)
+            self.tokenizer.save(words)
+        if (source / run_directory.ORIGIN).is_file():
+            settings = huggingface.SETTINGS_FILES + huggingface.LICENCE_FILES
+            _remove(source, (*settings, run_directory.ORIGIN))
+        if self._source and not (source / 'config.json').exists():
+            conversion.keep_origin(self._source, self.workdir)
 
 
 class Saving:
@@ -147,21 +167,36 @@ class Saving:
         """
         step, like = self.checkpoints.newest(), self._setup.shapes
         meta = {} if step is None else self.checkpoints.meta(step)
-        self._check(meta)
         if step is None or not meta.get('optimiser', True):  # nothing was trained here yet
             state = self._setup.state(self._start.parameters(self._setup))
             self._keep_frozen(state.frozen)
             return 0, state
+        self._check(step, meta)
         trainable, optimiser = self.checkpoints.restore(step, like.trainable, like.optimiser)
         return step, State(trainable, self._kept_frozen(), optimiser)
 
     def save(self, number: int, state: State, evaluation_loss: float | None) -> None:
         """Starts to save what step `number` has come to."""
-        meta = {'plan': self._plan, 'evaluation_loss': evaluation_loss, 'steps': self._steps}
+        meta = {
+            'plan': self._plan,
+            'evaluation_loss': evaluation_loss,
+            'steps': self._steps,
+            'source': self._start.identity,
+        }
         self.checkpoints.save(number, state.trainable, state.optimiser, meta)
 
-    def _check(self, meta: Mapping[str, Any]) -> None:
+    def _check(self, step: int, meta: Mapping[str, Any]) -> None:
         """Holds a checkpoint against what this configuration plans."""
+        self._start.identity = meta.get('source')
+        self._start.held.check_source(self._start.identity, self._start.run.model.source)
+        train = self._start.run.train
+        if step > min(self._steps, train.max_steps or self._steps):
+            name = 'max_steps' if step <= self._steps else 'steps' if train.steps else 'epochs'
+            raise ValueError(
+                f'{self._start.workdir} is at step {step}, beyond the end that --config.train.'
+                f'{name}={getattr(train, name)} sets: nothing is left to train. Set it higher, or '
+                'give a new --workdir.'
+            )
         if meta.get('plan') not in (None, self._plan):
             raise ValueError(
                 f'{self._start.workdir} was trained on other data or batches than this '
@@ -229,21 +264,9 @@ def _architecture(run: Run, words: Tokenizer) -> Architecture:
     )
 
 
-def _check_same(before: Run, now: Run, workdir: Path) -> None:
-    for field in FIXED:
-        old: Any = before
-        new: Any = now
-        for name in field.split('.'):
-            old, new = getattr(old, name), getattr(new, name)
-        if dataclasses.is_dataclass(old) and dataclasses.is_dataclass(new):
-            names = [f.name for f in dataclasses.fields(old)]
-            changed = [n for n in names if getattr(old, n) != getattr(new, n)]
-            changed = [n for n in changed if n not in FREE]
-        else:
-            changed = [''] if old != new else []
-        if changed:
-            name = f'{field}.{changed[0]}'.rstrip('.')
-            raise ValueError(
-                f'{workdir} holds a run with another --config.{name}: a run is continued with what '
-                f'it began with. Give a new --workdir, or the values in {workdir / "config.json"}.'
-            )
+def _remove(folder: Path, names: Iterable[str]) -> None:
+    """Removes files of these names and no others, and the folder where it was theirs alone."""
+    for name in names:
+        (folder / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        folder.rmdir()

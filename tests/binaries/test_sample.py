@@ -235,7 +235,7 @@ def test_a_conversation_carries_its_history_and_forgets_the_oldest_turns(spoken,
     for _ in range(4):
         chat.say('x' * 60)
     assert len(chat.messages) < 12
-    assert 'forgot the oldest' in capsys.readouterr().err
+    assert 'the context is full: forgot the turn' in capsys.readouterr().err
     with pytest.raises(ValueError, match='reads at most 256'):
         chat.say('x' * 300)
     assert chat.messages[-1]['role'] == 'assistant'

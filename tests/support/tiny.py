@@ -95,7 +95,7 @@ def unpacked(batch, seq_len: int):
     return {k: jnp.asarray(v) for k, v in out.items()}
 
 
-def write_model(target):
+def write_model(target, seed: int = 0):
     """A tiny LLaMA with a tokenizer of single bytes, as a Hugging Face directory."""
     vocabulary = {c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()), 3)}
     words = Tokenizer(tokenizer_models.BPE({'<s>': 1, '</s>': 2, '<pad>': 0, **vocabulary}, []))
@@ -116,7 +116,7 @@ def write_model(target):
     )
     config = huggingface.architecture_to_hf_config(architecture, 'float32')
     (target / 'config.json').write_text(json.dumps(config), 'utf-8')
-    arrays = {k: np.asarray(v) for k, v in params(architecture).items()}
+    arrays = {k: np.asarray(v) for k, v in params(architecture, seed).items()}
     weights = {
         name: entry.give(arrays[entry.ours].__getitem__, layer, 0, entry.fold[0])
         for entry in families.tensor_maps(architecture)
