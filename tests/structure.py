@@ -128,12 +128,16 @@ def walks(checkout: Path, python: str, work: Path) -> dict[str, list[str]]:
     data = training_runs.make_data(work)
     recipe = f'--config={HERE}/support/recipes/tiny.py'
     run, small = f'{work}/run', ['--config.train.steps=1', '--config.train.checkpoint_every=-1']
-    gradient = walk(checkout, python, 'a.jsonl', 'belle_jax.train', recipe, f'--workdir={run}', *data, *small)
+    gradient = walk(
+        checkout, python, 'a.jsonl', 'belle_jax.train', recipe, f'--workdir={run}', *data, *small
+    )
 
     published, again = f'--target={work}/published', f'{work}/again'
     walk(checkout, python, '', 'convert.to_hf', f'--source={run}', published, '--format=bin')
     source = f'--source={work}/published'
-    tensor = walk(checkout, python, 'pytorch_model.bin', 'convert.from_hf', source, f'--target={again}')
+    tensor = walk(
+        checkout, python, 'pytorch_model.bin', 'convert.from_hf', source, f'--target={again}'
+    )
     tensor += walk(
         checkout, python, '', 'convert.to_hf', f'--source={again}', f'--target={work}/exported'
     )

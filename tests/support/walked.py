@@ -2,8 +2,9 @@
 
     python tests/support/walked.py CHECKOUT FILE PROGRAM FLAGS…
 
-from the moment when it opens FILE, which holds what the walk follows. The last line of the output is their paths, as JSON, in the order in which they are met. Nothing of
-this project is imported here: the program's own version is the one that CHECKOUT holds.
+from the moment when it opens FILE, which holds what the walk follows. The last line of the output is
+their paths, as JSON, in the order in which they are met. Nothing of this project is imported here:
+the program's own version is the one that CHECKOUT holds.
 """
 
 import inspect
@@ -38,7 +39,12 @@ class Walk:
         """What sys.setprofile calls."""
         code = frame.f_code
         path = code.co_filename
-        if not self.begun or event != 'call' or not path.startswith(self._roots) or not _is_function(code):
+        if (
+            not self.begun
+            or event != 'call'
+            or not path.startswith(self._roots)
+            or not _is_function(code)
+        ):
             return
         name = path[self._home :]
         if name not in self.modules and not self._importing(frame.f_back):
