@@ -9,11 +9,13 @@ Templates come from strangers: they run in Jinja's sandbox, which reaches no att
 and cannot change what it is given.
 """
 
+import datetime
 import functools
+import itertools
 import json
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jinja2
 import jinja2.ext
@@ -25,12 +27,17 @@ from belle_jax.data.records import Message
 from belle_jax.data.tokenizer import Piece, Tokenizer
 
 PRIVATE = range(0xE000, 0xF900)  # code points that Unicode gives no meaning
-PROBE: list[Message] = [
-    {'role': 'user', 'content': 'a'},
-    {'role': 'assistant', 'content': 'b'},
-    {'role': 'user', 'content': 'c'},
-    {'role': 'assistant', 'content': 'd'},
-]
+STANDING = datetime.datetime(2024, 7, 26)
+"""What a template takes for today: another date would give other tokens tomorrow."""
+LLAMA_SPACE = (' ', '▁')
+
+
+class Answer(NamedTuple):
+    """Where an answer stands in a rendered text, its end-of-sequence token included."""
+
+    start: int
+    end: int
+    learnt: tuple[tuple[int, int], ...]  # begins and ends of what is trained on
 
 
 class JinjaTemplate:
@@ -44,114 +51,206 @@ class JinjaTemplate:
                 'choose a named template with --config.data.template.'
             )
         self.source = tokenizer.chat_template
+        tokens = tokenizer.backend.get_added_tokens_decoder().values()
+        self._flags = {token.content: token for token in tokens if token.special}
         names = sorted(tokenizer.special, key=len, reverse=True)
         self._special = re.compile('|'.join(map(re.escape, names)) or r'(?!)')
-        self._eos = tokenizer.token(tokenizer.eos_id)
-        settings = {'bos': tokenizer.bos_id, 'eos': tokenizer.eos_id, 'pad': tokenizer.pad_id}
-        self._names = {
-            f'{kind}_token': tokenizer.token(i) for kind, i in settings.items() if i is not None
-        }
-        # Some templates rewrite earlier answers (Qwen drops their thoughts): then the prompt of a
-        # turn does not begin with the turns before, and each answer is an example of its own.
-        self.rewrites = not self._is_stable()
+        self.eos = tokenizer.token(tokenizer.eos_id)
 
-    def pieces(self, roles: Sequence[str], texts: Sequence[str]) -> list[Piece]:
-        """The pieces of a conversation, in order.
+    def fingerprint(self) -> str:
+        """What decides the pieces, as text."""
+        return repr((self.source, self.tokenizer.dummy, self.tokenizer.names, sorted(self._flags)))
 
-        Args:
-            roles: Of the turns, which are in an order that can be written.
-            texts: What is said in each.
+    def pieces(self, turns: Sequence[Message]) -> list[Piece]:
+        """The pieces of a conversation that the assistant is to go on with, in order."""
+        shown = _Rendering(self, turns)
+        text = shown.text(len(turns), generate=True)
+        return self._pieces(text, shown.answers(text, len(turns)), shown.mark)
+
+    def examples(self, turns: Sequence[Message]) -> list[list[Piece]]:
+        """What is trained on for one conversation: normally all answers in one example.
+
+        Some templates rewrite earlier answers (Qwen3 drops their thoughts), so that what sampling
+        sent is not the beginning of the whole: then each answer is an example of its own.
+
+        Raises:
+            ValueError: the template does not write an answer after its own prompt and end it.
         """
-        plain, mark = self._hidden(roles, texts)
-        text = self._render(plain, generate=plain[-1]['role'] == 'user')
-        pieces: list[Piece] = []
-        done = 0
-        for start, end in self._answers(plain, text):
-            pieces += self._split(text[done:start], done == 0, False, mark)
-            pieces += self._split(text[start:end], False, True, mark)
-            done = end
-        if plain[-1]['role'] == 'user':  # what follows the last answer's end is never read
-            pieces += self._split(text[done:], done == 0, False, mark)
-        return pieces
-
-    def _render(self, messages: list[Message], *, generate: bool) -> str:
-        return render(self.source, messages, generate=generate, **self._names)
-
-    def _answers(self, messages: list[Message], text: str) -> list[tuple[int, int]]:
-        """Where each answer begins and ends in the text, its end-of-sequence token included."""
-        spans = []
-        last = len(messages) - 1
-        for i, message in enumerate(messages):
-            if message['role'] != 'assistant' or (i != last and self.rewrites):
-                continue
-            start = self._render(messages[:i], generate=True)
-            so_far = text if i == last else self._render(messages[: i + 1], generate=False)
-            end = so_far.find(self._eos, len(start)) + len(self._eos)
-            if not so_far.startswith(start) or end < len(self._eos) or text[:end] != so_far[:end]:
+        shown = _Rendering(self, turns)
+        asked = [i for i, turn in enumerate(turns) if turn['role'] == 'assistant']
+        whole = shown.text(len(turns), generate=False)
+        answers = shown.answers(whole, len(turns))
+        if len(answers) == len(asked):
+            return [self._pieces(whole, answers, shown.mark)]
+        examples = []
+        for i in asked:
+            text = shown.text(i + 1, generate=False)
+            last = shown.answer(text, i)
+            if last is None:
                 raise ValueError(
                     "the tokenizer's chat_template does not write an answer after its own prompt "
-                    f'and end it with {self._eos}: choose a named template with '
+                    f'and end it with {self.eos}: choose a named template with '
                     '--config.data.template.'
                 )
-            spans.append((len(start), end))
-        return spans
+            before = [answer._replace(learnt=()) for answer in shown.answers(text, i)]
+            examples.append(self._pieces(text, [*before, last], shown.mark))
+        return examples
 
-    def _is_stable(self) -> bool:
-        whole = self._render(PROBE, generate=False)
-        prompt = self._render(PROBE[:1], generate=True)
-        later = self._render(PROBE[:3], generate=True)
-        return whole.startswith(prompt) and whole.startswith(later) and later.startswith(prompt)
+    def hide(self, text: str, mark: str) -> str:
+        """A text that holds no special token, because a mark stands inside each."""
+        return self._special.sub(lambda found: found[0][0] + mark + found[0][1:], text)
 
-    def _split(self, text: str, first: bool, trained: bool, mark: str) -> list[Piece]:
-        """Text between special tokens, and the tokens; nothing of empty text."""
-        pieces, done = [], 0
-        for match in [*self._special.finditer(text), None]:
-            part = text[done : match.start() if match else len(text)].replace(mark, '')
-            if part:
-                spaced = first if done == 0 else self.tokenizer.spaces_after_special
-                pieces.append(Piece(part, trained, not spaced))
-            if match:
-                pieces.append(Piece(self.tokenizer.special[match.group()], trained))
-                done = match.end()
+    def _pieces(self, text: str, answers: Sequence[Answer], mark: str) -> list[Piece]:
+        """Text between special tokens and in and around answers, and the tokens."""
+        pieces = []
+        learnt = [span for answer in answers for span in answer.learnt]
+        cuts = sorted({*itertools.chain(*((a.start, a.end) for a in answers), *learnt)})
+        for start, end, index in self._stretches(text):
+            edges = [start, *(cut for cut in cuts if start < cut < end), end]
+            for begin, close in itertools.pairwise(edges):
+                trained = any(first <= begin < last for first, last in learnt)
+                part = text[begin:close].replace(mark, '')
+                if index is not None:
+                    pieces.append(Piece(index, trained))
+                    break  # a token is whole, and belongs to what it begins in
+                if part:
+                    spaced = begin == start and self._spaced(part, first=begin == 0)
+                    pieces.append(Piece(part, trained, not spaced))
         return pieces
 
-    def _hidden(self, roles: Sequence[str], texts: Sequence[str]) -> tuple[list[Message], str]:
-        """Turns with a private character inside each special token that somebody typed."""
-        used = set().union(*texts)
-        mark = next(chr(code) for code in PRIVATE if chr(code) not in used)
-        hidden = (self._special.sub(lambda s: s[0][0] + mark + s[0][1:], t) for t in texts)
-        return [{'role': r, 'content': t} for r, t in zip(roles, hidden)], mark
+    def _spaced(self, part: str, *, first: bool) -> bool:
+        """Whether LLaMA's space stands before a text that begins or follows a special token."""
+        dummy = self.tokenizer.dummy
+        return (first or dummy.after_special) and not (dummy.once and part.startswith(LLAMA_SPACE))
+
+    def _stretches(self, text: str) -> Iterator[tuple[int, int, int | None]]:
+        """Begins and ends of texts, and of special tokens with their ids.
+
+        A token with `lstrip` or `rstrip` takes the white space on that side with it, as
+        `tokenizers` has it.
+        """
+        done = 0
+        for match in self._special.finditer(text):
+            flags = self._flags[match.group()]
+            start, end = match.span()
+            if flags.single_word and (text[start - 1 : start] + text[end : end + 1]).isalnum():
+                continue
+            if flags.lstrip:
+                start = max(done, len(text[:start].rstrip()))
+            if done < start:
+                yield done, start, None
+            yield match.start(), end, self.tokenizer.special[match.group()]
+            done = end
+            if flags.rstrip:
+                done = len(text) - len(text[end:].lstrip())
+        if done < len(text):
+            yield done, len(text), None
+
+
+class _Rendering:
+    """What the template makes of the first turns of one conversation.
+
+    Attributes:
+        mark: A private character inside each special token that somebody typed.
+    """
+
+    def __init__(self, template: JinjaTemplate, turns: Sequence[Message]) -> None:
+        used = set(template.source).union(*(turn['content'] for turn in turns))
+        free = (chr(code) for code in PRIVATE if chr(code) not in used)
+        self.mark, self._begin, self._end = itertools.islice(free, 3)
+        self._template, self._turns = template, turns
+        self._texts: dict[tuple[int, bool], str] = {}
+        self._learnt: dict[str, list[tuple[int, int]]] = {}
+        self._hidden: list[Message] = [
+            {'role': turn['role'], 'content': template.hide(turn['content'], self.mark)}
+            for turn in turns
+        ]
+
+    def text(self, count: int, *, generate: bool) -> str:
+        """The text of the first turns; `generate`: up to where an answer begins."""
+        if (count, generate) not in self._texts:
+            names = self._template.tokenizer.names
+            marks = {'generation_begin': self._begin, 'generation_end': self._end}
+            raw = render(
+                self._template.source, self._hidden[:count], generate=generate, **names, **marks
+            )
+            text, spans = '', []
+            for part in re.split(f'({self._begin}.*?{self._end})', raw, flags=re.DOTALL):
+                if part.startswith(self._begin):
+                    part = part[1:-1]
+                    spans.append((len(text), len(text) + len(part)))
+                text += part
+            self._texts[count, generate] = text
+            self._learnt[text] = spans
+        return self._texts[count, generate]
+
+    def answer(self, text: str, turn: int) -> Answer | None:
+        """Where the text has a turn's answer; None unless as sampling saw and would say it."""
+        start = self.text(turn, generate=True)
+        so_far = self.text(turn + 1, generate=False)
+        eos = self._template.eos
+        end = text.find(eos, len(start)) + len(eos)
+        if not text.startswith(start) or end < len(eos) or text[:end] != so_far[:end]:
+            return None
+        learnt = [(len(start), end)]
+        if marked := self._learnt[text]:  # the template itself marks what is learnt
+            after = self.text(turn + 1, generate=False)
+            learnt = [span for span in marked if len(start) < span[1] and span[0] < len(after)]
+            if not any(begin < end <= close for begin, close in learnt):
+                return None  # nobody would learn to end
+        return Answer(
+            len(start), end, tuple(learnt if self._turns[turn].get('trained', True) else ())
+        )
+
+    def answers(self, text: str, count: int) -> list[Answer]:
+        """Those of the first turns that the text has."""
+        asked = (i for i in range(count) if self._turns[i]['role'] == 'assistant')
+        return [found for i in asked if (found := self.answer(text, i))]
 
 
 class _Generation(jinja2.ext.Extension):
-    """`{% generation %}`, which marks what is trained on in some templates, shows its content."""
+    """`{% generation %}`, which some templates put around what is learnt from.
+
+    Its content is shown between the variables `generation_begin` and `generation_end`.
+    """
 
     tags = {'generation'}  # noqa: RUF012 - the name and type are Jinja's
 
     def parse(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
         next(parser.stream)
-        return parser.parse_statements(('name:endgeneration',), drop_needle=True)
+        body = parser.parse_statements(('name:endgeneration',), drop_needle=True)
+        begin, end = (
+            jinja2.nodes.Output([jinja2.nodes.Name(f'generation_{edge}', 'load')])
+            for edge in ('begin', 'end')
+        )
+        return [begin, *body, end]
 
 
-def render(template: str, messages: list[dict[str, Any]], *, generate: bool, **tokens: str) -> str:
+def render(template: str, messages: list[dict[str, Any]], *, generate: bool, **names: str) -> str:
     """The text of a conversation.
 
     Args:
         template: Jinja source, a tokenizer's `chat_template`.
         messages: Turns with `role` and `content`.
         generate: Whether to end with what comes before an answer.
-        **tokens: `bos_token`, `eos_token` and the like, as the template names them.
+        **names: `bos_token`, `eos_token` and the like, as the template names them.
     Returns:
         The text, special tokens spelled out.
     Raises:
         ValueError: the template refuses these messages, or is not a valid template.
     Source: huggingface/transformers, utils/chat_template_utils.py.
     """
+    given = {'tools': None, 'documents': None, 'add_generation_prompt': generate, **names}
     try:
-        compiled = _compile(template)
-        return compiled.render(messages=messages, add_generation_prompt=generate, **tokens)
+        return _compile(template).render(messages=messages, **given)
     except jinja2.TemplateError as error:
         raise ValueError(f"the tokenizer's chat_template says: {error}") from error
+    except Exception as error:  # a stranger's program can go wrong in every way
+        reason = str(error).strip() or 'no reason given'
+        raise ValueError(
+            f"the tokenizer's chat_template fails on this conversation ({type(error).__name__}: "
+            f'{reason}): choose a named template with --config.data.template.'
+        ) from error
 
 
 @functools.lru_cache(maxsize=16)
@@ -161,13 +260,20 @@ def _compile(template: str) -> jinja2.Template:
         lstrip_blocks=True,
         extensions=[_Generation, 'jinja2.ext.loopcontrols'],
     )
-    environment.filters['tojson'] = lambda value, indent=None: json.dumps(
-        value, ensure_ascii=False, indent=indent
-    )
+    environment.filters['tojson'] = _to_json
     environment.globals['raise_exception'] = _refuse
-    # A template that writes today's date would give other tokens tomorrow: the date stands still.
-    environment.globals['strftime_now'] = lambda form: '2024-07-26'
+    environment.globals['strftime_now'] = STANDING.strftime
     return environment.from_string(template)
+
+
+def _to_json(value: Any, ensure_ascii=False, indent=None, separators=None, sort_keys=False) -> str:
+    return json.dumps(
+        value,
+        ensure_ascii=ensure_ascii,
+        indent=indent,
+        separators=separators,
+        sort_keys=sort_keys,
+    )
 
 
 def _refuse(message: str) -> None:

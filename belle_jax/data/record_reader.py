@@ -9,14 +9,15 @@ import collections
 import hashlib
 import pathlib
 import re
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 from belle_jax.data.records import BadRow, Record, layout, parse
 from belle_jax.data.row_file import RowFile
 
 NAMED = 100  # fields that no layout reads and that are told by name; more are told together
 HUB_NAME = re.compile(r'[\w.-]+(/[\w.-]+)?(:[\w.-]+)?')
+T = TypeVar('T')
 
 
 class RecordReader:
@@ -77,6 +78,14 @@ class RecordReader:
         return state.hexdigest()
 
     def __iter__(self) -> Iterator[Record]:
+        return (record for record, _ in self.written(lambda record: record))
+
+    def written(self, write: Callable[[Record], T]) -> Iterator[tuple[Record, T]]:
+        """The records with what is written of each.
+
+        Args:
+            write: Its ValueError makes a row one that cannot be used, as a template's refusal does.
+        """
         used = 0
         for where, row in self._hub() if self._file is None else self._lines(self._file):
             self.rows += 1
@@ -85,6 +94,7 @@ class RecordReader:
                     raise row
                 self._layout = self._layout or layout(row)
                 record, unanswered = parse(row, self._layout)
+                made = self._write(record, write)
             except BadRow as bad:
                 if self._strict:
                     raise ValueError(
@@ -97,7 +107,7 @@ class RecordReader:
             self.unanswered += unanswered
             for field in record.unread:
                 self._count(field)
-            yield record
+            yield record, made
         self.done = 1.0
         if not used:
             reasons = ', '.join(f'{reason} ({n})' for reason, n in self.skipped.items())
@@ -106,6 +116,13 @@ class RecordReader:
                 + (f'all were skipped for {reasons}. ' if reasons else 'it holds none. ')
                 + 'Give a file with rows in --config.data.path.'
             )
+
+    @staticmethod
+    def _write(record: Record, write: Callable[[Record], T]) -> T:
+        try:
+            return write(record)
+        except ValueError as error:
+            raise BadRow('refused by the template', str(error)) from error
 
     def _count(self, field: str) -> None:
         """Counts a field that is not read; the file chose its name, so it is cut and cleaned."""

@@ -1,13 +1,18 @@
-"""SentencePiece `tokenizer.model` files, read without protobuf and rebuilt as `tokenizers` objects.
+"""SentencePiece `tokenizer.model` files, as `tokenizers` objects or run by their own library.
 
 Older LLaMA directories hold nothing else. transformers rebuilds them through a chain of defaults
 that has changed with almost every version (no BOS, merges in another order, doubled spaces), so
-the few fields that matter are read here and the pipeline is spelled out.
+the few fields that matter are read here and the pipeline is spelled out. What a list of merges
+cannot say (pieces of equal score, squeezed spaces, other algorithms than BPE) SentencePiece's own
+library encodes.
 """
 
+import collections
+import hashlib
 import pathlib
+import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
@@ -15,6 +20,10 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 BPE = 2
 SPACE = '▁'  # how SentencePiece writes a space
+# Appended to a ModelProto, which merges it: normalizer_spec { add_dummy_prefix: false } and, for
+# the second, remove_extra_whitespaces: false.
+NO_DUMMY_PREFIX = b'\x1a\x02\x18\x00'
+KEEP_SPACES = b'\x1a\x02\x20\x00'
 
 
 class ScoredPiece(NamedTuple):
@@ -33,6 +42,22 @@ class SentencePieceModel(NamedTuple):
     dummy_prefix: bool
     squeeze_spaces: bool
     charsmap: bytes
+
+    @property
+    def has_list(self) -> bool:
+        """Whether the model is BPE that keeps its spaces, so that a list of merges may say it."""
+        return self.model_type == BPE and not self.squeeze_spaces
+
+    def tied(self) -> list[str]:
+        """Pieces that share a score with others.
+
+        Of neighbours whose unions have the best score SentencePiece joins the leftmost; a list of
+        merges puts one union before the other, wherever it stands. Vocabularies that were merged
+        from two models have many such pieces.
+        """
+        merged = [p for p in self.pieces if p.kind == NORMAL and len(p.text) > 1]
+        count = collections.Counter(piece.score for piece in merged)
+        return [piece.text for piece in merged if count[piece.score] > 1]
 
 
 def read_model(path: pathlib.Path) -> SentencePieceModel:
@@ -70,29 +95,84 @@ def read_model(path: pathlib.Path) -> SentencePieceModel:
     return SentencePieceModel(pieces, model_type, dummy_prefix, squeeze_spaces, charsmap)
 
 
-def build(model: SentencePieceModel, path: pathlib.Path) -> Tokenizer:
-    """The `tokenizers` object that says what SentencePiece says.
+class Encoder:
+    """SentencePiece's own library, for a model that no list of merges says."""
+
+    def __init__(self, path: pathlib.Path, model: SentencePieceModel, added: Mapping[str, int]):
+        """
+        Args:
+            path: Of the model.
+            model: What `read_model` made of it.
+            added: Tokens beyond the model's pieces that a text can contain, and their ids.
+        """
+        import sentencepiece  # slow to import, and rarely needed
+
+        proto = path.read_bytes()
+        going_on = proto + NO_DUMMY_PREFIX + (KEEP_SPACES if model.squeeze_spaces else b'')
+        self._processors = [
+            sentencepiece.SentencePieceProcessor(model_proto=variant)
+            for variant in (proto, going_on)
+        ]
+        self.digest = hashlib.sha256(proto).hexdigest()
+        self._squeezes, self._added = model.squeeze_spaces, added
+        names = sorted(map(re.escape, added), key=len, reverse=True)
+        self._split = re.compile(f'({"|".join(names)})') if names else None
+
+    def encode(self, texts: Sequence[str], continued: bool) -> list[list[int]]:
+        """The ids of texts, on all cores; see `Tokenizer.encode_batch`."""
+        if continued and self._squeezes:
+            texts = [re.sub(' {2,}', ' ', text) for text in texts]
+        processor: Any = self._processors[continued]
+        if self._split is None:
+            return processor.encode(texts, num_threads=-1)
+        return [self._encode_around_added(processor, text) for text in texts]
+
+    def _encode_around_added(self, processor: Any, text: str) -> list[int]:
+        assert self._split is not None, 'asked only where there are added tokens'
+        ids: list[int] = []
+        for part in filter(None, self._split.split(text)):
+            ids += [self._added[part]] if part in self._added else processor.encode(part)
+        return ids
+
+
+def own_encoder(
+    path: pathlib.Path, model: SentencePieceModel, backend: Tokenizer
+) -> Encoder | None:
+    """SentencePiece itself where `backend`, which `build` made of the model, says other tokens."""
+    tokens = backend.get_added_tokens_decoder().items()
+    added = {t.content: i for i, t in tokens if not t.special and i >= len(model.pieces)}
+    tied = model.tied()
+    if model.has_list and not tied:
+        return None
+    encoder = Encoder(path, model, added)
+    runs = model.has_list and all(len(set(text)) == 1 for text in tied)
+    if not runs:
+        return encoder
+    # LLaMA's pieces of several spaces share a score. Runs of one letter can be tried out.
+    longest = max(map(len, tied))
+    letters = {text[0].replace(SPACE, ' ') for text in tied}
+    trial = [letter * length for letter in letters for length in range(2, 4 * longest)]
+    listed = [e.ids for e in backend.encode_batch(trial, add_special_tokens=False)]
+    return None if listed == encoder.encode(trial, False) else encoder
+
+
+def build(model: SentencePieceModel) -> Tokenizer:
+    """The `tokenizers` object with a model's vocabulary, which says what SentencePiece says.
+
+    Where no list of merges does (`listed`), it decodes alike, and `Encoder` encodes.
 
     Args:
         model: What `read_model` returned.
-        path: Named in errors.
     Returns:
         A tokenizer that adds no BOS by itself; control pieces are its special tokens.
-    Raises:
-        ValueError: the model is not BPE, or it squeezes white space (no LLaMA does either).
     """
-    if model.model_type != BPE or model.squeeze_spaces:
-        raise ValueError(
-            f"{path} is a SentencePiece model of another kind than LLaMA's (BPE that keeps white "
-            'space): only that kind is rebuilt here. Put a tokenizer.json beside it.'
-        )
     vocab = {piece.text: index for index, piece in enumerate(model.pieces)}
     unknown = next((p.text for p in model.pieces if p.kind == UNKNOWN), None)
     fallback = any(p.kind == BYTE for p in model.pieces)
     tokenizer = Tokenizer(
         models.BPE(
             vocab=vocab,
-            merges=_merges(model.pieces, vocab),
+            merges=_merges(model.pieces, vocab) if model.has_list else [],
             unk_token=unknown,
             fuse_unk=True,
             byte_fallback=fallback,

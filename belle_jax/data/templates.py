@@ -88,7 +88,7 @@ class Template:
 
     def fingerprint(self) -> str:
         """What decides the pieces, as text: for the token cache and the plan."""
-        return repr((self.name, self.own.source if self.own else self.style))
+        return repr((self.name, self.own.fingerprint() if self.own else self.style))
 
     def encode(self, messages: Sequence[Message]) -> tuple[list[int], list[bool]]:
         """The tokens of one conversation.
@@ -120,7 +120,9 @@ class Template:
         `belle_card` and some tokenizers' own write a turn otherwise once it is history, so that
         each answer needs an example of its own, with the history that sampling will send.
         """
-        if not (self.own.rewrites if self.own else self.style.card):
+        if self.own:
+            return self.own.examples(self._spelled(messages))
+        if not self.style.card:
             return [self.pieces(messages)]
         answers = [i for i, m in enumerate(messages) if m['role'] == 'assistant']
         return [self.pieces(messages[: i + 1]) for i in answers] or [self.pieces(messages)]
@@ -129,8 +131,7 @@ class Template:
         """The pieces of a conversation, in order."""
         check(messages)
         if self.own:
-            texts = [joined(m, self.style.join) for m in messages]
-            return self.own.pieces([m['role'] for m in messages], texts)
+            return self.own.pieces(self._spelled(messages))
         tokenizer, style = self.tokenizer, self.style
         turns = [m for m in messages if m['role'] != 'system']
         users = [i for i, m in enumerate(turns) if m['role'] == 'user']
@@ -146,9 +147,15 @@ class Template:
                 pieces.append(Piece(start + self._user(turn)))
                 start = ''
             else:
-                pieces.append(Piece(turn['content'], True, style.continued))
-                pieces.append(Piece(tokenizer.eos_id, True))
+                trained = turn.get('trained', True)
+                pieces.append(Piece(turn['content'], trained, style.continued))
+                pieces.append(Piece(tokenizer.eos_id, trained))
         return pieces
+
+    def _spelled(self, messages: Sequence[Message]) -> list[Message]:
+        """The turns with their inputs joined on, for the tokenizer's own template."""
+        check(messages)
+        return [{**m, 'content': joined(m, self.style.join)} for m in messages]
 
     def _user(self, turn: Message) -> str:
         style, content, extra = self.style, turn['content'], turn.get('input') or ''

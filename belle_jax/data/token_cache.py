@@ -170,14 +170,19 @@ def _assembled(reader: RecordReader, template: Template, system: str) -> Iterato
     While `tokenizers` works on one chunk, which leaves Python's lock alone, the next one is read
     and the one before is written.
     """
-    records, first = iter(reader), 0
+    rows, first = reader.written(lambda record: _examples(record, template, system)), 0
     waiting: collections.deque = collections.deque()
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        while chunk := list(itertools.islice(records, CHUNK)):
-            examples, owners, kinds = _examples(chunk, template, system, first)
+        while chunk := list(itertools.islice(rows, CHUNK)):
+            records, written = zip(*chunk)
+            count = [len(examples) for examples in written]
+            owners = np.repeat(np.arange(first, first + len(chunk)), count)
+            kinds = np.repeat(
+                [TEXT if r.text is not None else CONVERSATION for r in records], count
+            )
             first += len(chunk)
-            made = pool.submit(template.tokenizer.assemble, examples)
-            waiting.append((chunk, owners, kinds, made))
+            made = pool.submit(template.tokenizer.assemble, [e for made in written for e in made])
+            waiting.append((records, owners, kinds, made))
             if len(waiting) > 2:
                 *about, made = waiting.popleft()
                 yield *about, made.result()
@@ -185,30 +190,17 @@ def _assembled(reader: RecordReader, template: Template, system: str) -> Iterato
             yield *about, made.result()
 
 
-def _examples(
-    records: list[Record], template: Template, system: str, first: int
-) -> tuple[list[list[Piece]], list[int], list[int]]:
-    """Pieces of all examples of some records, with each one's record number and kind."""
+def _examples(record: Record, template: Template, system: str) -> list[list[Piece]]:
+    """Pieces of a record's examples."""
     tokenizer = template.tokenizer
-    starts = (
-        [Piece(tokenizer.bos_id)] if tokenizer.adds_bos and tokenizer.bos_id is not None else []
-    )
-    end = Piece(tokenizer.eos_id, True)
-    examples: list[list[Piece]] = []
-    owners: list[int] = []
-    kinds: list[int] = []
-    for number, record in enumerate(records, first):
-        if record.text is not None:
-            made, kind = [[*starts, Piece(record.text, True), end]], TEXT
-        else:
-            messages = record.messages
-            if system and messages[0]['role'] != 'system':
-                messages = [{'role': 'system', 'content': system}, *messages]
-            made, kind = template.examples(messages), CONVERSATION
-        examples += made
-        owners += [number] * len(made)
-        kinds += [kind] * len(made)
-    return examples, owners, kinds
+    if record.text is not None:
+        begin = tokenizer.bos_id if tokenizer.adds_bos else None
+        start = [] if begin is None else [Piece(begin)]
+        return [[*start, Piece(record.text, True), Piece(tokenizer.eos_id, True)]]
+    messages = record.messages
+    if system and messages[0]['role'] != 'system':
+        messages = [{'role': 'system', 'content': system}, *messages]
+    return template.examples(messages)
 
 
 def _hash(record: Record) -> int:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tokenizers import Tokenizer as Backend
 
-from belle_jax.data import tokenizer_directory
+from belle_jax.data import dummy_space, sentencepiece_model, tokenizer_directory
 from belle_jax.data.tokenizer_directory import FILES
 from belle_jax.files import whole_directory
 
@@ -44,9 +44,11 @@ class Tokenizer:
     eos_id: int
     pad_id: int | None
     adds_bos: bool  # whether the tokenizer itself begins a text with BOS
-    spaces_after_special: bool  # whether text after a special token gets that space as well
+    dummy: dummy_space.DummySpace  # where that space stands in a longer text
     chat_template: str | None
     special: dict[str, int]  # the tokens that no text can contain
+    names: dict[str, str]  # the special tokens as a chat template calls them: 'eos_token': '</s>'
+    encoder: sentencepiece_model.Encoder | None = None  # where `backend` cannot encode alike
 
     def __len__(self) -> int:
         """One more than the largest id: the rows that an embedding needs."""
@@ -67,6 +69,8 @@ class Tokenizer:
 
     def encode_batch(self, texts: Sequence[str], *, continued: bool = False) -> Iterator[list[int]]:
         """`encode` of many texts on all cores, without BOS; done when this returns."""
+        if self.encoder:
+            return iter(self.encoder.encode(texts, continued or not self.dummy.anywhere))
         backend = self.continuing if continued else self.backend
         # The fast one keeps no offsets into the text, which nobody asks for here.
         encodings = backend.encode_batch_fast(list(texts), add_special_tokens=False)
@@ -83,7 +87,7 @@ class Tokenizer:
         """
         flat = [piece for pieces in examples for piece in pieces]
         # One call where both ways are the same: the cores wait for each other once.
-        same = self.continuing is self.backend
+        same = self.continuing is self.backend and not self.encoder
         texts: tuple[list[str], list[str]] = ([], [])
         for piece in flat:
             if isinstance(piece.content, str):
@@ -147,12 +151,15 @@ class Tokenizer:
         return {index: byte for index, byte in ids if index is not None}
 
     def token(self, index: int) -> str:
-        """How the vocabulary spells an id, such as '</s>'."""
-        return self.backend.id_to_token(index) or ''
+        """How an id is written, such as '</s>'."""
+        added = self.backend.get_added_tokens_decoder().get(index)
+        # An added token may stand in the vocabulary as a text's normalisation would leave it.
+        return added.content if added else self.backend.id_to_token(index) or ''
 
     def fingerprint(self) -> str:
         """A hash of everything that decides which ids a text becomes."""
         state = (self.backend.to_str(), self.bos_id, self.eos_id, self.adds_bos)
+        state += (self.encoder.digest,) if self.encoder else ()
         return hashlib.sha256(repr(state).encode()).hexdigest()
 
     def save(self, directory: pathlib.Path) -> None:
@@ -200,9 +207,14 @@ def load(path: str | pathlib.Path) -> Tokenizer:
     # Post-processing adds special tokens, and truncation and padding belong to batches: all ours.
     backend.no_truncation()
     backend.no_padding()
-    continuing = tokenizer_directory.without_space(backend)
+    encoder = tokenizer_directory.read_encoder(directory, backend)
+    dummy = dummy_space.read(directory, settings, backend)
+    continuing = dummy_space.without(backend)
+    if not dummy.anywhere:
+        backend = continuing = dummy_space.without(backend, decoding=True)
     backend.encode_special_tokens = continuing.encode_special_tokens = True
-    return Tokenizer(
+    ids = {'bos_token': bos_id, 'eos_token': eos_id, 'pad_token': pad_id}
+    made = Tokenizer(
         directory=directory,
         backend=backend,
         continuing=continuing,
@@ -210,7 +222,12 @@ def load(path: str | pathlib.Path) -> Tokenizer:
         eos_id=eos_id,
         pad_id=pad_id,
         adds_bos=adds_bos,
-        spaces_after_special=tokenizer_directory.spaces_after_special(backend),
+        dummy=dummy,
         chat_template=tokenizer_directory.read_chat_template(directory, settings),
         special=special,
+        names={},
+        encoder=encoder,
     )
+    named = {name: made.token(index) for name, index in ids.items() if index is not None}
+    said = {k: v for k, v in settings.items() if k.endswith('_token') and isinstance(v, str)}
+    return dataclasses.replace(made, names=said | named)

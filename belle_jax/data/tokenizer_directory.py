@@ -28,6 +28,9 @@ FILES = (
 )
 # BLOOM splits words at these and nowhere else (bigscience/tokenizer's tokenizer.json).
 BLOOM_SPLIT = r' ?[^(\s|[.,!?…。，、।۔،])]+'
+# Settings that change tokens and are not known here, with the values that change none.
+REFUSED = {'split_special_tokens': False, 'do_lower_case': False, 'sp_model_kwargs': {}}
+MORE_SPECIAL = ('additional_special_tokens', 'extra_special_tokens')
 # Names that a vocabulary uses when no settings file says which tokens begin, end and pad a text.
 USUAL = {
     'bos': ('<s>', '<|begin_of_text|>'),
@@ -78,15 +81,46 @@ def read_settings(directory: pathlib.Path) -> dict[str, Any]:
     """tokenizer_config.json over special_tokens_map.json; empty names count as none.
 
     config.json's ids are not asked: early LLaMA conversions say bos 0, eos 1 and pad -1 there.
+
+    Returns:
+        The settings, and as `special` the AddedToken of each token that either file names so.
+    Raises:
+        ValueError: a setting changes tokens in a way that is not known here.
     """
     merged: dict[str, Any] = {}
+    special: dict[str, AddedToken] = {}
     for name in ('special_tokens_map.json', 'tokenizer_config.json'):
         for key, value in _json(directory / name).items():
+            several = key in MORE_SPECIAL
+            for token in _listed(value) if several else [value] if key.endswith('_token') else []:
+                if found := _special_token(token):
+                    special[found.content] = found
             if isinstance(value, dict) and 'content' in value:
                 value = value['content']
             if value not in ('', None):
                 merged[key] = value
-    return merged
+    for key, harmless in REFUSED.items():
+        if merged.get(key, harmless) != harmless:
+            raise ValueError(
+                f'{directory / "tokenizer_config.json"} sets {key}={merged[key]!r}, which gives '
+                f'other tokens and is not known here: set it to {harmless!r} if the model was '
+                'trained without it.'
+            )
+    return merged | {'special': special}
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value.values()) if isinstance(value, dict) else value or []
+
+
+def _special_token(value: Any) -> AddedToken | None:
+    """A token as settings spell it: its text, or its text with flags."""
+    if isinstance(value, str) and value:
+        return AddedToken(value, special=True, normalized=False)
+    if isinstance(value, dict) and value.get('content'):
+        flags = {k: bool(value.get(k)) for k in ('single_word', 'lstrip', 'rstrip', 'normalized')}
+        return AddedToken(value['content'], special=True, **flags)
+    return None
 
 
 def read_backend(directory: pathlib.Path, settings: dict[str, Any]) -> Backend:
@@ -107,7 +141,7 @@ def _base(directory: pathlib.Path, settings: dict[str, Any]) -> Backend:
     if file.is_file():
         if tiktoken_model.is_ranks(file):
             return tiktoken_model.build(tiktoken_model.read_ranks(file))
-        return sentencepiece_model.build(sentencepiece_model.read_model(file), file)
+        return sentencepiece_model.build(sentencepiece_model.read_model(file))
     file = directory / 'vocab.json'
     if not (directory / 'merges.txt').is_file():
         raise ValueError(f'{directory} has vocab.json without merges.txt: copy that as well.')
@@ -127,20 +161,32 @@ def _base(directory: pathlib.Path, settings: dict[str, Any]) -> Backend:
     return backend
 
 
+def read_encoder(directory: pathlib.Path, backend: Backend) -> sentencepiece_model.Encoder | None:
+    """SentencePiece's own library, where the directory has nothing else that says its tokens."""
+    file = directory / 'tokenizer.model'
+    if (directory / 'tokenizer.json').is_file() or not file.is_file():
+        return None
+    if tiktoken_model.is_ranks(file):
+        return None
+    model = sentencepiece_model.read_model(file)
+    return sentencepiece_model.own_encoder(file, model, backend)
+
+
 def _add_tokens(backend: Backend, directory: pathlib.Path, settings: dict[str, Any]) -> None:
     """Tokens that only the settings know, in the order of their ids, which must then agree."""
+    special: dict[str, AddedToken] = settings['special']
     extra: dict[int, AddedToken] = {}
     for content, index in _json(directory / 'added_tokens.json').items():
-        extra[int(index)] = AddedToken(content, normalized=False)
+        extra[int(index)] = special.get(content) or AddedToken(content, normalized=False)
     for index, spec in settings.get('added_tokens_decoder', {}).items():
         flags = {k: bool(spec.get(k)) for k in ('single_word', 'lstrip', 'rstrip', 'special')}
+        flags['special'] |= spec['content'] in special
         flags['normalized'] = bool(spec.get('normalized', not flags['special']))
         extra[int(index)] = AddedToken(spec['content'], **flags)
-    for name in ('bos_token', 'eos_token', 'unk_token', 'pad_token'):
-        content = settings.get(name)
-        index = backend.token_to_id(content) if isinstance(content, str) else None
-        if index is not None and index not in extra:
-            extra[index] = AddedToken(content, special=True, normalized=False)
+    for content, token in special.items():
+        index = backend.token_to_id(content)
+        if index is not None:
+            extra.setdefault(index, token)
     present = backend.get_added_tokens_decoder()
     for index, token in sorted(extra.items()):
         if index in present and (present[index].special or not token.special):
@@ -189,35 +235,3 @@ def adds_bos(
     if llama and bos_id is not None and 'ByteLevel' not in repr(backend.pre_tokenizer):
         return True
     return bos_id in backend.encode('').ids[:1]
-
-
-def spaces_after_special(backend: Backend) -> bool:
-    """Whether text after a special token gets LLaMA's space in front as well."""
-    return "'first'" not in repr(backend.pre_tokenizer).replace('"', "'")
-
-
-def without_space(backend: Backend) -> Backend:
-    """The same tokenizer without the space in front, or itself where it puts none."""
-    state = json.loads(backend.to_str())
-    changed = False
-
-    def strip(node: Any) -> Any:
-        nonlocal changed
-        if not isinstance(node, dict):
-            return node
-        for key in ('normalizers', 'pretokenizers'):
-            if key in node:
-                kept = [strip(child) for child in node[key]]
-                node[key] = [child for child in kept if child is not None]
-        if node.get('type') == 'Prepend':
-            changed = True
-            return None
-        if node.get('type') == 'Metaspace' and node.get('prepend_scheme', 'always') != 'never':
-            changed, node['prepend_scheme'] = True, 'never'
-        if node.get('type') == 'ByteLevel' and node.get('add_prefix_space'):
-            changed, node['add_prefix_space'] = True, False
-        return node
-
-    state['normalizer'] = strip(state.get('normalizer'))
-    state['pre_tokenizer'] = strip(state.get('pre_tokenizer'))
-    return Backend.from_str(json.dumps(state)) if changed else backend

@@ -1,8 +1,10 @@
 """Templates: what training saw is what sampling sends, token for token."""
 
+import dataclasses
 import json
 import shutil
 
+import numpy as np
 import pytest
 
 from belle_jax.data import jinja_template, template_export, templates, tokenizer
@@ -54,10 +56,13 @@ def test_the_prompt_is_the_beginning_of_what_was_trained_on(request, made, name,
         prompt = template.prompt(messages[:end])
         tokens, trained = template.encode(messages[: end + 1])
         assert tokens[: len(prompt)] == prompt
-        # All of the answer is trained on, its end-of-sequence token last, and nothing after it.
-        assert all(trained[len(prompt) :]) and not trained[len(prompt) - 1]
-        assert tokens[-1] == made.eos_id and tokens[-1] in template.stop_ids
-        answer = made.decode(tokens[len(prompt) : -1])
+        # All of the answer is trained on, its end-of-sequence token last, and nothing after it,
+        # which is what the tokenizer's own template writes between turns.
+        stop = len(trained) - trained[::-1].index(True)
+        assert all(trained[len(prompt) : stop]) and not trained[len(prompt) - 1]
+        assert tokens[stop - 1] == made.eos_id and tokens[stop - 1] in template.stop_ids
+        assert name == 'tokenizer' or stop == len(tokens)
+        answer = made.decode(tokens[len(prompt) : stop - 1])
         content = messages[end]['content']
         # A jinja template may strip white space around an answer, as this tokenizer's does.
         assert answer.strip() == content.strip() if name == 'tokenizer' else answer == content
@@ -160,15 +165,13 @@ def test_the_tokenizers_own_template_says_what_transformers_says(chinese):
 
 
 def test_a_template_that_rewrites_history_gives_each_answer_its_own_example(chinese):
-    import dataclasses
-
     source = (
         "{%- for m in messages %}{%- if m.role == 'user' %}{{- '<|im_start|>' + m.content }}"
         "{%- elif loop.last %}{{- '=>' + m.content + '<|im_end|>' }}"
         "{%- else %}{{- '->' + m.content }}{%- endif %}{%- endfor %}"
         "{%- if add_generation_prompt %}{{- '=>' }}{%- endif %}"
     )
-    template = templates.Template('tokenizer', dataclasses.replace(chinese, chat_template=source))
+    template = own(chinese, source)
     assert len(template.examples(TURNS)) == 3
     for turn in (1, 3, 5):
         prompt = template.prompt(TURNS[:turn])
@@ -176,11 +179,62 @@ def test_a_template_that_rewrites_history_gives_each_answer_its_own_example(chin
         assert tokens[: len(prompt)] == prompt and sum(trained) == len(tokens) - len(prompt)
 
 
-def test_a_template_without_an_end_is_an_error(chinese):
-    import dataclasses
+def own(made, source):
+    return templates.Template('tokenizer', dataclasses.replace(made, chat_template=source))
 
+
+def test_an_answer_that_is_marked_so_is_not_learnt(made):
+    turns = [*TURNS[:3], TURNS[3] | {'trained': False}, *TURNS[4:]]
+    names = [name for name in templates.NAMES if name != 'tokenizer' or made.chat_template]
+    for name in names:
+        template = templates.Template(name, made)
+        (_, all_learnt), (tokens, learnt) = template.encode(TURNS), template.encode(turns)
+        lost = [t for t, a, b in zip(tokens, all_learnt, learnt) if a and not b]
+        expected = [] if name == 'belle_card' else [*made.encode('Goodbye'), made.eos_id]
+        assert made.decode(lost) == made.decode(expected) and len(lost) == len(expected)
+
+
+def test_a_template_is_judged_on_the_conversation_at_hand(chinese):
+    # Qwen3's way: the last answer alone begins with an empty thought.
+    source = (
+        "{%- for m in messages %}{{- '<|im_start|>' + m.role + '\n' }}"
+        "{%- if m.role == 'assistant' and loop.last %}{{- '<think></think>' }}{%- endif %}"
+        "{{- m.content + '<|im_end|>\n' }}{%- endfor %}"
+        "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}"
+    )
+    template = own(chinese, source)
+    assert len(template.examples(TURNS[:2])) == 1
+    tokens, trained, sizes = chinese.assemble(template.examples(TURNS))
+    for turn, end in zip((1, 3, 5), np.cumsum(sizes)):
+        part = slice(end - sizes[turn // 2], end)
+        prompt = template.prompt(TURNS[:turn])
+        assert tokens[part].tolist()[: len(prompt)] == prompt
+        learnt = chinese.decode(tokens[part][trained[part]], skip_special=False)
+        assert learnt == f'<think></think>{TURNS[turn]["content"]}<|im_end|>'
+
+
+@pytest.mark.parametrize(
+    ('source', 'written'),
+    [
+        ('{{ tools is none }} {{ documents is none }} {{ tools is defined }}', 'True True True'),
+        ("{{ strftime_now('%d %b %Y') }}", '26 Jul 2024'),
+        ('{{ {"b": "é", "a": 1} | tojson(sort_keys=true) }}', '{"a": 1, "b": "é"}'),
+        ('{{ ["a"] | tojson(indent=1, separators=(",", ":")) }}', '[\n "a"\n]'),
+    ],
+)
+def test_a_template_is_given_what_transformers_gives(source, written):
+    assert jinja_template.render(source, [], generate=False) == written
+
+
+@pytest.mark.parametrize('source', ["{{ 1 + 'a' }}", '{{ 1 / 0 }}', '{{ messages[0].x.y.z }}'])
+def test_a_template_that_fails_is_a_sentence(source):
+    with pytest.raises(ValueError, match=r"^the tokenizer's chat_template (says|fails on this)"):
+        jinja_template.render(source, [], generate=False)
+
+
+def test_a_template_without_an_end_is_an_error(chinese):
     source = '{%- for m in messages %}{{- m.content }}{%- endfor %}'
-    template = templates.Template('tokenizer', dataclasses.replace(chinese, chat_template=source))
+    template = own(chinese, source)
     with pytest.raises(ValueError, match='does not write an answer after its own prompt'):
         template.encode(TURNS[:2])
 

@@ -1,5 +1,6 @@
 """From a run's data section to batches: splits, accounts, and reading ahead."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -221,3 +222,50 @@ def test_rows_without_answers_leave_nothing_to_train_on(tmp_path, chinese):
 def test_preparing_data_imports_no_jax():
     code = 'import sys, belle_jax.data, belle_jax.data.records; assert "jax" not in sys.modules'
     subprocess.run([sys.executable, '-c', code], check=True)
+
+
+def test_answers_that_are_marked_are_read_and_not_learnt(tmp_path, chinese):
+    """Of two equal answers with one marked, half is learnt; a conversation of marks alone goes."""
+
+    def talk(*marks):
+        turns = [[{'role': r, 'content': f'{i}{r}'} for r in ROLES] for i in range(len(marks))]
+        for turn, mark in zip(turns, marks):
+            turn[1]['content'] = '同样的答案' * 2
+            turn[1] |= mark
+        return {'messages': [message for turn in turns for message in turn]}
+
+    def account(name, *rows, **fields):
+        path = write(tmp_path / name, rows)
+        return data.prepare(run(tmp_path, path, **fields), chinese).account['sources'][0]
+
+    whole = account('whole', talk({}, {}))
+    half = account('half', talk({'weight': 0}, {'weight': 1}))
+    assert (
+        half['tokens'] == whole['tokens'] and half['trained_tokens'] * 2 == whole['trained_tokens']
+    )
+    assert not half['unread_fields']
+    some = account('some', talk({'loss': False}, {'train': False}), talk({'loss': True}, {}))
+    assert (some['kept'], some['nothing_to_learn']) == (1, 1)
+    assert some['trained_tokens'] == whole['trained_tokens']
+    # All tokens are learnt where that is asked for.
+    assert (
+        account('half', talk({'weight': 0}, {}), train_on='all')['trained_tokens']
+        > half['tokens'] - 2
+    )
+
+
+def test_a_row_that_the_template_refuses_is_told_or_counted(tmp_path, chinese):
+    source = (
+        "{%- for m in messages %}{%- if '不' in m.content %}{{ raise_exception('no 不 here') }}"
+        "{%- endif %}{{- m.role + ':' + m.content }}{%- if m.role == 'assistant' %}"
+        '{{- eos_token }}{%- endif %}{%- endfor %}'
+        "{%- if add_generation_prompt %}{{- 'assistant:' }}{%- endif %}"
+    )
+    made = dataclasses.replace(chinese, chat_template=source)
+    rows = [{'instruction': '好', 'output': o} for o in ('是', '不是', '对')]
+    path = write(tmp_path / 'rows.jsonl', rows)
+    with pytest.raises(ValueError, match=r'rows.jsonl:2: .*chat_template says: no 不 here.*on_bad'):
+        data.prepare(run(tmp_path, path, template='tokenizer'), made)
+    skipping = run(tmp_path, path, template='tokenizer', on_bad_row='skip')
+    entry = data.prepare(skipping, made).account['sources'][0]
+    assert entry['skipped'] == {'refused by the template': 1} and entry['kept'] == 2

@@ -7,7 +7,7 @@ import pytest
 from tokenizers import Tokenizer as Backend
 from tokenizers import models, pre_tokenizers
 
-from belle_jax.data import sentencepiece_model, tokenizer
+from belle_jax.data import tokenizer
 
 # decapoda-research/llama-7b-hf: a class that no longer exists, empty names, wrong ids, pad -1.
 OLD_LLAMA = {'tokenizer_class': 'LLaMATokenizer', 'bos_token': '', 'eos_token': '', 'unk_token': ''}
@@ -198,9 +198,52 @@ def test_a_name_that_is_nowhere_is_an_error():
         tokenizer.load('nobody/nothing')
 
 
-def test_a_unigram_model_is_refused_by_name(shared):
-    file = shared / 'data' / 'tokenizers' / 'chinese_sp.model'
-    model = sentencepiece_model.read_model(file)
-    assert len(model.pieces) == 20000
-    with pytest.raises(ValueError, match=r'chinese_sp.model is a SentencePiece model of another'):
-        sentencepiece_model.build(model, file)
+def test_a_special_token_is_spelled_as_its_entry_says_not_as_text_is_normalised(shared, directory):
+    made = tokenizer.load(directory(['tokenizer.json']))  # its entries are `normalized: true`
+    assert made.backend.id_to_token(made.eos_id) == '▁</s>'
+    assert made.token(made.eos_id) == made.names['eos_token'] == '</s>'
+
+
+@pytest.mark.parametrize('file', ['tokenizer.json', 'tokenizer.model'])
+@pytest.mark.parametrize(
+    ('setting', 'ids', 'after_special'),
+    [
+        ({}, [22172], False),
+        ({'legacy': False}, [22172], False),
+        ({'legacy': True}, [22172], True),
+        ({'add_prefix_space': False}, [12199], False),
+    ],
+)
+def test_the_settings_of_llamas_class_decide_the_dummy_space(
+    directory, file, setting, ids, after_special
+):
+    from transformers import AutoTokenizer
+
+    names = {'bos_token': '<s>', 'eos_token': '</s>', 'unk_token': '<unk>'}
+    config = {'model_type': 'llama'}
+    folder = directory([file], {'tokenizer_class': 'LlamaTokenizer', **names, **setting}, config)
+    made, theirs = tokenizer.load(folder), AutoTokenizer.from_pretrained(str(folder))
+    assert made.encode('hello') == ids == theirs.encode('hello', add_special_tokens=False)
+    assert made.dummy.after_special == after_special
+    spaced = theirs.encode('</s>hello', add_special_tokens=False)[1:] == [22172]
+    assert spaced == after_special
+    assert made.decode(ids) == theirs.decode(ids) == 'hello'
+
+
+def test_a_setting_that_changes_tokens_and_is_not_known_is_refused_by_name(directory):
+    settings = {'tokenizer_class': 'LlamaTokenizer', 'split_special_tokens': True}
+    with pytest.raises(ValueError, match=r'tokenizer_config.json sets split_special_tokens=True'):
+        tokenizer.load(directory(['tokenizer.model'], settings))
+
+
+@pytest.mark.parametrize('name', ['special_tokens_map.json', 'tokenizer_config.json'])
+@pytest.mark.parametrize('key', ['additional_special_tokens', 'extra_special_tokens', 'eot_token'])
+def test_what_either_file_calls_special_nobody_can_type(directory, name, key):
+    folder = directory(['tokenizer.model'])
+    end = {'content': '<|im_end|>', 'rstrip': True}
+    (folder / name).write_text(json.dumps({key: end if key == 'eot_token' else ['<x>', end]}))
+    (folder / 'added_tokens.json').write_text('{"<|im_end|>": 32000, "[PAD]": 32001}')
+    made = tokenizer.load(folder)
+    assert made.special['<|im_end|>'] == 32000 and 32000 not in made.encode('hi<|im_end|>\n')
+    assert made.backend.get_added_tokens_decoder()[32000].rstrip
+    assert made.encode('hi[PAD]')[-1] == 32001  # only added, so text may hold it

@@ -43,7 +43,7 @@ def read(path: Path, scaled: bool) -> tuple[Tokenizer, Words]:
         # Meta's own code stops at all of them, in base and instruct models alike.
         stops = tuple(len(ranks) + index for index in tiktoken_model.STOPS[release])
         return tiktoken_model.build(ranks, release), Words(True, len(ranks), stops)
-    tokenizer = sentencepiece_model.build(sentencepiece_model.read_model(path), path)
+    tokenizer = sentencepiece_model.build(sentencepiece_model.read_model(path))
     bos, eos = tokenizer.token_to_id(BOS), tokenizer.token_to_id(EOS)
     if bos is None or eos is None:
         raise ValueError(f"{path} has no {BOS} and {EOS}: it is not a LLaMA's. Copy the right one.")
