@@ -86,10 +86,12 @@ def encrypt(
 
     Args:
         source: A file, or a directory; its hidden files, README and licence are named and stay.
-        key, target, threads: See `decrypt`.
+        key: See `decrypt`, as for the rest.
+        target: A directory.
         md5: A list to check against, of the files or of the encrypted ones.
-    Returns, raises:
-        See `decrypt`.
+        threads: How many.
+    Returns:
+        The directory.
     """
     source, target = sources.apart(source, target)
     files = sources.files_of(source)
