@@ -9,9 +9,9 @@ import difflib
 import re
 import runpy
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
@@ -71,7 +71,9 @@ def run(
             words = _words(argv[1:], actions)
             for flag in (flags.FLAGS[name] for name in required):
                 if flag.value in (None, ''):
-                    raise ValueError(f'--{flag.name} is missing. {flag.help}')
+                    raise ValueError(
+                        f'--{flag.name} is missing. {flag.help} See python -m {program()} --help.'
+                    )
             result = main(*words)
         except (ValueError, OSError) as error:
             fail(error)
@@ -108,11 +110,12 @@ def recipe(text: str) -> str:
         ValueError: it is neither a file nor the name of a recipe.
     """
     word, colon, variant = text.partition(':')
-    if not word.isidentifier() or Path(word).is_file():
+    if Path(word).is_file():
         return text
     if word not in (known := recipes()):
+        what = 'a recipe' if word.isidentifier() else 'a file'
         raise ValueError(
-            f'--config={word} is not a recipe{_nearest(word, known)} The recipes are '
+            f'--config={word} is not {what}{_nearest(Path(word).stem, known)} The recipes are '
             f'{", ".join(known)}; the name of a file ends in .py.'
         )
     return f'{_folder("configs") / word}.py{colon}{variant}'
@@ -204,10 +207,22 @@ def _completion(shell: list[str]) -> str:
     return (start if shell == ['zsh'] else '') + script
 
 
-def _nearest(word: str, known: Iterable[str]) -> str:
+def _nearest(word: str, known: Iterable[str], dashes: str = '') -> str:
     """The end of a sentence about an unknown name."""
-    close = difflib.get_close_matches(word, known, 1)
-    return f'; did you mean {close[0]}?' if close else '.'
+    close = _closest(word, known)
+    return f'; did you mean {dashes}{close}?' if close else '.'
+
+
+def _closest(word: str, known: Iterable[str]) -> str:
+    """The known name that may be meant: spelled alike, or of words with these first letters."""
+    known = list(known)
+    last = word.rpartition('.')[2]
+    initials = [name for name in known if _initials(name.rpartition('.')[2]) == last]
+    return next(iter([*initials, *difflib.get_close_matches(word, known, 1)]), '')
+
+
+def _initials(name: str) -> str:
+    return ''.join(part[:1] for part in name.split('_'))
 
 
 def _words(words: list[str], actions: Sequence[str] | None) -> list[str]:
@@ -227,15 +242,53 @@ def _parse(argv: list[str]) -> list[str]:
         for place, word in enumerate(argv):
             if word == '-h':
                 argv[place] = '--help'
+            elif word == '--version':
+                print(f'{program()} {__version__}')
+                sys.exit(0)
             elif word.startswith('--config='):
                 argv[place] = f'--config={recipe(word.removeprefix("--config="))}'
             elif place and argv[place - 1] == '--config':
                 argv[place] = recipe(word)
+        _check_fields(argv)
         return flags.FLAGS(argv)
     except SystemExit:  # --help and its like, which absl ends with 1
         sys.exit(0)
+    except flags.UnrecognizedFlagError as error:
+        near = _nearest(error.flagname, flags.FLAGS, '--')
+        fail(f'--{error.flagname} is not a flag{near} See python -m {program()} --help.')
+    except flags.IllegalFlagValueError as error:
+        name, _, reason = _said(str(error)).removeprefix('flag ').partition(': ')
+        fail(f'{name} cannot be taken: {reason}. See python -m {program()} --help.')
     except (flags.Error, *IN_RECIPES) as error:
         fail(_said(str(error.args[0] if error.args else error)))
+
+
+def _check_fields(argv: Sequence[str]) -> None:
+    """Names a recipe's field that does not exist, for which ml_collections has its last word."""
+    given = [w.partition('=')[0].removeprefix('--config.') for w in argv if w[:9] == '--config.']
+    if not given:
+        return
+    from belle_jax import config  # slow to import, and few programs have recipes
+
+    known = list(_fields(config.default().to_dict()))
+    for name in given:
+        if name not in known and not any(field.startswith(f'{name}.') for field in known):
+            group = name.rpartition('.')[0]
+            beside = [field for field in known if field.rpartition('.')[0] == group] or known
+            close = _closest(name, beside) or _closest(name, known)
+            raise ValueError(
+                f'--config.{name} is not a field of a recipe'
+                + (f'; did you mean --config.{close}?' if close else '.')
+                + f' Beside it there are {", ".join(beside)}.'
+            )
+
+
+def _fields(tree: Mapping[str, Any], before: str = '') -> Iterator[str]:
+    """The names of a configuration's fields, such as optim.learning_rate."""
+    for name, value in tree.items():
+        yield from (
+            _fields(value, f'{before}{name}.') if isinstance(value, dict) else [before + name]
+        )
 
 
 def _said(text: str) -> str:

@@ -20,6 +20,12 @@ REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+def without_dots(path: str | Path) -> Path:
+    """The same place without `..` on the way, which TensorStore refuses in a path."""
+    path = Path(path)
+    return path.resolve() if '..' in path.parts else path
+
+
 # --- files ----------------------------------------------------------------------------------------
 
 

@@ -148,8 +148,11 @@ def main() -> None:
         raise ValueError('--prompts and --output belong together: give both, or neither to chat.')
     chosen = options()
     settings = settings_by_length(chosen)
+    from belle_jax.data import templates
     from belle_jax.decoding import assistant, prompt_file, terminal
 
+    if (name := chosen.get('template')) and name not in templates.NAMES:
+        raise ValueError(f'--template={name} is not known: {", ".join(templates.NAMES)} are.')
     rows = prompt_file.read_prompts(PROMPTS.value) if PROMPTS.value else []
     model = str(MODEL.value)
     voice = assistant.voice(model, chosen.get('template', ''), SYSTEM.value)

@@ -48,7 +48,8 @@ def find(path: str | pathlib.Path) -> pathlib.Path:
     if directory.exists() or not re.fullmatch(r'[\w.-]+(/[\w.-]+)?', str(path)):
         raise ValueError(
             f'{path} holds no tokenizer: one of tokenizer.json, tokenizer.model or vocab.json with '
-            'merges.txt is needed. Set --config.data.tokenizer to a directory that has it.'
+            'merges.txt is needed. Name a directory that has it; in training that is '
+            '--config.data.tokenizer.'
         )
     import huggingface_hub
 

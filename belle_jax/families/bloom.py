@@ -97,17 +97,20 @@ class BloomFamily(Family):
             layers=config.count('n_layer', 'num_hidden_layers', default=2),
             q_heads=heads,
             max_position=config.count('seq_length', default=2048),
-            norm_eps=float(config.get('layer_norm_epsilon', default=1e-5)),
-            tied=bool(config.get('tie_word_embeddings', default=True)),
-            post_norm_residual=bool(
-                config.get('apply_residual_connection_post_layernorm', default=False)
-            ),
-            init_std=float(config.get('initializer_range', default=0.02)),
+            norm_eps=config.number('layer_norm_epsilon', 1e-5),
+            tied=config.flag('tie_word_embeddings', True),
+            post_norm_residual=config.flag('apply_residual_connection_post_layernorm', False),
+            init_std=config.number('initializer_range', 0.02),
             **special,
         )
 
     def to_config(self, architecture: Architecture) -> dict[str, Any]:
         a = architecture
+        if a.mlp != self.mlp_width(a.embed):
+            raise ValueError(
+                f'model.architecture.mlp={a.mlp}: a published BLOOM has no field for it, and its '
+                f'MLP is {self.mlp_width(a.embed)} wide, four times the model. Train with that.'
+            )
         return {
             'n_embed': a.embed,
             'n_layer': a.layers,

@@ -105,13 +105,13 @@ class LlamaFamily(Family):
             head_dim=config.count('head_dim', default=embed // heads),
             mlp=config.count('intermediate_size', default=11_008),
             max_position=positions,
-            norm_eps=float(config.get('rms_norm_eps', default=1e-6)),
-            tied=bool(config.get('tie_word_embeddings', default=False)),
-            attention_bias=bool(config.get('attention_bias', default=False)),
-            mlp_bias=bool(config.get('mlp_bias', default=False)),
+            norm_eps=config.number('rms_norm_eps', 1e-6),
+            tied=config.flag('tie_word_embeddings', False),
+            attention_bias=config.flag('attention_bias', False),
+            mlp_bias=config.flag('mlp_bias', False),
             activation=config.activation('hidden_act', default='silu'),
             rope=_rope(config, positions),
-            init_std=float(config.get('initializer_range', default=0.02)),
+            init_std=config.number('initializer_range', 0.02),
             **special,
         )
 
@@ -144,9 +144,9 @@ class LlamaFamily(Family):
 
 def _rope(config: PublishedConfig, positions: int) -> Rope:
     # In transformers, too, the old key wins where both are there.
-    values = dict(config.get('rope_scaling', 'rope_parameters', default={}))
+    values = config.table('rope_scaling', 'rope_parameters')
     kind = values.get('rope_type', values.get('type', 'default'))
-    theta = float(values.get('rope_theta', config.get('rope_theta', default=10_000.0)))
+    theta = PublishedConfig(config.values | values).number('rope_theta', 10_000.0)
     part = values.get('partial_rotary_factor', config.get('partial_rotary_factor', default=1.0))
     if part != 1:
         raise ValueError(f'partial_rotary_factor={part}: only whole heads are rotated here.')
@@ -160,12 +160,10 @@ def _rope(config: PublishedConfig, positions: int) -> Rope:
             raise ValueError(f'rope_scaling.{name}={values.get(name)!r}: {kind} needs a number.')
     if kind != 'llama3':
         return Rope(kind=kind, theta=theta, factor=float(values['factor']))
-    original = config.get('original_max_position_embeddings') or values.get(
-        'original_max_position_embeddings', positions
-    )
-    return Rope(
-        kind, theta, *(float(values[n]) for n in needed), original_max_position=int(original)
-    )
+    name = 'original_max_position_embeddings'
+    said = config if config.get(name) else PublishedConfig(values)
+    original = said.count(name, default=positions)
+    return Rope(kind, theta, *(float(values[n]) for n in needed), original_max_position=original)
 
 
 def _size(embed, layers, heads, mlp, *, kv_heads=0, norm_eps=1e-6, max_position=2048):

@@ -186,6 +186,39 @@ class PublishedConfig:
             raise ValueError(f'{names[0]}={value!r} must be a positive whole number.')
         return value
 
+    def number(self, name: str, default: float) -> float:
+        """As `get`, of a number that is not negative.
+
+        Raises:
+            ValueError: it is something else; it is named.
+        """
+        value = self.get(name, default=default)
+        if type(value) not in (int, float) or not 0 <= value < math.inf:
+            raise ValueError(f'{name}={value!r} must be a number, 0 or above.')
+        return float(value)
+
+    def flag(self, name: str, default: bool) -> bool:
+        """As `get`, of true or false.
+
+        Raises:
+            ValueError: it is something else; it is named.
+        """
+        value = self.get(name, default=default)
+        if type(value) is not bool:
+            raise ValueError(f'{name}={value!r} must be true or false.')
+        return value
+
+    def table(self, *names: str) -> dict[str, Any]:
+        """The first object of these names that is not empty, as transformers takes it.
+
+        Raises:
+            ValueError: one is not an object; it is named.
+        """
+        for name in names:
+            if not isinstance(value := self.values.get(name) or {}, dict):
+                raise ValueError(f'{name}={value!r} must be an object with named settings.')
+        return dict(next(filter(None, map(self.values.get, names)), {}))
+
     def activation(self, name: str, default: str) -> str:
         """One of ours.
 
@@ -193,6 +226,6 @@ class PublishedConfig:
             ValueError: it is not known here.
         """
         value = self.get(name, default=default)
-        if value not in ACTIVATIONS:
+        if not isinstance(value, str) or value not in ACTIVATIONS:
             raise ValueError(f'{name}={value!r} is not known: {", ".join(ACTIVATIONS)} are.')
         return ACTIVATIONS[value]

@@ -15,7 +15,7 @@ from belle_jax import families
 from belle_jax.data import tokenizer
 from belle_jax.families import FAMILIES, Architecture
 from belle_jax.families.published import PublishedConfig
-from belle_jax.files import read_json, write_json
+from belle_jax.files import read_json, without_dots, write_json
 from belle_jax.formats.protocol import PublishedModel, match, new_model
 from belle_jax.weights import shards
 from belle_jax.weights.tensors import DTYPES, common_dtype
@@ -109,7 +109,7 @@ def resolve(name: str | Path) -> Path:
     """
     path = Path(name).expanduser()
     if path.exists():
-        return path
+        return without_dots(path)
     if not re.fullmatch(r'[\w.-]+/[\w.-]+', str(name)):
         raise ValueError(f'{name} is neither a directory here nor a hub name such as OWNER/MODEL.')
     import huggingface_hub
@@ -178,24 +178,32 @@ def architecture_from_config(
     if name not in list(FAMILIES):
         known = ' and '.join(FAMILIES)
         raise ValueError(f'model_type={name!r} is not supported: only {known} are.')
-    if config.get('quantization_config'):
-        method = config['quantization_config'].get('quant_method', 'unnamed')
+    published = PublishedConfig(config)
+    if quantised := config.get('quantization_config'):
+        method = quantised.get('quant_method') if isinstance(quantised, dict) else quantised
         raise ValueError(
             f'quantization_config ({method}): quantised weights are not read. Take the original '
             'model.'
         )
-    eos = (generation or {}).get('eos_token_id', config.get('eos_token_id', 2))
+    ends = (generation or {}).get('eos_token_id', config.get('eos_token_id', 2))
     special = {
-        'bos_id': _token(config.get('bos_token_id', 1)),
-        'eos_ids': tuple(eos) if isinstance(eos, list) else (eos,) if eos is not None else (),
-        'pad_id': _token(config.get('pad_token_id')),
+        'bos_id': _token('bos_token_id', published.get('bos_token_id', default=1)),
+        'eos_ids': _ends(ends),
+        'pad_id': _token('pad_token_id', published.get('pad_token_id')),
     }
-    return FAMILIES[name].from_config(PublishedConfig(config), special)
+    return FAMILIES[name].from_config(published, special)
 
 
-def _token(value: Any) -> int | None:
+def _token(name: str, value: Any) -> int | None:
     """LLaMA-1's first conversions write pad_token_id -1 for none."""
-    return value if isinstance(value, int) and value >= 0 else None
+    if value is not None and type(value) is not int:
+        raise ValueError(f'{name}={value!r} must be the number of a token.')
+    return value if value is not None and value >= 0 else None
+
+
+def _ends(value: Any) -> tuple[int, ...]:
+    ids = (_token('eos_token_id', one) for one in (value if isinstance(value, list) else [value]))
+    return tuple(index for index in ids if index is not None)
 
 
 def architecture_to_hf_config(architecture: Architecture, dtype: str) -> dict[str, Any]:

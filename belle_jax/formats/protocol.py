@@ -9,6 +9,7 @@ rows is in memory.
 import contextlib
 import dataclasses
 import functools
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,9 @@ from belle_jax.weights.tensors import (
     same,
     shown,
 )
+
+WRAPPERS = re.compile(r'^((module|_orig_mod)\.)+')
+"""What torch's data parallel and compiled models put before every name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +88,11 @@ class PublishedModel:
         """Shape of each of our parameters by checkpoint name, padding included."""
         return {name: m.our_shape for name, m in self._maps.items()}
 
+    def dtype_of(self, name: str) -> np.dtype:
+        """In which one of our parameters is stored; the widest, where its layers differ."""
+        found = np.result_type(*(self.array(n).dtype for n in self._maps[name].their_names))
+        return found if found.name in DTYPES else DTYPES['float32']
+
     def read(self, name: str, index: Index, dtype: np.dtype) -> np.ndarray:
         """A slice of one of our parameters as `dtype`; nothing else is read."""
         m = self._maps[name]
@@ -126,7 +135,7 @@ def match(architecture: Architecture, stored: Mapping[str, Stored]) -> dict[str,
 
     Args:
         architecture: The model.
-        stored: By Hugging Face's names, with or without the family's prefix.
+        stored: By Hugging Face's names, with or without the family's prefix, or torch's wrappers'.
     Returns:
         The tensors by their whole names.
     Raises:
@@ -138,6 +147,7 @@ def match(architecture: Architecture, stored: Mapping[str, Stored]) -> dict[str,
     found: dict[str, Stored] = {}
     left: list[Stored] = []
     for name, tensor in stored.items():
+        name = WRAPPERS.sub('', name)
         bare = name.removeprefix(family.prefix)
         full = name if name == HEAD else family.prefix + bare
         if full in wanted and full not in found:

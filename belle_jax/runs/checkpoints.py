@@ -19,6 +19,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 from jax.experimental import multihost_utils
 
+from belle_jax.files import without_dots
 from belle_jax.runs import run_directory
 
 # Orbax logs a traceback in every thread that an error passes; the error itself reaches the caller.
@@ -62,7 +63,7 @@ class Checkpoints:
             concurrent_bytes: How much may be on its way to the disk at once, more than the
                 largest array; None: all of it, which takes the host's memory for a second copy.
         """
-        self.directory = directory
+        self.directory = directory = without_dots(directory)
         self._keep_last, self._keep_best = keep_last, keep_best
         directory.mkdir(parents=True, exist_ok=True)
         options = ocp.CheckpointManagerOptions(

@@ -2,10 +2,11 @@
 
 `RUN/source/` keeps, so that an export can give them back, the published `config.json`,
 `generation_config.json`, model card and licence as they were, and `origin.json`: where they came
-from and in which dtype. `RUN/tokenizer/` holds the tokenizer's files. An export is read from the
+from and in which dtypes. `RUN/tokenizer/` holds the tokenizer's files. An export is read from the
 checkpoint a row block at a time.
 """
 
+import dataclasses
 import json
 import math
 import shutil
@@ -24,7 +25,7 @@ from belle_jax.formats.protocol import PublishedModel
 from belle_jax.runs import model_card, run_directory
 from belle_jax.runs.parameters import Saved, place
 from belle_jax.weights import shards
-from belle_jax.weights.tensors import DTYPES, Planned, common_dtype
+from belle_jax.weights.tensors import DTYPES, Planned, common_dtype, in_dtype
 
 BLOCK = 128 * 2**20  # bytes of a row block, as stored
 MAX_BLOCK = 512 * 2**20  # where whole chunks of the checkpoint ask for more
@@ -51,9 +52,12 @@ def from_published(source: str, target: Path, dtype: str = 'float32', template: 
 
     require_new(target)
     published = huggingface.open(source)
-    dtype = published.dtype if dtype == 'source' else dtype
-    numbers = sum(math.prod(shape) for shape in published.shapes.values())
-    with new_directory(target, numbers * DTYPES[dtype].itemsize) as partial:
+    dtype = '' if dtype == 'source' else dtype
+    size = sum(
+        math.prod(shape) * (DTYPES[dtype] if dtype else published.dtype_of(name)).itemsize
+        for name, shape in published.shapes.items()
+    )
+    with new_directory(target, size) as partial:
         keep_origin(published.directory, partial, name=source)
         if not template and (words := partial / run_directory.TOKENIZER).is_dir():
             template = 'tokenizer' if tokenizer.load(words).chat_template else 'none'
@@ -92,6 +96,11 @@ def keep_origin(source: str | Path, run: Path, name: str = '') -> None:
             stored = shards.read(path)
             dtype = common_dtype({t.place: t.array.dtype for t in stored.values()})
             values = {'source': name or str(source), 'dtype': dtype, 'revision': _revision(path)}
+            others = {
+                n: t.array.dtype.name for n, t in stored.items() if t.array.dtype.name != dtype
+            }
+            if others := {n: kept for n, kept in others.items() if kept in DTYPES}:
+                values['other_dtypes'] = others
             (partial / run_directory.ORIGIN).write_text(
                 json.dumps(values, indent=2) + '\n', 'utf-8'
             )
@@ -130,8 +139,8 @@ def to_huggingface(
     Args:
         source: A run directory, of which the newest good checkpoint is taken, or a checkpoint.
         target: A directory that does not exist yet, or is empty; it is returned.
-        dtype: 'float32', 'bfloat16' or 'float16'; '' is that of the published weights which the run
-            began with, float32 if there were none.
+        dtype: 'float32', 'bfloat16' or 'float16'; '' is for each tensor that of the published
+            weights which the run began with, float32 if there were none.
         max_shard_size: Bytes of a weight file.
         kind: 'safetensors' or 'bin'.
     Raises:
@@ -140,8 +149,16 @@ def to_huggingface(
     """
     require_new(target)
     checkpoint = run_directory.open_checkpoint(source)
-    dtype = dtype or run_directory.read_origin(checkpoint.run).get('dtype', 'float32')
-    return huggingface.write(_as_published(checkpoint, dtype), target, dtype, max_shard_size, kind)
+    origin = run_directory.read_origin(checkpoint.run)
+    most = dtype or origin.get('dtype', 'float32')
+    model = _as_published(checkpoint, most)
+    if not dtype:
+        # Published tensors may lack the family's prefix.
+        prefix, others = families.of(model.architecture).prefix, origin.get('other_dtypes', {})
+        kept = {n: others.get(n) or others.get(n.removeprefix(prefix), most) for n in model.tensors}
+        tensors = {t.name: in_dtype(t, DTYPES[kept[t.name]]) for t in model.planned()}
+        model = dataclasses.replace(model, tensors=tensors, dtype=most)
+    return huggingface.write(model, target, dtype, max_shard_size, kind)
 
 
 def _as_published(checkpoint: run_directory.Checkpoint, dtype: str) -> PublishedModel:
@@ -188,13 +205,15 @@ def _rows(saved: Saved, entry: TensorMap) -> int:
 
 def _carry(checkpoint: run_directory.Checkpoint, target: Path, dtype: str) -> list[str]:
     """Tokenizer, licence and settings for generating as they were, and a model card."""
-    run, note = checkpoint.run, 'The run has no tokenizer, so there is none here.'
+    run, note, chat = checkpoint.run, 'The run has no tokenizer, so there is none here.', False
     kept = ('generation_config.json', *huggingface.LICENCE_FILES)
     huggingface.copy(run / run_directory.SOURCE, target, kept)
     if (run / run_directory.TOKENIZER).is_dir():
         huggingface.copy(run / run_directory.TOKENIZER, target, tokenizer.FILES)
         note = _write_chat_template(checkpoint, target)
-    (target / 'README.md').write_text(model_card.write(checkpoint, dtype, note), 'utf-8')
+        chat = tokenizer.load(target).chat_template is not None
+    card = model_card.write(checkpoint, dtype, note, chat=chat)
+    (target / 'README.md').write_text(card, 'utf-8')
     return []
 
 

@@ -29,19 +29,44 @@ before people depend on it, and do not use the model where the data's or the bas
 forbid it."""
 
 
-def write(checkpoint: run_directory.Checkpoint, dtype: str, template_note: str) -> str:
+USE = """```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+path = '{name}'  # this directory, or its name on the hub
+model = AutoModelForCausalLM.from_pretrained(path, dtype='auto', device_map='auto')
+tokenizer = AutoTokenizer.from_pretrained(path)
+{inputs}
+output = model.generate(**inputs.to(model.device), max_new_tokens=200)
+print(tokenizer.decode(output[0, inputs['input_ids'].shape[1] :], skip_special_tokens=True))
+```
+
+Or in a terminal: `belle-jax sample --model={name}`."""
+CHAT = """inputs = tokenizer.apply_chat_template(
+    [{'role': 'user', 'content': '你好'}],
+    add_generation_prompt=True, return_tensors='pt', return_dict=True,
+)"""
+TEXT = "inputs = tokenizer('你好', return_tensors='pt')"
+COUNTS = ('rows', 'kept', 'tokens', 'trained_tokens')
+
+
+def write(
+    checkpoint: run_directory.Checkpoint, dtype: str, template_note: str, *, chat: bool
+) -> str:
     """The text of a `README.md`.
 
     Args:
         checkpoint: What is exported; its run directory says the rest.
         dtype: Of the exported weights.
         template_note: A sentence about the chat template.
+        chat: Whether the exported tokenizer has one.
     """
+    name = checkpoint.run.absolute().name
     came = run_directory.read_origin(checkpoint.run)
     base = _name(came.get('source', ''))
     papers = [BELLE, families.of(checkpoint.architecture).citation] if base else [BELLE]
     licence = _licence(checkpoint, base)
     sections = {
+        'Use': USE.format(name=name, inputs=CHAT if chat else TEXT),
         'Model': _model(checkpoint, base, came.get('revision'), dtype),
         'Data': _data(checkpoint),
         'Training': _training(checkpoint),
@@ -59,7 +84,7 @@ def write(checkpoint: run_directory.Checkpoint, dtype: str, template_note: str) 
         tags=['belle-jax'],
     )
     body = '\n\n'.join(f'## {title}\n\n{text}' for title, text in sections.items())
-    return f'---\n{front.to_yaml()}\n---\n\n# {checkpoint.run.absolute().name}\n\n{body}\n'
+    return f'---\n{front.to_yaml()}\n---\n\n# {name}\n\n{body}\n'
 
 
 def _name(source: str) -> str:
@@ -115,7 +140,16 @@ def _data(checkpoint: run_directory.Checkpoint) -> str:
     account = json.loads(path.read_text('utf-8'))
     for part in {'sources', 'validation'} & account.keys():
         account[part] = [_public(entry) for entry in account[part]]
-    return 'The account of rows of this run:\n\n' + _bullets(account)
+    rows = [
+        f'| source | {" | ".join(COUNTS)} |'.replace('_', ' '),
+        '|---' * (1 + len(COUNTS)) + '|',
+    ]
+    for entry in account.get('sources', []):
+        counts = ' | '.join(f'{entry.get(name, 0):,}' for name in COUNTS)
+        rows.append(f'| {_plain(entry.get("path", ""))} | {counts} |')
+    # The blank lines let Markdown begin again inside of HTML.
+    whole = f'<details><summary>All counts</summary>\n\n{_bullets(account)}\n\n</details>'
+    return '\n'.join(rows) + '\n\n' + whole
 
 
 def _bullets(value: Any, depth: int = 0) -> str:

@@ -38,6 +38,10 @@ class Parameters(Protocol):
     @property
     def dtype(self) -> str: ...
 
+    def dtype_of(self, name: str) -> np.dtype:
+        """In which a parameter is stored; the widest, where its layers differ."""
+        ...
+
     def read(self, name: str, index: Index, dtype: np.dtype) -> np.ndarray:
         """A slice of a parameter as `dtype`; nothing else is read."""
         ...
@@ -52,14 +56,17 @@ def place(
         parameters: Open files.
         shardings: `jax.sharding.Sharding` by name of the parameters wanted; each process reads the
             slices of its own devices. None: whole NumPy arrays of all, and JAX is not needed.
-        dtype: 'float32', 'bfloat16' or 'float16'.
+        dtype: 'float32', 'bfloat16' or 'float16'; '' leaves each parameter as it is stored.
     Returns:
         Arrays by checkpoint name.
     """
-    numbers = DTYPES[dtype]
+
+    def numbers(name: str) -> np.dtype:
+        return DTYPES[dtype] if dtype else parameters.dtype_of(name)
+
     if shardings is None:
         return {
-            name: parameters.read(name, tuple(slice(0, n) for n in shape), numbers)
+            name: parameters.read(name, tuple(slice(0, n) for n in shape), numbers(name))
             for name, shape in parameters.shapes.items()
         }
     import jax
@@ -70,7 +77,7 @@ def place(
         def shard(index: Any) -> np.ndarray:
             key = tuple(s.indices(n) for s, n in zip(index, shape, strict=True))
             if key not in read:
-                read[key] = parameters.read(name, index, numbers)
+                read[key] = parameters.read(name, index, numbers(name))
             return read[key]
 
         return jax.make_array_from_callback(shape, shardings[name], shard)
@@ -98,7 +105,7 @@ class Regrouped:
         """Plans the reading.
 
         Args:
-            parameters: With `shapes` and `read` as in `Parameters`.
+            parameters: With `shapes`, `dtype_of` and `read` as in `Parameters`.
             groups: Layers in each new group.
         Raises:
             ValueError: the model does not have that many layers.
@@ -128,6 +135,10 @@ class Regrouped:
                     for source, first, held in zip(stored, firsts, counts, strict=True)
                     if first < start + count and start < first + held
                 ]
+
+    def dtype_of(self, name: str) -> np.dtype:
+        """In which a parameter is stored; the widest, where its layers differ."""
+        return np.result_type(*(self._parameters.dtype_of(n) for n, _ in self.pieces[name]))
 
     def read(self, name: str, index: Index, dtype: np.dtype | None = None) -> np.ndarray:
         """A slice of a parameter; nothing else is read."""
@@ -172,6 +183,10 @@ class Arrays:
         array = self._stores[name][index].read().result()
         return array if dtype is None else array.astype(dtype, copy=False)
 
+    def dtype_of(self, name: str) -> np.dtype:
+        """In which a parameter is stored."""
+        return self.dtypes[name]
+
     def chunk(self, name: str) -> tuple[int, ...]:
         """Shape of the pieces that a parameter is stored in; one is always read as a whole."""
         return tuple(self._stores[name].chunk_layout.read_chunk.shape)
@@ -202,7 +217,3 @@ class Saved(Regrouped):
     def chunk(self, name: str) -> tuple[int, ...]:
         """Shape of the pieces that a parameter is stored in."""
         return self._arrays.chunk(self.pieces[name][0][0])
-
-    def dtype_of(self, name: str) -> np.dtype:
-        """In which a parameter is stored; the widest, where its layers differ."""
-        return np.result_type(*(self._arrays.dtypes[n] for n, _ in self.pieces[name]))

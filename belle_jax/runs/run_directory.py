@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from belle_jax.families import Architecture
-from belle_jax.files import write_text
+from belle_jax.files import without_dots, write_text
 from belle_jax.formats import huggingface
 
 CONFIG = 'config.json'
@@ -67,7 +67,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     Raises:
         ValueError: there is no good checkpoint; each damage is named.
     """
-    path = Path(path)
+    path = without_dots(path)
     if (found := _split(path)) is None:
         raise ValueError(
             f'{path} is not a run directory: it has no {CONFIG} beside {CHECKPOINTS}/. Give '

@@ -84,7 +84,7 @@ class Start:
         placed = {}
         for names, dtype in (
             (setup.shapes.trainable, 'float32'),
-            (setup.shapes.frozen, source.dtype),
+            (setup.shapes.frozen, ''),
         ):
             placed |= place(grouped, {name: shardings[name] for name in names}, dtype)
         return placed

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from belle_jax.families import HEAD
 from belle_jax.weights import safetensors, torch_files
 from belle_jax.weights.tensors import Planned, Stored
 
@@ -73,6 +74,8 @@ def read(directory: Path, kinds: Mapping[str, FileFormat] = KINDS) -> dict[str, 
     index = _index(directory, kind, kinds[kind])
     if index.is_file() and len(files) > 1:
         for name, shard in _weight_map(index).items():
+            if name == HEAD and name not in tensors:
+                continue  # a tied model rightly lacks it; `match` tells where that is wrong
             if name not in tensors or tensors[name].file.name != shard:
                 raise ValueError(
                     f'{name} is missing from {directory / shard}, where {index.name} has it.'

@@ -48,6 +48,34 @@ def test_an_unknown_name_is_a_sentence_with_the_nearest(monkeypatch, capsys, wor
     assert said.err.count('\n') == 1
 
 
+@pytest.mark.parametrize(
+    ('words', 'said'),
+    [
+        (['--config.optim.lr=1'], 'lr is not a field of a recipe; did you mean --config.optim.lea'),
+        (['--config.optm.learning_rate=1'], 'did you mean --config.optim.learning_rate? Beside'),
+        (['--config.batch.size=abc'], '--config.batch.size=abc cannot be taken: invalid literal'),
+        (['--wrkdir=x'], '--wrkdir is not a flag; did you mean --workdir?'),
+        (['--config=configs/nope.py'], '--config=configs/nope.py is not a file'),
+        (['--config=sft_lama'], '--config=sft_lama is not a recipe; did you mean sft_llama?'),
+        (['--config=sft_llama:9b'], "variant '9b' is not one of 7b"),
+        (['--workdir='], '--workdir is missing. The run directory'),
+    ],
+)
+def test_what_is_wrong_on_the_command_line_is_said_in_our_words(words, said):
+    program = [sys.executable, '-m', 'belle_jax.train', '--config=sft_llama', '--workdir=x']
+    done = subprocess.run([*program, *words], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and said in done.stderr, done.stderr
+    assert done.stderr.startswith('belle_jax.train: ') and done.stderr.count('\n') == 1
+
+
+@pytest.mark.parametrize('word', ['-h', '--help', '--version'])
+def test_help_and_version_are_no_mistake(word):
+    command = [sys.executable, '-m', 'convert.to_hf', word]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and not done.stderr
+    assert ('--source' in done.stdout) if word != '--version' else 'convert.to_hf' in done.stdout
+
+
 def test_a_recipe_is_found_by_its_name_unless_a_file_is_meant(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     file = ROOT / 'configs' / 'sft_bloom.py'

@@ -18,7 +18,7 @@ from tokenizers import pre_tokenizers
 import belle_jax
 from belle_jax import config, families, models, sharding
 from belle_jax.data import tokenizer
-from belle_jax.families import Architecture, Rope
+from belle_jax.families import HEAD, Architecture, Rope
 from belle_jax.formats import huggingface
 from belle_jax.runs import conversion, run_directory
 from belle_jax.runs.checkpoints import Checkpoints
@@ -94,6 +94,40 @@ def test_from_hf_then_to_hf_gives_every_bit_back(tmp_path, family, dtype, kind):
     check_equal(target, arrays)
     for name in ('config.json', 'generation_config.json'):
         assert json.loads((target / name).read_text()) == json.loads((source / name).read_text())
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'source'])
+def test_each_tensor_comes_back_in_its_own_dtype(tmp_path, dtype):
+    source, run = tmp_path / 'source', tmp_path / 'run'
+    arrays = publish(source, LLAMA, 'bfloat16')
+    for name in arrays:
+        if 'norm' in name:
+            arrays[name] = RNG.normal(size=arrays[name].shape).astype(np.float32)
+    shards.write(source, [planned(n, a) for n, a in arrays.items()], 'safetensors', 10**9)
+    for part in source.glob('model-*'):
+        part.unlink()
+    (source / 'model.safetensors.index.json').unlink()
+    conversion.from_published(str(source), run, dtype)
+    check_equal(conversion.to_huggingface(run, tmp_path / 'target'), arrays)
+
+
+def test_places_may_be_named_from_beside(tmp_path, monkeypatch):
+    (tmp_path / 'here').mkdir()
+    monkeypatch.chdir(tmp_path / 'here')
+    arrays = publish(tmp_path / 'source', LLAMA)
+    run = conversion.from_published('../source', Path('../run'))
+    assert belle_jax.load_model('../run').architecture == LLAMA
+    check_equal(conversion.to_huggingface(run, '../here/../target'), arrays)
+
+
+def test_an_index_may_list_the_head_that_a_tied_model_rightly_lacks(tmp_path):
+    source = tmp_path / 'source'
+    publish(source, BLOOM)
+    index = next(source.glob('*.index.json'))
+    values = json.loads(index.read_text())
+    first = next(iter(values['weight_map'].values()))
+    index.write_text(json.dumps(values | {'weight_map': values['weight_map'] | {HEAD: first}}))
+    assert belle_jax.load_model(source).architecture == BLOOM
 
 
 def saved_run(path, architecture, steps=(1, 2), **config_fields) -> dict[int, dict]:
@@ -298,7 +332,11 @@ def test_a_model_card_states_data_training_template_and_evaluation(tmp_path):
     card = (conversion.to_huggingface(run, tmp_path / 'out') / 'README.md').read_text()
     for line in (
         '# sft',
+        "path = 'sft'",
+        "tokenizer('你好', return_tensors='pt')",
         'Trained from random weights',
+        '| belle.json | 0 | 12,345 | 0 | 0 |',
+        '<details><summary>All counts</summary>',
         '- kept: 12,345',
         '- empty: 2',
         '| optim.learning_rate | 3e-06 |',

@@ -131,6 +131,16 @@ def test_ends_of_sequence_are_those_that_generate_would_use():
         (NEW | {'hidden_size': 50, 'head_dim': None}, 'num_attention_heads=4 does not divide'),
         (NEW | {'num_key_value_heads': 3}, 'kv_heads=3 does not divide'),
         ({'model_type': 'bloom', 'n_inner': 100}, 'n_inner=100'),
+        (NEW | {'quantization_config': 'gptq'}, 'quantization_config .gptq.'),
+        (NEW | {'eos_token_id': '2'}, "eos_token_id='2' must be the number of a token"),
+        (NEW | {'eos_token_id': [[2]]}, r'eos_token_id=\[2\] must be the number'),
+        (NEW | {'bos_token_id': 1.5}, 'bos_token_id=1.5 must be the number'),
+        (NEW | {'hidden_act': ['silu']}, r"hidden_act=\['silu'\] is not known"),
+        (NEW | {'rope_scaling': [1, 2]}, r'rope_scaling=\[1, 2\] must be an object'),
+        (NEW | {'rope_parameters': 'x'}, "rope_parameters='x' must be an object"),
+        (NEW | {'rms_norm_eps': '1e-6'}, "rms_norm_eps='1e-6' must be a number"),
+        (NEW | {'tie_word_embeddings': 'no'}, "tie_word_embeddings='no' must be true or false"),
+        (NEW | {'rope_parameters': {'rope_theta': []}}, r'rope_theta=\[\] must be a number'),
         ({'model_type': 'bloom', 'n_head': 7}, 'n_head=7 does not divide'),
     ],
 )
@@ -139,6 +149,18 @@ def test_what_is_not_built_here_is_refused_by_name(tmp_path, config, message):
     with pytest.raises(ValueError, match=message) as error:
         huggingface.read_architecture(tmp_path)
     assert str(tmp_path / 'config.json') in str(error.value)
+
+
+def test_an_empty_scaling_leaves_the_parameters_of_rope_alone():
+    linear = {'rope_type': 'linear', 'factor': 2.0, 'rope_theta': 7e3}
+    both = NEW | {'rope_scaling': {}, 'rope_parameters': linear}
+    assert read(both).rope == Rope('linear', 7e3, 2.0)
+
+
+def test_a_bloom_that_no_configuration_can_say_is_refused():
+    wide = Architecture(family='bloom', vocab_size=64, embed=16, layers=1, q_heads=2, mlp=48)
+    with pytest.raises(ValueError, match=r'mlp=48: a published BLOOM has no field for it'):
+        huggingface.architecture_to_hf_config(wide, 'float32')
 
 
 def test_a_quantised_model_as_published_is_refused(shared):

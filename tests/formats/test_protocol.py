@@ -105,6 +105,13 @@ def test_names_match_with_and_without_the_prefix(architecture, prefixed):
     assert all(found[n].array is stored[n].array for n in found)
 
 
+@pytest.mark.parametrize('wrapper', ['module.', '_orig_mod.', 'module._orig_mod.'])
+def test_names_that_torch_wraps_are_unwrapped(wrapper):
+    tensors = published(LLAMA)
+    found = match(LLAMA, {wrapper + name: tensor for name, tensor in tensors.items()})
+    assert all(found[name].array is tensor.array for name, tensor in tensors.items())
+
+
 def stored(name, shape, dtype='float32', fill=0.5):
     return Stored(name, Path('dir/x.bin'), np.full(shape, fill, dtype))
 

@@ -11,7 +11,10 @@ from typing import Any
 from belle_jax.families import Architecture, Rope
 
 FILE = 'params.json'
-REFUSED = ('quantization_args', 'lora_args', 'moe', 'moe_args')
+KNOWN = frozenset(
+    'dim n_layers n_heads n_kv_heads norm_eps vocab_size rope_theta use_scaled_rope multiple_of '
+    'ffn_dim_multiplier head_dim max_batch_size max_seq_len model_parallel_size'.split()
+)
 SCALED = Rope('llama3', 500_000.0, 8.0, 1.0, 4.0, 8192)
 """What `use_scaled_rope` means in Llama 3.1; the tied models of 3.2 have factor 32, which
 `params.json` does not say and Meta's own code once overlooked."""
@@ -50,8 +53,8 @@ def parse(values: dict[str, Any], path: str) -> Params:
         ValueError: a field is missing or malformed, or asks for something that is not built here;
             it is named.
     """
-    for name in REFUSED:
-        if values.get(name):
+    for name in sorted(values.keys() - KNOWN):
+        if values[name]:
             raise ValueError(
                 f'{path}: {name}={values[name]!r} asks for more than a plain LLaMA, which is all '
                 'that is read here. Take the original, unquantised model.'
@@ -86,6 +89,10 @@ def parse(values: dict[str, Any], path: str) -> Params:
     ):
         if count % whole:
             raise ValueError(f'{path}: {name}={count} must be a multiple of the {whole} heads.')
+    if number('head_dim', int) not in (None, params.dim // params.heads):
+        raise ValueError(
+            f"{path}: head_dim={values['head_dim']} is not dim / n_heads, which Meta's code takes."
+        )
     return params
 
 
