@@ -146,7 +146,7 @@ def _rope(config: PublishedConfig, positions: int) -> Rope:
     # In transformers, too, the old key wins where both are there.
     values = config.table('rope_scaling', 'rope_parameters')
     kind = values.get('rope_type', values.get('type', 'default'))
-    theta = PublishedConfig(config.values | values).number('rope_theta', 10_000.0)
+    theta = PublishedConfig({**config.values, **values}).number('rope_theta', 10_000.0)
     part = values.get('partial_rotary_factor', config.get('partial_rotary_factor', default=1.0))
     if part != 1:
         raise ValueError(f'partial_rotary_factor={part}: only whole heads are rotated here.')

@@ -178,7 +178,6 @@ def architecture_from_config(
     if name not in list(FAMILIES):
         known = ' and '.join(FAMILIES)
         raise ValueError(f'model_type={name!r} is not supported: only {known} are.')
-    published = PublishedConfig(config)
     if quantised := config.get('quantization_config'):
         method = quantised.get('quant_method') if isinstance(quantised, dict) else quantised
         raise ValueError(
@@ -187,11 +186,11 @@ def architecture_from_config(
         )
     ends = (generation or {}).get('eos_token_id', config.get('eos_token_id', 2))
     special = {
-        'bos_id': _token('bos_token_id', published.get('bos_token_id', default=1)),
+        'bos_id': _token('bos_token_id', config.get('bos_token_id', 1)),
         'eos_ids': _ends(ends),
-        'pad_id': _token('pad_token_id', published.get('pad_token_id')),
+        'pad_id': _token('pad_token_id', config.get('pad_token_id')),
     }
-    return FAMILIES[name].from_config(published, special)
+    return FAMILIES[name].from_config(PublishedConfig(config), special)
 
 
 def _token(name: str, value: Any) -> int | None:

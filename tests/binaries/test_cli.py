@@ -80,7 +80,8 @@ def test_a_recipe_is_found_by_its_name_unless_a_file_is_meant(monkeypatch, tmp_p
     monkeypatch.chdir(tmp_path)
     file = ROOT / 'configs' / 'sft_bloom.py'
     assert cli.recipe('sft_bloom:560m') == f'{file}:560m'
-    assert cli.recipe('configs/sft_bloom.py:560m') == 'configs/sft_bloom.py:560m'
+    (tmp_path / 'mine.py').write_text('')
+    assert cli.recipe('mine.py:560m') == 'mine.py:560m'
     (tmp_path / 'sft_bloom').write_text('')
     assert cli.recipe('sft_bloom:560m') == 'sft_bloom:560m'
     with pytest.raises(ValueError, match=r'sft_blom is not a recipe; did you mean sft_bloom\?'):
