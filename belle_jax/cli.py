@@ -5,6 +5,7 @@ A program is a module that defines flags and ends with `cli.run(main)`. `belle-j
 """
 
 import ast
+import dataclasses
 import difflib
 import re
 import runpy
@@ -271,6 +272,7 @@ def _check_fields(argv: Sequence[str]) -> None:
     from belle_jax import config  # slow to import, and few programs have recipes
 
     known = list(_fields(config.default().to_dict()))
+    known += _fields(dataclasses.asdict(config.Architecture()), 'model.architecture.')
     for name in given:
         if name not in known and not any(field.startswith(f'{name}.') for field in known):
             group = name.rpartition('.')[0]

@@ -53,6 +53,10 @@ def test_an_unknown_name_is_a_sentence_with_the_nearest(monkeypatch, capsys, wor
     [
         (['--config.optim.lr=1'], 'lr is not a field of a recipe; did you mean --config.optim.lea'),
         (['--config.optm.learning_rate=1'], 'did you mean --config.optim.learning_rate? Beside'),
+        (
+            ['--config.model.architecture.layer=1'],
+            'did you mean --config.model.architecture.layers?',
+        ),
         (['--config.batch.size=abc'], '--config.batch.size=abc cannot be taken: invalid literal'),
         (['--wrkdir=x'], '--wrkdir is not a flag; did you mean --workdir?'),
         (['--config=configs/nope.py'], '--config=configs/nope.py is not a file'),
