@@ -9,6 +9,7 @@ import json
 import pathlib
 from typing import Any
 
+from belle_jax.data.jinja_template import STANDING
 from belle_jax.data.records import Message
 from belle_jax.data.templates import Style, Template
 from belle_jax.data.tokenizer import Tokenizer
@@ -31,6 +32,10 @@ PROBES: list[list[dict[str, str]]] = [
         {'role': 'assistant', 'content': '4'},
     ],
 ]
+MOVES = (
+    f' It writes the date of the day, which stood at {STANDING:%Y-%m-%d} in training and moves '
+    'where transformers renders it.'
+)
 SPECIALS = 'special tokens that a user types are read as such by apply_chat_template, never here'
 
 
@@ -93,7 +98,8 @@ def export(template: Template) -> tuple[str | None, str]:
         of a first turn already differs from what training saw.
     """
     if template.own:
-        return template.own.source, "The tokenizer's own."
+        moves = MOVES if 'strftime_now' in template.own.source else ''
+        return template.own.source, "The tokenizer's own." + moves
     tokenizer, style = template.tokenizer, template.style
     theirs, trouble = _transformers(tokenizer.directory)
     if theirs is None:

@@ -244,6 +244,13 @@ def test_a_chat_template_cannot_reach_python():
         jinja_template.render("{{ ''.__class__.__mro__[1].__subclasses__() }}", [], generate=False)
 
 
+def test_an_exported_template_that_writes_the_date_says_that_it_moves(chinese):
+    template = own(chinese, "{{ strftime_now('%Y') }}" + chinese.chat_template)
+    assert template_export.export(template)[1].endswith(
+        '2024-07-26 in training and moves where transformers renders it.'
+    )
+
+
 EXACT = 'The same tokens as in training'
 FIRST = 'Only first turns are the same tokens'
 
