@@ -2,7 +2,7 @@
 
     export OPENAI_API_KEY=…
     belle-jax generate_data --output=Belle.train.json --count=1000 \\
-        --api=chat --model_name=gpt-4o-mini --concurrency=32 --budget_usd=5
+        --model_name=gpt-4.1-mini --concurrency=32 --budget_usd=5
 
 Any OpenAI-compatible server will do (--base_url=http://localhost:8000/v1). Every reply is in the
 journal (Belle.train.journal.sqlite) before it is used: a run that was killed goes on where it was
@@ -17,6 +17,7 @@ Other actions:
     belle-jax generate_data convert --rows=a.json --output=b.jsonl --layout=messages
 """
 
+import json
 import signal
 import sys
 from pathlib import Path
@@ -50,8 +51,14 @@ OUTPUT = flags.DEFINE_string('output', '', 'Rows: a JSON array, or JSON lines if
 COUNT = flags.DEFINE_integer('count', 100, 'Rows that are enough.', lower_bound=1)
 KIND = flags.DEFINE_enum('kind', 'self_instruct', list(kinds.KINDS), 'What is made.')
 ROWS = flags.DEFINE_list('rows', [], 'Existing rows: for evol, label, dedupe and convert.')
-flags.DEFINE_enum('api', 'completion', list(MODELS), 'How the server is asked.')
-flags.DEFINE_string('model_name', '', "As the server knows it; by default BELLE's.")
+flags.DEFINE_enum('api', 'chat', list(MODELS), 'How the server is asked.')
+flags.DEFINE_string('model_name', '', f'As the server knows it; by default {MODELS["chat"]}.')
+REQUEST = flags.DEFINE_string(
+    'request',
+    '{}',
+    'Fields of every request, as JSON, over those of the other flags; null leaves one out. Such as '
+    '{"reasoning_effort": "low", "temperature": null}.',
+)
 BASE_URL = flags.DEFINE_string('base_url', None, "The server; by default OpenAI's.")
 CONCURRENCY = flags.DEFINE_integer('concurrency', 16, 'Requests in flight.', lower_bound=1)
 RPM = flags.DEFINE_float('requests_per_minute', None, 'Limit; by default none.')
@@ -168,7 +175,10 @@ def generate() -> int:
             breaker=Breaker(deadline=PATIENCE.value),
         )
         if not cost:
-            print(f'What {settings.model} costs is not known: costs are shown as 0.')
+            print(
+                f'What {settings.model} costs is not known, and not shown: see '
+                '--usd_per_million_input and --usd_per_million_output.'
+            )
         result = run.generate(job, files, client)
     print(result.account(files))
     if result.complaint:
@@ -237,8 +247,22 @@ def _settings() -> Settings:
         categories=read_categories(CATEGORIES.value) if CATEGORIES.value else (),
         characters=read_objects(CHARACTERS.value) if CHARACTERS.value else (),
         turns=_turns(),
+        request=_request(),
         **named,
     )
+
+
+def _request() -> dict[str, Any]:
+    try:
+        fields = json.loads(REQUEST.value)
+    except ValueError:
+        fields = None
+    if not isinstance(fields, dict) or {'messages', 'prompt'} & fields.keys():
+        raise ValueError(
+            f'--request={REQUEST.value} is not a JSON object of fields beside the prompt, such as '
+            '{"top_k": 20}.'
+        )
+    return fields
 
 
 def _turns() -> tuple[int, int]:

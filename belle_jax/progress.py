@@ -1,5 +1,6 @@
 """One line on standard error that says how far long work is, how fast, and how long it takes."""
 
+import math
 import shutil
 import sys
 import time
@@ -9,6 +10,14 @@ def duration(seconds: float) -> str:
     """Hours, minutes and seconds, such as '0:04:10'."""
     minutes, rest = divmod(int(seconds), 60)
     return f'{minutes // 60}:{minutes % 60:02}:{rest:02}'
+
+
+def usd(amount: float) -> str:
+    """Money in as many digits as say something: $1,234, $12.34, $0.0042."""
+    if amount >= 100 or not amount:
+        return f'${amount:,.0f}'
+    digits = 2 if amount >= 0.095 else 1 - math.floor(math.log10(amount))
+    return f'${amount:.{digits}f}'
 
 
 class Line:

@@ -9,20 +9,11 @@ order, whatever the order in which they came, and says with True when it has eno
 """
 
 from belle_jax.api.client import Client
+from belle_jax.api.cost import Budget, Lost, Price, Spent, price
 from belle_jax.api.journal import Journal
 from belle_jax.api.pacing import Breaker, Limits, Retries
 from belle_jax.api.pool import ask_all
-from belle_jax.api.request import (
-    Budget,
-    Counters,
-    Price,
-    Refused,
-    Reply,
-    Request,
-    Spent,
-    Unreachable,
-    price,
-)
+from belle_jax.api.request import Counters, Refused, Reply, Request, Unreachable, is_whole
 
 __all__ = [
     'Breaker',
@@ -31,6 +22,7 @@ __all__ = [
     'Counters',
     'Journal',
     'Limits',
+    'Lost',
     'Price',
     'Refused',
     'Reply',
@@ -39,5 +31,6 @@ __all__ = [
     'Spent',
     'Unreachable',
     'ask_all',
+    'is_whole',
     'price',
 ]

@@ -4,70 +4,28 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
 from typing import Any
 
-from belle_jax.api.connection import Answer, Connection, read_answer
-from belle_jax.api.pacing import Breaker, Limits, Retries, retry_after
-from belle_jax.api.request import (
-    Counters,
-    Failure,
+from belle_jax.api.answer import Answer, read_answer
+from belle_jax.api.asking import Asking
+from belle_jax.api.connection import Connection
+from belle_jax.api.cost import (
+    FEWEST_TOKENS,
     Price,
-    Reply,
-    Request,
     answer_tokens,
-    counted_tokens,
+    paid_tokens,
     prompt_tokens,
-    text_tokens,
 )
+from belle_jax.api.dialect import Dialect
+from belle_jax.api.doubt import CONTROL, Doubt, control
+from belle_jax.api.journal import Flight
+from belle_jax.api.pacing import Breaker, Drain, Limits, Retries, retry_after
+from belle_jax.api.request import Counters, Failure, Refused, Reply, Request
 
-# Below this an answer is not worth having.
-FEWEST_TOKENS = 16
-
-
-class Drain:
-    """Ends the waiting of many requests; an attempt that is under way is paid for and goes on."""
-
-    def __init__(self) -> None:
-        self.begun = False
-        self._waiting: set[asyncio.Task[Any]] = set()
-
-    def begin(self) -> None:
-        """From now on no attempt begins."""
-        self.begun = True
-        for task in self._waiting:
-            task.cancel()
-
-    @contextlib.contextmanager
-    def waits(self) -> Iterator[None]:
-        """Around every wait of a request that is not at the server.
-
-        Raises:
-            asyncio.CancelledError: if the end has begun.
-        """
-        task = asyncio.current_task()
-        if self.begun or task is None:
-            raise asyncio.CancelledError
-        self._waiting.add(task)
-        try:
-            yield
-        finally:
-            self._waiting.discard(task)
-
-
-@dataclass
-class _Asking:
-    """One request on its way: what it has taken so far."""
-
-    body: dict[str, Any]
-    attempts: int = 0
-    failures: int = 0
-    shortenings: int = 0
-    spent: float = 0.0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    usage: dict[str, Any] = field(default_factory=dict)
+# Failures of a request in a row, with the same words, after which it may itself be their cause.
+SAME = 3
+SLOW = 'give it more time with --timeout, or ask for less with --max_tokens.'
 
 
 class Client:
@@ -111,6 +69,7 @@ class Client:
         self._retries = retries or Retries()
         self._clock, self._sleep = clock, sleep
         self._chance = chance or random.Random()
+        self._dialect, self._doubt = Dialect(), Doubt()
 
     @property
     def url(self) -> str:
@@ -124,131 +83,201 @@ class Client:
     async def __aexit__(self, *_: object) -> None:
         await self._connection.close()
 
-    async def ask(self, asked: Request, drain: Drain | None = None) -> Reply:
+    async def ask(
+        self, asked: Request, drain: Drain | None = None, flight: Flight | None = None
+    ) -> Reply:
         """Asks until there is an answer or no hope.
 
         Args:
             asked: The request.
             drain: Ends the waiting when it begins.
+            flight: Is told before the request is sent, and if it comes to nothing.
         Returns:
             The answer, or a reply with an error for a request that was given up.
         Raises:
             Refused: if the server refuses what every request would ask.
             Unreachable: if the server does not answer anybody for too long.
         """
-        drain, begun, state = drain or Drain(), self._clock(), _Asking(asked.body)
+        drain, begun, state = drain or Drain(), self._clock(), Asking(asked.body, flight)
+        answered, error = Answer('', None), ''
         try:
-            answered = await self._until_answered(asked, state, drain)
+            with self._doubt.under_way():
+                answered = await self._until_answered(asked, state, drain)
         except Failure as failure:
-            text, reason, error = '', None, str(failure)
-        else:
-            text, reason, error = answered.text, answered.finish_reason, ''
+            error = str(failure)
+        except asyncio.CancelledError:
+            # What attempts took that came to nothing stays in the journal.
+            if state.at_server or not state.prompt_tokens:
+                if flight and not state.at_server:
+                    flight.withdraw()
+                raise
+            error = 'interrupted'
+        sent = self._dialect.spoken(state.body)
         return Reply(
             asked.index,
-            text,
-            reason,
+            answered.text,
+            answered.finish_reason,
             state.prompt_tokens,
             state.completion_tokens,
             self.price.cost(state.prompt_tokens, state.completion_tokens),
             error,
-            sent=None if state.body is asked.body else state.body,
+            answered.thoughts,
+            sent=None if sent is asked.body else sent,
             usage=state.usage,
             attempts=state.attempts,
             seconds=self._clock() - begun,
         )
 
-    async def _until_answered(self, asked: Request, state: _Asking, drain: Drain) -> Answer:
+    def most(self, asked: Request) -> tuple[int, float]:
+        """The most that a request takes, in tokens and USD, if its server keeps to its fields."""
+        body = self._dialect.spoken(asked.body)
+        prompt, answer = prompt_tokens(body), answer_tokens(body)
+        return prompt + answer, self.price.cost(prompt, answer)
+
+    async def _until_answered(self, asked: Request, state: Asking, drain: Drain) -> Answer:
         """Attempts within the bounds; the last failure is raised."""
         while True:
-            reserved = prompt_tokens(state.body) + answer_tokens(state.body)
+            body = self._dialect.spoken(state.body)
+            reserved = prompt_tokens(body) + answer_tokens(body)
             with drain.waits():
                 await self._limits.acquire(reserved)
                 self.counters.paused = self._breaker.is_open
                 probe = await self._breaker.enter()
             begun, used = self._clock(), 0
             try:
-                answered = await self._attempt(asked.endpoint, state)
-                used = self._pay(state, answered.usage, answered.text)
-                self._breaker.succeeded()
+                answered = await self._attempt(asked.endpoint, body, state)
+                used = self._answered(state, body, answered)
                 return answered
             except Failure as failure:
                 if failure.usage:
-                    used = self._pay(state, failure.usage, '')
-                delay = self._after(failure, state, probe, self._clock() - begun)
+                    used = self._pay(state, body, failure.usage, '')
+                self._failed(failure)
+                failed = failure
             finally:
+                took = None if probe else self._clock() - begun
                 self._limits.settle(reserved, used)
                 self._breaker.leave(probe)
                 self.counters.paused = self._breaker.is_open
+            delay = await self._next(failed, asked, state, body, drain, took)
+            self.counters.retries[failed.reason] += 1
             if delay:
                 with drain.waits():
                     await self._sleep(delay)
 
-    async def _attempt(self, endpoint: str, state: _Asking) -> Answer:
-        """Sends the request once."""
+    async def _attempt(self, endpoint: str, body: dict[str, Any], state: Asking) -> Answer:
+        """Sends a body once."""
+        if state.flight and not state.attempts:
+            await state.flight.begin()
         state.attempts += 1
-        try:
-            async with asyncio.timeout(self._retries.attempt_timeout):
-                content = await self._connection.post(endpoint, state.body)
-        except TimeoutError:
-            content = None
+        # A model that is slow, or is only being loaded, gets twice the time the next time.
+        seconds = min(self._retries.attempt_timeout * 2**state.slow, self._retries.deadline)
+        content = None
+        with contextlib.suppress(TimeoutError), state.being_at_server():
+            async with asyncio.timeout(seconds):
+                content = await self._connection.post(endpoint, body)
         if content is None:
+            state.slow += 1
             # Raised out here, it brings no exception of the library along.
-            raise Failure('time-out', answered=False)
+            raise Failure('time-out', f'no answer within {seconds:g} s', slow=True, advice=SLOW)
         return read_answer(content)
 
-    def _after(self, failure: Failure, state: _Asking, probe: bool, took: float) -> float:
-        """What follows a failed attempt.
+    def _answered(self, state: Asking, body: dict[str, Any], answered: Answer) -> int:
+        """The server answered: tells all, and counts what it took."""
+        self._breaker.succeeded()
+        self._doubt.answered()
+        return self._pay(state, body, answered.usage, answered.text + answered.thoughts)
 
-        Returns:
-            Seconds to wait before the next.
+    def _failed(self, failure: Failure) -> None:
+        """Tells breaker and counters; a server that refuses is well."""
+        self.counters.newest = str(failure)
+        if failure.action == 'retry':
+            self._breaker.failed(failure, retry_after(failure.headers), self.url)
+        elif failure.action == 'refused':
+            self._doubt.refusals += 1
+
+    # --- what follows a failed attempt ------------------------------------------------------------
+
+    async def _next(
+        self,
+        failure: Failure,
+        asked: Request,
+        state: Asking,
+        sent: dict[str, Any],
+        drain: Drain,
+        took: float | None,
+    ) -> float:
+        """Seconds to wait before the next attempt, which may have another body.
+
+        Args:
+            took: Seconds of the attempt; None for a probe, which was made for all: that the server
+                is still down says nothing about this request.
         Raises:
-            Failure: the same, if there is to be no next one.
-            Unreachable: if there is to be none for anybody.
+            Failure: the same, if there is to be no next attempt.
+            Refused: if every request is refused.
         """
-        if failure.action != 'retry':
-            # The server answered, and well; this request alone is at fault.
-            self._breaker.succeeded()
-            if failure.action == 'shorten' and self._shorten(state):
-                self.counters.retries[failure.reason] += 1
+        if failure.action == 'give up':
+            raise failure
+        if failure.action == 'retry':
+            delay = 0.0 if took is None else state.delay(failure, took, self._retries, self._chance)
+            shorter = state.shorter(failure, self._retries)
+            # Some servers tell a prompt's fault as their own.
+            if not shorter or failure.reason[0] != '5':
+                return delay
+            if not state.refused and state.same >= SAME:
+                state.refused = await self._others_are_answered(asked, state, drain)
+            if not state.refused:
+                return delay
+        else:
+            change = self._dialect.learn(failure, state.body, sent)
+            if change is not None:
+                self.counters.changes += filter(None, [change])
                 return 0.0
-            raise failure
-        asked = retry_after(failure.headers)
-        self._breaker.failed(failure, asked, self.url)
-        if probe:
-            # It asked for all: that the server is still down says nothing about this request.
-            self.counters.retries[failure.reason] += 1
-            return 0.0
-        state.failures += 1
-        state.spent += took
-        delay = self._retries.delay(state.failures, asked, self._chance)
-        late = state.spent + delay > self._retries.deadline
-        if late or state.failures >= self._retries.attempts:
-            raise failure
-        state.spent += delay
-        self.counters.retries[failure.reason] += 1
-        return delay
+            await self._refused_alone(failure, asked, state, drain)
+            shorter = state.shorter(failure, self._retries)
+            if not shorter:
+                raise failure
+        state.body, state.shortenings = shorter, state.shortenings + 1
+        state.failures = 0  # they are explained
+        return 0.0
 
-    def _shorten(self, state: _Asking) -> bool:
-        """Lowers the body's max_tokens, if it may be lowered once more."""
-        name = next((n for n in ('max_tokens', 'max_completion_tokens') if state.body.get(n)), '')
-        if not name or state.shortenings >= self._retries.shortenings:
-            return False
-        tokens = int(state.body[name] * 0.8)
-        if tokens < FEWEST_TOKENS:
-            return False
-        state.shortenings += 1
-        state.body = state.body | {name: tokens}
-        return True
+    async def _refused_alone(
+        self, failure: Failure, asked: Request, state: Asking, drain: Drain
+    ) -> None:
+        """Returns once it is known that others are answered."""
+        pause = 1.0
+        while not state.refused:
+            state.refused = await self._others_are_answered(asked, state, drain)
+            if not state.refused and self._doubt.hopeless:
+                raise Refused(
+                    f'{self.url} refuses every request, even {CONTROL!r}: {failure}. Check the '
+                    'model, the settings of sampling, and what the key may do.'
+                )
+            if not state.refused:
+                with drain.waits():
+                    await self._sleep(pause)
+                pause *= 2
 
-    def _pay(self, state: _Asking, usage: dict[str, Any], text: str) -> int:
-        """Counts what an attempt took: as the server counted, or else our estimate."""
-        tokens = counted_tokens(usage)
-        if tokens is None:
-            tokens = prompt_tokens(state.body), text_tokens(text)
+    async def _others_are_answered(self, asked: Request, state: Asking, drain: Drain) -> bool:
+        async def ask_control() -> bool:
+            body = control(self._dialect.spoken(asked.body))
+            await self._limits.acquire(FEWEST_TOKENS)
+            try:
+                answered = await self._attempt(asked.endpoint, body, state)
+            except Failure as failure:
+                self._failed(failure)
+                return False
+            self._answered(state, body, answered)
+            return True
+
+        with drain.waits():
+            return await self._doubt.others_are_answered(ask_control)
+
+    def _pay(self, state: Asking, body: dict[str, Any], usage: dict[str, Any], text: str) -> int:
+        """Counts what an attempt took."""
+        prompt, answer = paid_tokens(body, usage, text)
         state.usage = usage
-        state.prompt_tokens += tokens[0]
-        state.completion_tokens += tokens[1]
-        self.counters.prompt_tokens += tokens[0]
-        self.counters.completion_tokens += tokens[1]
-        self.counters.cost_usd += self.price.cost(*tokens)
-        return sum(tokens)
+        for account in (state, self.counters):
+            account.prompt_tokens += prompt
+            account.completion_tokens += answer
+        self.counters.cost_usd += self.price.cost(prompt, answer)
+        return prompt + answer

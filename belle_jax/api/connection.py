@@ -4,9 +4,7 @@ import ipaddress
 import json
 import logging
 import os
-import re
 import urllib.parse
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from belle_jax.api.request import Failure, Refused
@@ -23,13 +21,7 @@ CONNECTIONS_PER_POOL = 32
 SECRET_LENGTH = 16
 # Worth another try: time-out, conflict, too early, too many requests.
 RETRIED = frozenset({408, 409, 425, 429})
-# How servers say that prompt and answer together are too long: OpenAI's code and its older
-# sentence, which vLLM and llama.cpp vary.
-TOO_LONG = re.compile(
-    'reduce your prompt|reduce the length|context_length|maximum context length|context size'
-)
-# A prompt that the server's own filter refuses says nothing about the other prompts.
-FILTERED = re.compile('content_filter|content_policy|content management policy')
+CONNECTING = 15.0  # seconds until a server that does not take the connection is not there
 
 
 class Connection:
@@ -65,10 +57,26 @@ class Connection:
         self._busy: list[int] = []
 
     def load(self) -> None:
-        """Loads the client library, which takes half a second: no request should wait for it."""
+        """Loads the client library, which takes half a second: no request should wait for it.
+
+        Raises:
+            ValueError: the library cannot use the proxy or certificates of the environment.
+        """
+        import httpx2
         import openai
 
         self._openai = openai
+        # Whole attempts are timed outside: the library's times are between two bytes.
+        self._timeout = httpx2.Timeout(None, connect=CONNECTING)
+        try:
+            self._add_pool()
+        except Exception as error:
+            remedy = 'mend the variables ALL_PROXY, HTTPS_PROXY, HTTP_PROXY and SSL_CERT_FILE.'
+            if isinstance(error, ImportError):
+                remedy = "pip install 'belle-jax[socks]', or unset the variable ALL_PROXY."
+            raise ValueError(
+                f'no client for {self.url} can be made ({_line(error)}): {remedy}'
+            ) from error
 
     async def post(self, endpoint: str, body: dict[str, Any]) -> bytes:
         """Sends a body as it stands.
@@ -79,7 +87,8 @@ class Connection:
         Returns:
             The body of a response with status 200, without our key should it be in there.
         Raises:
-            Failure, Refused: for everything else.
+            Failure: for everything else.
+            Refused: where no request can do better.
         """
         failed: Exception | None = None
         content = b''
@@ -90,13 +99,15 @@ class Connection:
                 PATHS[endpoint],
                 cast_to=bytes,
                 body=body,
-                # Whole attempts are timed outside: the library's times are between two bytes.
-                options={'timeout': None, 'follow_redirects': False},
+                options={'timeout': self._timeout, 'follow_redirects': False},
             )
         except UnicodeEncodeError:
             failed = Failure('no text', 'half a character in the prompt', action='give up')
+        except self._openai.APIStatusError as error:
+            failed = self._refusal(error, str(body.get('model', '')))
         except self._openai.APIError as error:
-            failed = self._failure(error, str(body.get('model', '')))
+            # The library's message is "Connection error." alone; its cause says which.
+            failed = Failure('connection', self._without_key(_cause(error)))
         finally:
             self._busy[pool] -= 1
         if failed is not None:
@@ -109,6 +120,10 @@ class Connection:
         for pool, busy in enumerate(self._busy):
             if busy < CONNECTIONS_PER_POOL:
                 return pool
+        self._add_pool()
+        return len(self._pools) - 1
+
+    def _add_pool(self) -> None:
         self._pools.append(
             self._openai.AsyncOpenAI(
                 api_key=self._key,
@@ -118,39 +133,32 @@ class Connection:
             )
         )
         self._busy.append(0)
-        return len(self._pools) - 1
 
-    def _failure(self, error: 'openai.APIError', model: str) -> Failure | Refused:
-        """What to do about a request that failed so; Refused where no request can do better."""
-        if isinstance(error, self._openai.APITimeoutError):
-            return Failure('time-out', answered=False)
-        if not isinstance(error, self._openai.APIStatusError):
-            # The library's message is "Connection error." alone; its cause says which.
-            return Failure('connection', self._without_key(_cause(error)), answered=False)
+    def _refusal(self, error: 'openai.APIStatusError', model: str) -> Failure | Refused:
+        """What to do about a status that is no success; Refused where no request can do better."""
         status, said, url = error.status_code, self._without_key(_said(error)), self.url
-        low = said.lower()
-        if status == 429 and 'insufficient_quota' in low:
-            return Refused(f"{url}: the account's quota is used up: {said}")
+        if status == 402 or (status == 429 and 'insufficient_quota' in said):
+            return Refused(f"{url}: the account's quota or balance is used up: {said}")
         if status in RETRIED or status >= 500:
-            return Failure(str(status), said, headers=error.response.headers)
+            return Failure(str(status), said, headers=error.response.headers, field=_field(error))
         if status == 401:
             # Servers repeat the key in this message, so it is not shown.
             return Refused(
                 f'{url} does not accept the key: check the variable OPENAI_API_KEY (401).'
             )
-        if status == 403:
-            return Refused(f'{url}: this key may not do this (403): {said}')
         if status == 404:
             return Refused(
                 f'{url} does not know the model {model!r}, or is not the address of an API (404): '
                 f'{said}. Check the model name, and that the base URL ends as the server wants it, '
                 'as in /v1.'
             )
-        if status in (400, 413) and TOO_LONG.search(low):
-            return Failure('too long', said, action='shorten')
-        if status == 400 and FILTERED.search(low):
-            return Failure('refused prompt', said, action='give up')
-        return Refused(f'{url} refuses the request ({status}): {said}')
+        if status < 400:
+            target = error.response.headers.get('location', 'another address')
+            return Refused(
+                f'{url} sends us on to {self._without_key(target)} ({status}): if that is the '
+                'server that you mean, give its address as the base URL.'
+            )
+        return Failure(f'refused ({status})', said, action='refused', field=_field(error))
 
     def _without_key(self, text: str) -> str:
         """A text of the server with our key taken out."""
@@ -183,7 +191,8 @@ def _parts(base_url: str) -> urllib.parse.SplitResult:
 
 def _is_local(host: str) -> bool:
     try:
-        return ipaddress.ip_address(host).is_loopback
+        address = ipaddress.ip_address(host)
+        return address.is_loopback or address.is_unspecified
     except ValueError:
         return host == 'localhost' or host.endswith('.localhost')
 
@@ -193,71 +202,26 @@ def _said(error: 'openai.APIStatusError') -> str:
     body = error.body
     if isinstance(body, dict):
         words = [body.get('code'), body.get('type'), body.get('message') or body.get('detail')]
-        said = ', '.join(str(w) for w in words if w) or json.dumps(body, ensure_ascii=False)
+        words = [w if isinstance(w, str) else json.dumps(w) for w in words if w]
+        said = ', '.join(words) or json.dumps(body, ensure_ascii=False)
     else:
         said = str(body or error.response.reason_phrase)
-    return ' '.join(said.split())[:500]
+    said = ' '.join(said.split())[:500]
+    return said.encode('utf-8', 'replace').decode()
+
+
+def _field(error: 'openai.APIStatusError') -> str:
+    """The field that an error says it is about."""
+    field = error.body.get('param') if isinstance(error.body, dict) else None
+    return field.rpartition('.')[2] if isinstance(field, str) else ''
 
 
 def _cause(error: BaseException) -> str:
     """The innermost cause of an exception, in one line."""
     while error.__cause__ is not None:
         error = error.__cause__
+    return _line(error)
+
+
+def _line(error: BaseException) -> str:
     return ' '.join(f'{type(error).__name__} {error}'.split())[:200]
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a response holds: its text, why that ended, and what the server counted."""
-
-    text: str
-    finish_reason: str | None
-    usage: dict[str, Any]
-
-
-def read_answer(content: bytes) -> Answer:
-    """Reads the body of a response with status 200.
-
-    Args:
-        content: The bytes, of either endpoint.
-    Returns:
-        The first choice's text.
-    Raises:
-        Failure: for half a JSON, a page, no choices, or an error that was sent as a success.
-    """
-    try:
-        body = json.loads(content)
-    except ValueError:
-        raise Failure('bad JSON', _start(content)) from None
-    if not isinstance(body, dict):
-        raise Failure('bad JSON', _start(content))
-    usage = body.get('usage')
-    usage = usage if isinstance(usage, dict) else {}
-    choices = body.get('choices')
-    if not choices and body.get('error'):
-        said = json.dumps(body['error'], ensure_ascii=False)[:200]
-        raise Failure('error in reply', said, usage=usage)
-    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
-        raise Failure('empty choices', _start(content), usage=usage)
-    choice = choices[0]
-    message = choice.get('message')
-    text = message.get('content') if isinstance(message, dict) else choice.get('text')
-    if isinstance(text, list):
-        text = ''.join(str(p.get('text') or '') for p in text if isinstance(p, dict))
-    # A content of null is an answer: the model said nothing, or a filter took it away.
-    reason = choice.get('finish_reason')
-    return Answer(_whole(str(text or '')), None if reason is None else str(reason), usage)
-
-
-def _whole(text: str) -> str:
-    """The text with half characters marked: a cut emoji may come as a lone surrogate, which no
-    file and no database takes."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')
-    return text
-
-
-def _start(content: bytes) -> str:
-    return ' '.join(content[:120].decode('utf-8', 'replace').split())

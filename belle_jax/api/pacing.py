@@ -1,11 +1,13 @@
-"""What holds requests back: limits a minute, one request's retries, and the circuit breaker."""
+"""What holds requests back: limits a minute, retries, the circuit breaker, and the end of a run."""
 
 import asyncio
+import contextlib
 import email.utils
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from belle_jax.api.request import Failure, Unreachable
 
@@ -164,8 +166,9 @@ class Breaker:
             first_pause: Seconds before the first probe.
             longest_pause: Where doubling ends, in seconds.
             deadline: Seconds without an answer after which the run stops.
-            first_deadline: The same, if it is less, while nothing at all has come from the server,
-                as when the address is wrong.
+            first_deadline: The same, if it is less, while there was no answer yet and every failure
+                is the same one, as when the address is wrong or the balance empty; not where the
+                server is slow, or says when to come back.
             clock: Seconds.
             sleep: Waits for that many seconds.
         """
@@ -173,7 +176,7 @@ class Breaker:
         self._deadline, self._first_deadline = deadline, min(first_deadline, deadline)
         self._clock, self._sleep = clock, sleep
         self._in_a_row, self._pause, self._until = 0, 0.0, 0.0
-        self._heard = False
+        self._answered, self._reasons, self._may_pass = False, set[str](), False
         # The begin of the silence: the last answer, or the first attempt of all.
         self._silent: float | None = None
         self._probe = asyncio.Lock()
@@ -213,7 +216,7 @@ class Breaker:
 
     def succeeded(self) -> None:
         """The server answered."""
-        self._in_a_row, self._pause, self._heard = 0, 0.0, True
+        self._in_a_row, self._pause, self._answered = 0, 0.0, True
         self._silent = self._clock()
 
     def failed(self, failure: Failure, retry_after: float | None, url: str) -> None:
@@ -228,8 +231,10 @@ class Breaker:
         """
         now = self._clock()
         self._in_a_row += 1
-        self._heard = self._heard or failure.answered
-        deadline = self._deadline if self._heard else self._first_deadline
+        self._reasons.add(failure.reason)
+        self._may_pass = self._may_pass or failure.slow or retry_after is not None
+        hopeless = not (self._answered or self._may_pass) and len(self._reasons) == 1
+        deadline = self._first_deadline if hopeless else self._deadline
         silent = now - (now if self._silent is None else self._silent)
         if self.is_open:
             if now >= self._until:
@@ -241,5 +246,35 @@ class Breaker:
             raise Unreachable(
                 f'{url} has not answered for {silent:.0f} s{asked}; the last of '
                 f'{self._in_a_row} failures: {failure}. What was answered before is in the '
-                f'journal: check the address, or start again when the server is back.'
+                f'journal: {failure.advice}'
             )
+
+
+class Drain:
+    """Ends the waiting of many requests; an attempt that is under way is paid for and goes on."""
+
+    def __init__(self) -> None:
+        self.begun = False
+        self._waiting: set[asyncio.Task[Any]] = set()
+
+    def begin(self) -> None:
+        """From now on no attempt begins."""
+        self.begun = True
+        for task in self._waiting:
+            task.cancel()
+
+    @contextlib.contextmanager
+    def waits(self) -> Iterator[None]:
+        """Around every wait of a request that is not at the server.
+
+        Raises:
+            asyncio.CancelledError: if the end has begun.
+        """
+        task = asyncio.current_task()
+        if self.begun or task is None:
+            raise asyncio.CancelledError
+        self._waiting.add(task)
+        try:
+            yield
+        finally:
+            self._waiting.discard(task)

@@ -4,9 +4,11 @@ import asyncio
 import concurrent.futures
 from collections.abc import Callable, Iterator
 
-from belle_jax.api.client import Client, Drain
+from belle_jax.api.client import Client
+from belle_jax.api.cost import Budget
 from belle_jax.api.journal import Journal
-from belle_jax.api.request import Budget, Reply, Request, answer_tokens, prompt_tokens
+from belle_jax.api.pacing import Drain
+from belle_jax.api.request import Reply, Request
 
 # Replies that `use` gets before the event loop hears of it again.
 MOST_PER_BATCH = 64
@@ -52,7 +54,8 @@ async def ask_all(
     if budget.usd is not None and not client.price:
         raise ValueError(
             f'a budget of {budget.usd:g} USD needs to know what the model costs: give the price of '
-            f'a million tokens of the prompt and of the answer, or a budget in tokens.'
+            'a million tokens of the prompt and of the answer (--usd_per_million_input and '
+            '--usd_per_million_output), or a budget in tokens.'
         )
     if concurrency < 1:
         raise ValueError(f'concurrency={concurrency} asks nothing: give 1 or more.')
@@ -160,9 +163,7 @@ class _AskAll:
             else:
                 await self._free.acquire()
                 await self._worth_it(position)
-                # The most that it may take.
-                prompt, answer = prompt_tokens(request.body), answer_tokens(request.body)
-                tokens, usd = prompt + answer, self._client.price.cost(prompt, answer)
+                tokens, usd = self._client.most(request)
                 if not await self._reserve(tokens, usd):
                     self._outcome = 'budget'
                     break
@@ -183,10 +184,12 @@ class _AskAll:
         """Sets aside what a request may take; waits while what is in flight may leave enough."""
         limit = self._budget
         while True:
-            spent = self._journal.spent()
-            over = limit.usd is not None and spent.cost_usd + self._reserved_usd + usd > limit.usd
+            spent, lost = self._journal.spent(), self._journal.lost
+            dollars = spent.cost_usd + lost.cost_usd + self._reserved_usd + usd
+            over = limit.usd is not None and dollars > limit.usd
             if limit.tokens is not None:
-                over = over or spent.tokens + self._reserved_tokens + tokens > limit.tokens
+                taken = spent.tokens + lost.tokens + self._reserved_tokens
+                over = over or taken + tokens > limit.tokens
             if not over:
                 self._reserved_tokens += tokens
                 self._reserved_usd += usd
@@ -201,9 +204,10 @@ class _AskAll:
         counters = self._counters
         counters.asked += 1
         counters.in_flight += 1
+        flight = self._journal.flight(request, tokens, usd)
         try:
-            reply = await self._client.ask(request, self._drain)
-            await asyncio.wrap_future(self._journal.put(request, reply))
+            reply = await self._client.ask(request, self._drain, flight)
+            await asyncio.wrap_future(self._journal.put(request, reply, flight))
             counters.given_up += bool(reply.error)
             counters.answered += not reply.error
             self._deliver(position, reply)

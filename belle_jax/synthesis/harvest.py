@@ -9,12 +9,12 @@ import asyncio
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from belle_jax.api import Counters, Reply, Spent
-from belle_jax.progress import Line, duration
+from belle_jax.api import Counters, Lost, Reply, Spent
+from belle_jax.progress import Line, duration, usd
 from belle_jax.synthesis.kinds import Kind
 from belle_jax.synthesis.report_statistics import Point
 from belle_jax.texts.filters import Row, Rule, apply_rules
@@ -59,12 +59,15 @@ class Harvest:
             kept: The rows.
             rejected: Pieces by reason.
             points: The course: one for each reply.
+            thought: Replies whose model thought first.
             barren: Replies since the last one that gave a row.
         """
         self.kind, self.similarity, self.count = kind, similarity, count
         self.kept: list[Row] = []
         self.rejected: Counter[str] = Counter()
         self.points: list[Point] = []
+        self.thought = 0
+        self._told = False  # whether the server gives finish reasons
         self._rules, self._reject = tuple(rules), reject
         self._give_up_after, self.barren = give_up_after, 0
 
@@ -93,7 +96,8 @@ class Harvest:
     def use(self, reply: Reply) -> bool:
         """Takes the next reply, or one that was given up; returns whether that ended it."""
         before = len(self.kept)
-        for candidate in self.kind.parse(reply):
+        self.thought += bool(reply.thoughts)
+        for candidate in self.kind.parse(reply, self._told):
             if self.enough:
                 break
             if candidate.row is None:
@@ -111,6 +115,7 @@ class Harvest:
                 last.usd + reply.cost_usd,
             )
         )
+        self._told = self._told or reply.finish_reason is not None
         self.barren = 0 if len(self.kept) > before else self.barren + 1
         return self.ended
 
@@ -147,8 +152,12 @@ class Live:
 
     async def run(self) -> None:
         """Shows the line again and again, until it is cancelled."""
+        told = 0
         while True:
             await asyncio.sleep(0.5)
+            for change in self._counters.changes[told:]:
+                self._line.say(change)
+                told += 1
             if self._line.due:
                 self._line.show(self.text())
 
@@ -167,15 +176,14 @@ class Live:
         parts.append(f'{counters.in_flight} in flight')
         parts.append(f'{counters.prompt_tokens + counters.completion_tokens:,} tokens')
         if counters.cost_usd:
-            parts.append(f'${counters.cost_usd:,.2f}')
+            parts.append(usd(counters.cost_usd))
         if counters.paused:
             parts.append('waiting for the server')
         if harvest.rejected:
             top = ', '.join(f'{name} {n:,}' for name, n in harvest.rejected.most_common(3))
             parts.append(f'rejected {harvest.rejected.total():,} ({top})')
         if retried := counters.retries.total():
-            reason, _ = counters.retries.most_common(1)[0]
-            parts.append(f'{retried:,} retries (most: {reason})')
+            parts.append(f'{retried:,} retries (newest: {counters.newest[:60]})')
         return ' · '.join(parts)
 
     def _left(self) -> str:
@@ -224,6 +232,9 @@ class Result:
         outcome: Why it ended: a word of ENDED or ENDED_EARLY, or 'error'.
         journaled: Answers in the journal.
         spent: On all of them.
+        lost: Requests that were under way when earlier runs were killed.
+        damaged: Rows of the journal that are not what was written.
+        changes: What was asked otherwise, as the server takes it only so.
         error: That ended it; the files are written all the same.
     """
 
@@ -231,6 +242,9 @@ class Result:
     outcome: str
     journaled: int
     spent: Spent
+    lost: Lost
+    damaged: int = 0
+    changes: Sequence[str] = ()
     error: Exception | None = None
 
     def account(self, files: Files) -> str:
@@ -242,7 +256,18 @@ class Result:
         ]
         if self.outcome in ENDED:
             lines.append(f'It ended because {ENDED[self.outcome]}.')
-        paid = f', ${spent.cost_usd:,.2f}' if spent.cost_usd else ''
+        if harvest.thought:
+            lines.append(f'{harvest.thought:,} replies began with thoughts, which are left out.')
+        lines += self.changes
+        if self.lost.requests:
+            most = f', {usd(self.lost.cost_usd)}' if self.lost.cost_usd else ''
+            lines.append(
+                f'Under way when earlier runs were killed, and asked again: {self.lost.requests:,} '
+                f'requests, which may have taken {self.lost.tokens:,} tokens{most} more.'
+            )
+        if self.damaged:
+            lines.append(f'Damaged in the journal, and asked again: {self.damaged:,} replies.')
+        paid = f', {usd(spent.cost_usd)}' if spent.cost_usd else ''
         lines += [
             f'Journal: {files.journal} ({self.journaled:,} answers, {spent.tokens:,} tokens{paid})',
             f'Report: {files.report}',

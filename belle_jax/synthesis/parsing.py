@@ -35,7 +35,6 @@ NO_INPUT = re.compile(
     r'[>＞〉》)）】\]]?\s*[。.]?',
     re.I,
 )
-CUT = ('length', 'content_filter')  # finish reasons of replies that end early
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from belle_jax.files import WholeText
 from belle_jax.pages.page import bars, compact, histogram, lines, percent, render, sunburst
+from belle_jax.progress import usd
 from belle_jax.synthesis.report_statistics import (
     OTHERS,
     Point,
@@ -110,10 +111,10 @@ def _tiles(rows: RowStatistics, data: ReportData) -> list[tuple[str, str]]:
         (percent(end.kept / end.candidates) if end.candidates else '–', 'of all tasks kept'),
         (f'{end.kept / end.replies:.2f}' if end.replies else '–', 'rows kept per reply'),
         (compact(tokens), f'tokens, {compact(end.completion_tokens)} of them answers'),
-        (_usd(end.usd) if end.usd else '–', 'paid' if end.usd else 'no price known'),
+        (usd(end.usd) if end.usd else '–', 'paid' if end.usd else 'no price known'),
     ]
     if end.usd and end.kept:
-        tiles.append((_usd(1000 * end.usd / end.kept), 'per 1,000 rows'))
+        tiles.append((usd(1000 * end.usd / end.kept), 'per 1,000 rows'))
     return tiles
 
 
@@ -191,7 +192,7 @@ def _course(size: int, ends: Sequence[Point]) -> list[Card]:
         ]
         whole = [(b.replies, 1000 * b.usd / b.kept) for b in ends if b.kept]
         curves = [('in this stretch', 'b', now), ('since the beginning', 'a', whole)]
-        cards.append(Card('Cost of 1,000 kept rows', lines(curves, label, _usd)))
+        cards.append(Card('Cost of 1,000 kept rows', lines(curves, label, usd)))
     course = [start, *ends]
     sent = [(point.replies, point.prompt_tokens) for point in course]
     written = [(point.replies, point.completion_tokens) for point in course]
@@ -199,9 +200,3 @@ def _course(size: int, ends: Sequence[Point]) -> list[Card]:
     cards.append(Card('Tokens', lines(curves, 'replies', compact)))
     rows = [(point.replies, point.kept) for point in course]
     return [*cards, Card('Rows kept', lines([('rows', 'c', rows)], 'replies', compact))]
-
-
-def _usd(amount: float) -> str:
-    if amount >= 100:
-        return f'${amount:,.0f}'
-    return f'${amount:.2f}' if amount >= 0.095 else f'${amount:.2g}'

@@ -24,8 +24,9 @@ from belle_jax.texts.similarity import Similarity
 
 # Data go in by their hash: a journal says which they were, not what they were.
 HASHED = ('seeds', 'rows', 'categories', 'characters')
-# A prompt goes in as its text, as a file may be changed; the last two decide rows alone.
-LEFT_OUT = ('prompt_file', 'model_name', 'longest_answer', 'apart')
+# A prompt goes in as its text, as a file may be changed, and fields of a request as the first
+# requests; two decide rows alone.
+LEFT_OUT = ('prompt_file', 'model_name', 'longest_answer', 'apart', 'request')
 FIRST = 3  # requests that go in whole
 
 
@@ -80,7 +81,7 @@ def generate(job: Job, files: Files, client: Client) -> Result:
         _use(journal, harvest)
         if error and not harvest.points:
             raise error
-        return Result(harvest, outcome, len(journal), journal.spent(), error)
+        return _result(harvest, outcome, journal, client.counters.changes, error)
 
 
 def rebuild(job: Job, files: Files) -> Result:
@@ -99,7 +100,18 @@ def rebuild(job: Job, files: Files) -> Result:
         )
     with _journal(job, files) as journal, _harvest(job, files) as harvest:
         _use(journal, harvest)
-        return Result(harvest, 'rebuilt', len(journal), journal.spent())
+        return _result(harvest, 'rebuilt', journal)
+
+
+def _result(
+    harvest: Harvest,
+    outcome: str,
+    journal: Journal,
+    changes: Sequence[str] = (),
+    error: Exception | None = None,
+) -> Result:
+    spent, lost, damaged = journal.spent(), journal.lost, journal.damaged
+    return Result(harvest, outcome, len(journal), spent, lost, damaged, changes, error)
 
 
 def _journal(job: Job, files: Files) -> Journal:

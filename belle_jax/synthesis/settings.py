@@ -17,11 +17,12 @@ from belle_jax.data.records import BadRow
 from belle_jax.data.row_file import RowFile
 from belle_jax.texts.filters import Row, said
 
-# What BELLE asks when no model is named.
-MODELS = {'chat': 'gpt-3.5-turbo', 'completion': 'text-davinci-003'}
-# GPT-2's and GPT-3's end of text, which BELLE forbids: those models would end after the first task.
-# Other models have another token there, so it goes to completion models alone.
-END_OF_TEXT = 50256
+# What is asked when no model is named. BELLE's, gpt-3.5-turbo and text-davinci-003, are gone or
+# going, and no model of today's completions is anybody's first choice.
+MODELS = {'chat': 'gpt-4.1-mini', 'completion': ''}
+# BELLE forbids the end of text to GPT-3's models, which would end after the first task. Others have
+# another token there.
+GPT3, END_OF_TEXT = 'text-davinci', 50256
 # BELLE's own stop strings. "20." also ends a reply at "2020." or "20.5", in the middle of an
 # answer, and the server says `stop` as for a whole one: so by default only a list's number
 # 20 ends it, which is the same for a list and harms no text. `stop=BELLE_STOP` brings them back.
@@ -56,11 +57,13 @@ class Settings:
         apart: Labels come as rows of id and category alone, not as a field of the whole row.
         longest_answer: Characters above which an answer is rejected.
         api: 'chat' or 'completion'.
-        model_name: As the server knows it; empty: BELLE's for this API.
+        model_name: As the server knows it; empty: one of OpenAI's, for chat.
         max_tokens: Longest reply, in tokens.
         temperature: Of sampling.
         top_p: Nucleus of sampling.
         stop: Strings that end a reply; None: the kind's own.
+        request: Fields of every request, over those that come of the other settings; None leaves
+            one out.
     """
 
     seeds: Sequence[Mapping[str, Any]] = ()
@@ -76,12 +79,13 @@ class Settings:
     evolve: str = 'both'
     apart: bool = False
     longest_answer: int = 8000
-    api: str = 'completion'
+    api: str = 'chat'
     model_name: str = ''
     max_tokens: int = 1024
     temperature: float = 1.0
     top_p: float = 1.0
     stop: tuple[str, ...] | None = None
+    request: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for field, known in CHOICES.items():
@@ -95,6 +99,8 @@ class Settings:
                 raise ValueError(
                     f'{field}={getattr(self, field)} asks for nothing: set --{field} to 1 or more.'
                 )
+        if not self.model:
+            raise ValueError(f'api={self.api} has no model of its own: name one with --model_name.')
         fewest, most = self.turns
         if not 1 <= fewest <= most:
             raise ValueError(
@@ -108,7 +114,7 @@ class Settings:
         return self.model_name or MODELS[self.api]
 
     def body(self, prompt: str, stop: Sequence[str] = ()) -> dict[str, Any]:
-        """The request that carries a prompt, exactly as it is sent, with BELLE's defaults.
+        """The request that carries a prompt, exactly as it is sent.
 
         Args:
             prompt: The text to send.
@@ -127,9 +133,10 @@ class Settings:
         strings = list(dict.fromkeys(self.stop if self.stop is not None else stop))
         if strings:
             body['stop'] = strings
-        if self.api == 'completion':
+        if self.model.startswith(GPT3):
             body['logit_bias'] = {str(END_OF_TEXT): -100}
-        return body
+        body |= self.request
+        return {field: value for field, value in body.items() if value is not None}
 
 
 # --- seed tasks -----------------------------------------------------------------------------------

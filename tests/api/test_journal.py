@@ -1,5 +1,7 @@
 """The journal: what it keeps, whom it refuses, and that its lock ends with the process."""
 
+import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -151,7 +153,7 @@ def test_another_file_is_not_taken_for_a_journal(tmp_path):
     with sqlite3.connect(tmp_path / 'j') as db:
         db.execute('PRAGMA user_version = 9')
     db.close()
-    with pytest.raises(ValueError, match='journal of version 9, and this program writes version 1'):
+    with pytest.raises(ValueError, match='journal of version 9, and this program writes version 2'):
         Journal(tmp_path / 'j', SETTINGS)
 
 
@@ -256,3 +258,95 @@ def test_a_closed_journal_takes_nothing(tmp_path):
     db.close()
     assert (index, text, json.loads(body)) == (0, '答', request(0).body)
     assert list(tmp_path.iterdir()) == [tmp_path / 'j']
+
+
+def test_what_was_under_way_at_a_kill_is_kept_apart_with_the_most_that_it_may_take(tmp_path):
+    async def fly(journal):
+        answered, withdrawn, lost = (journal.flight(request(n), 100 + n, 0.5) for n in range(3))
+        for flight in (answered, withdrawn, lost):
+            await flight.begin()
+        withdrawn.withdraw()
+        await asyncio.wrap_future(journal.put(request(0), reply(0), answered))
+
+    for runs in (1, 2):
+        with Journal(tmp_path / 'j', SETTINGS) as journal:
+            assert journal.lost == ((0, 0, 0.0) if runs == 1 else (1, 102, 0.5))
+            asyncio.run(fly(journal))
+    with Journal(tmp_path / 'j') as journal:
+        # Of both runs; what was paid for is counted as before.
+        assert journal.lost == (2, 204, 1.0) and journal.spent() == (20, 10, 0.5)
+
+
+def flip(path, old, new):
+    """Changes some bytes of a database; they must be there once."""
+    content = path.read_bytes()
+    assert content.count(old) == 1, content.count(old)
+    path.write_bytes(content.replace(old, new))
+
+
+FLIPS = {
+    'of the answer': ('第3个答'.encode(), '第8个答'.encode()),
+    'so that it is no text': ('第3个答'.encode(), '第3'.encode() + b'\xff' + '个答'.encode()[1:]),
+    'of the prompt': ('你好3'.encode(), '你好8'.encode()),
+    'of the usage': (b'"total_tokens": 18', b'"total_tokens": 98'),
+    'of JSON': (b'{"details": {"cached": 1}, "total_tokens": 18', b'[' * 45),
+}
+
+
+@pytest.mark.parametrize('where', FLIPS)
+def test_a_row_that_is_not_what_was_written_is_asked_again(tmp_path, where):
+    path = tmp_path / 'j'
+    with Journal(path, SETTINGS) as journal:
+        for n in range(6):
+            journal.put(request(n), reply(n, f'第{n}个答')).result()
+    flip(path, *FLIPS[where])
+    with Journal(path, SETTINGS) as journal:
+        assert [r.index for r in journal.replies()] == [0, 1, 2, 4, 5]
+        assert journal.get(request(3)) is None and journal.get(request(4)) == reply(4, '第4个答')
+        assert journal.damaged == 1 and journal.spent().cost_usd == 6 * 0.25
+        journal.put(request(3), reply(3, '再答')).result()
+    with Journal(path, SETTINGS) as journal:
+        assert [r.text for r in journal.replies()][2:5] == ['第2个答', '再答', '第4个答']
+        assert journal.get(request(3)) == reply(3, '再答') and journal.damaged == 1
+
+
+VERSION_1 = """
+    CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+    CREATE TABLE replies (
+        id INTEGER PRIMARY KEY, "index" INTEGER NOT NULL, key TEXT NOT NULL, request TEXT NOT NULL,
+        sent TEXT, text TEXT NOT NULL, finish_reason TEXT, prompt_tokens INTEGER NOT NULL,
+        completion_tokens INTEGER NOT NULL, cost_usd REAL NOT NULL, usage TEXT NOT NULL,
+        error TEXT NOT NULL, attempts INTEGER NOT NULL, seconds REAL NOT NULL, time REAL NOT NULL
+    );
+    CREATE INDEX keys ON replies (key);
+    CREATE INDEX indices ON replies ("index");
+    PRAGMA application_id = 1111837770;
+    PRAGMA user_version = 1;
+"""
+
+
+def test_a_journal_of_the_first_version_goes_on(tmp_path):
+    path = tmp_path / 'j'
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.executescript(VERSION_1)
+        db.executemany(
+            'INSERT INTO settings VALUES (?, ?)', [(k, json.dumps(v)) for k, v in SETTINGS.items()]
+        )
+        for n, text in enumerate(('答', '<think>想一想</think>\n\n答', '谈谈<think>标签')):
+            asked = request(n)
+            row = (n, asked.key(), json.dumps(asked.body), text, 'stop', 10 + n, 5, 0.25, '{}', '')
+            db.execute(
+                """INSERT INTO replies ("index", key, request, text, finish_reason, prompt_tokens,
+                completion_tokens, cost_usd, usage, error, attempts, seconds, time)
+                VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1, 0.5, 0)""",
+                row,
+            )
+        db.commit()
+    for _ in range(2):
+        with Journal(path, SETTINGS) as journal:
+            kept = list(journal.replies())
+            # What a model thought was kept with its answer then.
+            assert [r.text for r in kept] == ['答', '答', '谈谈<think>标签']
+            assert [r.thoughts for r in kept] == ['', '想一想', '']
+            assert journal.get(request(2)) == kept[2] and len(journal) == 3
+            assert journal.spent() == (33, 15, 0.75) and journal.damaged == 0

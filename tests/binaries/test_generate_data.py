@@ -191,8 +191,9 @@ def test_english_seeds_make_english_rows(shared, tmp_path):
     assert all(row['instruction'].isascii() for row in rows)
     known = [' '.join(row['instruction'].split()) for row in read(seeds)]
     for body in server.bodies:
-        assert '1. Instruction: ' in body['prompt'] and body['prompt'].endswith('4. Instruction:')
-        shown = [text for text in known if text.rstrip(':') in body['prompt']]
+        prompt = body['messages'][0]['content']
+        assert '1. Instruction: ' in prompt and prompt.endswith('4. Instruction:')
+        shown = [text for text in known if text.rstrip(':') in prompt]
         assert len(shown) >= 3
 
 
@@ -334,8 +335,46 @@ def test_belles_command_lines_work(shared, tmp_path):
         run(belle, url, cwd=tmp_path)
         assert len(read(tmp_path / 'Belle.train.json')) == 100
         body = server.bodies[asked]
-        assert body['model'] == 'text-davinci-003' and body['logit_bias'] == {'50256': -100}
-        assert body['prompt'].endswith('###\n4. 指令:') and body['temperature'] == 1.0
+        # But for what is gone: the completion API and its model.
+        assert body['model'] == 'gpt-4.1-mini' and body['temperature'] == 1.0
+        assert body['messages'][0]['content'].endswith('###\n4. 指令:')
+
+        asked = len(server.bodies)
+        flags = ['--api=completion', '--model_name=text-davinci-003', '--output=old.json', url]
+        run(belle, *flags, cwd=tmp_path)
+        body = server.bodies[asked]
+        assert body['prompt'].endswith('###\n4. 指令:') and body['logit_bias'] == {'50256': -100}
+
+
+def test_a_key_and_a_models_name_are_enough_for_todays_chat_api(tmp_path):
+    """A strict imitation: it refuses, by name, what it does not know and what is outdated."""
+    known = {'model', 'messages', 'max_completion_tokens', 'n', 'response_format', 'seed'}
+
+    def strict(body):
+        outdated = {'max_tokens': "Use 'max_completion_tokens' instead."}
+        for name in body:
+            if name not in known:
+                remedy = outdated.get(name, '')
+                message = (
+                    f"Unsupported parameter: '{name}' is not supported with this model. {remedy}"
+                )
+                error = {'message': message, 'param': name, 'code': 'unsupported_parameter'}
+                return 400, {'error': error}
+        return None
+
+    with serving(keep_bodies=True, rules=strict, key=KEY) as server:
+        account, _ = run(
+            f'--base_url={server.url}', '--count=40', '--model_name=gpt-5', cwd=tmp_path
+        )
+    assert len(read(tmp_path / 'Belle.train.json')) == 40
+    taken = [body for body in server.bodies if not body.keys() - known]
+    assert taken and all(
+        body.keys() == {'model', 'messages', 'max_completion_tokens', 'n'} for body in taken
+    )
+    # What is sent otherwise is said, and in the journal.
+    assert account.count('as the server refuses') == 4
+    with Journal(tmp_path / 'Belle.train.journal.sqlite') as journal:
+        assert all(reply.sent in taken for reply in journal.replies())
 
 
 def test_files_are_deduplicated_and_converted(shared, tmp_path):

@@ -46,6 +46,7 @@ class Server:
         url: The base URL, with /v1.
         log: Of every request: key, attempt, what, endpoint.
         bodies: The bodies, if `keep_bodies`.
+        charged: For each answer its body's key, tokens of the prompt and tokens in all.
     """
 
     def __init__(
@@ -65,6 +66,8 @@ class Server:
         context: int | None = None,
         retry_after: str = '1',
         keep_bodies: bool = False,
+        rules=None,
+        twist=None,
     ) -> None:
         """Listens to nothing yet.
 
@@ -83,6 +86,9 @@ class Server:
             context: Tokens of prompt (one a character) and max_tokens that are refused beyond.
             retry_after: What `429 after` and 503 ask for.
             keep_bodies: Whether to keep them.
+            rules: Gets each body, and gives a status with what is sent for it (an object, or bytes
+                as they are), or None.
+            twist: Gets each body and its good reply, and gives the reply that is sent.
         """
         self._port, self._delay, self._seed = port, delay, seed
         self._fault_rate, self._most, self._faults = fault_rate, most_faults, faults
@@ -93,9 +99,10 @@ class Server:
         self._path = log
         self._attempts: Counter[str] = Counter()
         self._connections: set[_Connection] = set()
-        self._keep = keep_bodies
+        self._keep, self._rules, self._twist = keep_bodies, rules, twist
         self.log: list[dict] = []
         self.bodies: list[dict] = []
+        self.charged: list[tuple[str, int, int]] = []
         self.url = ''
 
     async def __aenter__(self) -> 'Server':
@@ -126,7 +133,9 @@ class Server:
         key = body_key(body)
         attempt = self._attempts[key]
         self._attempts[key] += 1
+        ruled = self._rules and self._rules(body)
         what = self._refuse(body, head, endpoint) or self._fault(key, attempt)
+        what = f'{ruled[0]} ruled' if ruled and what == 'ok' else what
         line = {'key': key, 'attempt': attempt, 'what': what, 'endpoint': endpoint}
         self.log.append(line)
         if self._file:
@@ -134,6 +143,10 @@ class Server:
         if self._keep:
             self.bodies.append(body)
         loop = asyncio.get_running_loop()
+        if what.endswith('ruled'):
+            said = ruled[1] if isinstance(ruled[1], bytes) else _json(ruled[1])
+            loop.call_later(self._delay, connection.send, ruled[0], said)
+            return
         loop.call_later(self._delay, self._do, what, connection, key, body, endpoint)
 
     def _refuse(self, body: dict, head: bytes, endpoint: str) -> str:
@@ -164,7 +177,12 @@ class Server:
         if what == 'drop':
             connection.abort()
             return
-        reply = b'' if what[:1].isdigit() else _json(self._reply(key, body, endpoint))
+        said = {} if what[:1].isdigit() else self._reply(key, body, endpoint)
+        reply = _json(said)
+        if said and what in ('ok', 'broken off', 'empty choices'):
+            # What is charged: of answers that come to nothing too.
+            usage = said['usage']
+            self.charged.append((key, usage['prompt_tokens'], usage['total_tokens']))
         if what == 'ok':
             connection.send(200, reply)
         elif what == 'drop midway':
@@ -173,6 +191,9 @@ class Server:
             connection.send(200, reply[: len(reply) // 2])
         elif what == 'not json':
             connection.send(200, b'<html><body>Bad gateway</body></html>')
+        elif what == 'broken off':
+            choice = json.loads(reply)['choices'][0] | {'finish_reason': 'error'}
+            connection.send(200, _json({**json.loads(reply), 'choices': [choice]}))
         elif what == 'empty choices':
             connection.send(200, _json({**json.loads(reply), 'choices': []}))
         elif what == 'error in reply':
@@ -207,11 +228,13 @@ class Server:
 
     def _reply(self, key: str, body: dict, endpoint: str) -> dict:
         """A whole and good reply; the same for the same body."""
-        text, reason = self._content(body, random.Random(f'{self._seed} {key}'))
+        text, reason = '2', 'stop'  # to the question that tells whether all are refused
+        if _prompt(body) != '1+1=?':
+            text, reason = self._content(body, random.Random(f'{self._seed} {key}'))
         chat = endpoint.startswith('chat')
         said = {'message': {'role': 'assistant', 'content': text}} if chat else {'text': text}
         prompt, answer = len(_prompt(body)), len(text)
-        return {
+        reply = {
             'id': f'test-{key[:16]}',
             'object': 'chat.completion' if chat else 'text_completion',
             'created': 1,
@@ -223,6 +246,7 @@ class Server:
                 'total_tokens': prompt + answer,
             },
         }
+        return self._twist(body, reply) if self._twist else reply
 
 
 class _Connection(asyncio.Protocol):
@@ -284,16 +308,19 @@ async def main() -> None:
     parser.add_argument('--most_faults', type=int, default=3)
     parser.add_argument('--faults', type=lambda names: tuple(names.split(',')), default=FAULTS)
     parser.add_argument('--content', default='api_replies:self_instruct')
+    parser.add_argument('--rules')
+    parser.add_argument('--twist')
     parser.add_argument('--log')
     parser.add_argument('--key')
     parser.add_argument('--model')
     parser.add_argument('--context', type=int)
     parser.add_argument('--retry_after', default='1')
     options = vars(parser.parse_args())
-    module, _, name = options.pop('content').partition(':')
     sys.path.insert(0, str(Path(__file__).resolve().parent))
-    content = getattr(importlib.import_module(module), name)
-    async with Server(content=content, **options) as server:
+    for option in ('content', 'rules', 'twist'):
+        module, _, name = (options[option] or '').partition(':')
+        options[option] = getattr(importlib.import_module(module), name) if module else None
+    async with Server(**options) as server:
         print(server.url, flush=True)
         await asyncio.get_running_loop().create_future()
 

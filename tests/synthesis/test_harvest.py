@@ -104,10 +104,10 @@ def test_the_line_tells_how_a_run_goes():
     found.use(reply(*TASKS))
     found.use(Reply(1, '我无法完成这个请求。', 'stop', 1, 1, 0.0))
     counters.retries.update({'429': 3, 'time-out': 1})
-    counters.paused = True
+    counters.paused, counters.newest = True, '429: 余额不足'
     assert live.text() == (
         'kept 6/2,000 · 7 in flight · 1,234 tokens · $1.50 · waiting for the server · '
-        'rejected 1 (refusal 1) · 4 retries (most: 429)'
+        'rejected 1 (refusal 1) · 4 retries (newest: 429: 余额不足)'
     )
 
 
@@ -119,11 +119,11 @@ def test_a_journal_belongs_to_what_decides_its_requests(tmp_path):
         return journal_settings(kinds.make(name, settings(**changes)))
 
     ours = of(prompt_file=str(prompt))
-    assert ours['seeds'].startswith('175, ') and ours['model'] == 'text-davinci-003'
+    assert ours['seeds'].startswith('175, ') and ours['model'] == 'gpt-4.1-mini'
     assert ours == of(prompt_file=str(prompt), longest_answer=5, apart=True)
-    assert ours == of(prompt_file=str(prompt), model_name='text-davinci-003')
+    assert ours == of(prompt_file=str(prompt), model_name='gpt-4.1-mini')
     for changes in (
-        {'seed': 1}, {'temperature': 0.5}, {'seeds': read_seeds()[1:]}, {'api': 'chat'},
+        {'seed': 1}, {'temperature': 0.5}, {'seeds': read_seeds()[1:]}, {'request': {'top_k': 3}},
         {'model_name': 'other'}, {'prompt_file': ''}, {'name': 'math'},
     ):  # fmt: skip
         assert of(**{'prompt_file': str(prompt), **changes}) != ours, changes

@@ -268,7 +268,7 @@ def test_english_seeds_make_english_prompts_and_rows() -> None:
 
 
 def test_bodies_carry_belles_request_settings() -> None:
-    kind = make('self_instruct', settings())
+    kind = make('self_instruct', settings(api='completion', model_name='text-davinci-003'))
     assert kind.body(0) == {
         'model': 'text-davinci-003',
         'prompt': kind.prompt(0),
@@ -281,9 +281,21 @@ def test_bodies_carry_belles_request_settings() -> None:
     }
     chat = make('self_instruct', settings(api='chat', stop=BELLE_STOP, max_tokens=2048)).body(1)
     assert chat['messages'] == [{'role': 'user', 'content': kind.prompt(1)}]
-    assert chat['model'] == 'gpt-3.5-turbo' and chat['max_tokens'] == 2048
+    assert chat['model'] == 'gpt-4.1-mini' and chat['max_tokens'] == 2048
     assert chat['stop'] == ['\n20', '20.'] and 'logit_bias' not in chat and 'prompt' not in chat
     assert 'stop' not in make('math', settings()).body(0)  # "5×4=20." does not end a list
+    # Today's completion models have another token 50256; whoever wants it, or other fields, asks.
+    asked = {'logit_bias': {'50256': -100}, 'top_p': None, 'top_k': 20}
+    local = make('self_instruct', settings(api='completion', model_name='qwen')).body(0)
+    chosen = settings(api='completion', model_name='qwen', request=asked)
+    assert 'logit_bias' not in local
+    assert make('self_instruct', chosen).body(0) == {
+        **{name: value for name, value in local.items() if name != 'top_p'},
+        'logit_bias': {'50256': -100},
+        'top_k': 20,
+    }
+    with pytest.raises(ValueError, match='name one with --model_name'):
+        settings(api='completion')
     json.dumps(kind.body(0))
 
 

@@ -15,8 +15,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, TypeVar
 
-from belle_jax.api import Reply
-from belle_jax.synthesis.parsing import CUT, Candidate, plain, refused
+from belle_jax.api import Reply, is_whole
+from belle_jax.synthesis.parsing import Candidate, plain, refused
 from belle_jax.synthesis.settings import Settings
 from belle_jax.texts.filters import Row, Rule
 from belle_jax.texts.language import is_refusal
@@ -166,19 +166,24 @@ class Kind(abc.ABC):
         """The request of an index, exactly as it is sent."""
         return self.settings.body(self.prompt(index), self.stop)
 
-    def parse(self, reply: Reply) -> list[Candidate]:
+    def parse(self, reply: Reply, told: bool = False) -> list[Candidate]:
         """The rows and rejected pieces of a reply, in order.
 
         Args:
             reply: As the server gave it, or the error with which it was given up.
+            told: Whether the server has given a reply before this one a finish reason.
         Returns:
             At least one candidate: what gives no row says why.
         """
         if reply.error:
             return [refused('request given up', reply.error)]
+        cut = not is_whole(reply.finish_reason, told)
         if not reply.text.strip():
-            return [refused('empty reply', f'finish reason: {reply.finish_reason}')]
-        candidates = list(self.read(plain(reply.text), reply, reply.finish_reason in CUT))
+            reason = 'truncated' if cut and reply.thoughts else 'empty reply'
+            return [refused(reason, f'finish reason: {reply.finish_reason}; {reply.thoughts}')]
+        if reply.finish_reason == 'refusal':
+            return [refused('refusal', reply.text)]
+        candidates = list(self.read(plain(reply.text), reply, cut))
         if all(candidate.row is None for candidate in candidates) and is_refusal(reply.text):
             return [refused('refusal', reply.text)]
         return candidates or [refused('no labels', reply.text)]
