@@ -98,7 +98,7 @@ class PageServer(http.server.ThreadingHTTPServer):
 
     def serve(self) -> None:
         """Prints the address and answers, until Ctrl-C."""
-        if not ipaddress.ip_address(self.server_address[0]).is_loopback:
+        if not ipaddress.ip_address(str(self.server_address[0])).is_loopback:
             print(
                 f'--host={self.host} lets in whoever reaches this machine and learns the address; '
                 'nothing is encrypted on the way.'
@@ -207,5 +207,5 @@ class _Request(http.server.BaseHTTPRequestHandler):
 
 
 def _asset(name: str, query: Any) -> tuple[str, str]:
-    text = (importlib.resources.files(__package__) / name).read_text('utf-8')
+    text = (importlib.resources.files('belle_jax.pages') / name).read_text('utf-8')
     return TYPES[name.rpartition('.')[2]], text

@@ -130,7 +130,7 @@ class ReviewPage:
         item = self._by_name.get(asked.get('row', '')) if isinstance(asked, dict) else None
         if item is None:
             raise ValueError('there is no such row: load the page again.')
-        action = asked.get('action')
+        action = str(asked.get('action'))
         if action in ('edit', 'restore') and not item.is_row:
             raise ValueError('this is not a row, so it can neither be edited nor taken back.')
         if action == ('keep' if item.reason else 'restore'):

@@ -187,7 +187,6 @@ def _harvest(job: Job, files: Files) -> Iterator[Harvest]:
         # Opened before anything is asked: what cannot be written is told before it is paid for.
         new_row_file(files.output, overwrite=True) as keep,
         new_row_file(files.rejected, overwrite=True) as reject,
-        new_row_file(files.harvested, overwrite=True) as note,
     ):
 
         def refuse(piece: Row) -> None:
@@ -198,14 +197,16 @@ def _harvest(job: Job, files: Files) -> Iterator[Harvest]:
             job.kind, job.similarity(), job.count, job.rules, refuse, job.give_up_after
         )
         yield harvest
-        for row in harvest.kept:
-            note(row)
+        if by_hand.changes:
+            with new_row_file(files.harvested, overwrite=True) as note:
+                for row in harvest.kept:
+                    note(row)
         rows = list(by_hand.rows(harvest.kept))
         for row in rows:
             keep(row)
         harvest.by_hand = str(by_hand)
     if not by_hand.changes:
-        files.harvested.unlink()
+        files.harvested.unlink(missing_ok=True)
     report.write(files.report, _report(job, harvest, rows))
 
 
