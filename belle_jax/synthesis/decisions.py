@@ -242,7 +242,7 @@ class ByHand:
             'taken back.'
         )
         if lost := len(self._decided) - self._found:
-            said += f' {lost:,} decisions wait: their rows were not harvested this time.'
+            said += f' Decisions that wait, as their rows were not harvested this time: {lost:,}.'
         return said
 
 

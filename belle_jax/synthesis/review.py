@@ -59,8 +59,9 @@ def serve(rows: Path, host: str, port: int) -> str:
         ValueError: a file cannot be read or written, or the port is taken.
     """
     files = Files.beside(rows)
+    items = _items(files)
     with DecisionLog(files.decisions) as log:
-        review = ReviewPage(rows.name, _items(files), log)
+        review = ReviewPage(rows.name, items, log)
         PageServer(
             {'': review.page, 'rows': review.rows},
             {'decide': review.decide, 'undo': review.undo},

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from belle_jax.pages.page import render
-from belle_jax.synthesis.decisions import Decision, DecisionLog, bare
+from belle_jax.synthesis.decisions import ACTIONS, Decision, DecisionLog, bare
 from belle_jax.texts.filters import Row
 
 SHOWN = 50  # rows that a page gets at once
@@ -133,8 +133,10 @@ class ReviewPage:
         action = str(asked.get('action'))
         if action in ('edit', 'restore') and not item.is_row:
             raise ValueError('this is not a row, so it can neither be edited nor taken back.')
-        if action == ('keep' if item.reason else 'restore'):
-            raise ValueError('rejected rows are taken back, others are kept.')
+        if action not in ACTIONS or action == ('keep' if item.reason else 'restore'):
+            raise ValueError(
+                'rejected rows are taken back, others are kept, and all may be edited or dropped.'
+            )
         with self._lock:
             changed = _changed(self._now(item), asked.get('changes')) if action == 'edit' else None
             self._log.add(Decision(item.name, action, changed))
