@@ -127,7 +127,7 @@ class ReviewPage:
             ValueError: there is no such row, or this cannot be decided about it.
             OSError: the disk refuses it.
         """
-        item = self._by_name.get(asked.get('row', '')) if isinstance(asked, dict) else None
+        item = self._by_name.get(str(asked.get('row'))) if isinstance(asked, dict) else None
         if item is None:
             raise ValueError('there is no such row: load the page again.')
         action = str(asked.get('action'))

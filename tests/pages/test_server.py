@@ -54,7 +54,7 @@ def raw(page, request):
         return int(connection.recv(100).split()[1])
 
 
-def put(page, body='1', path='put', **headers):
+def put(page, body: str | bytes = '1', path='put', **headers):
     return ask(page, 'POST', path, body, **{'Content_Type': 'application/json', **headers})
 
 

@@ -241,17 +241,13 @@ def test_filters_pass_the_rows_that_they_name(tmp_path):
             'output': '答\n',
         }
         row |= chance.choice(({'category': 'qa'}, {'category': '数学'}, {}))
-        score = round(chance.random(), 2)
-        row |= chance.choice(
-            ({'most_similar_instructions': {'x': score}}, {'similarity': score}, {})
-        )
+        near = round(chance.random(), 2)
+        row |= chance.choice(({'most_similar_instructions': {'x': near}}, {'similarity': near}, {}))
         rows.append(row)
     path = write(tmp_path / 'a.jsonl', rows)
 
     def score(row):
-        return row.get(
-            'similarity', next(iter(row.get('most_similar_instructions', {}).values()), None)
-        )
+        return row.get('similarity', row.get('most_similar_instructions', {}).get('x'))
 
     plain = {
         ('category', 'qa'): lambda row: row.get('category') == 'qa',
