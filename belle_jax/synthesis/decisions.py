@@ -25,7 +25,7 @@ ACTIONS = ('keep', 'drop', 'edit', 'restore')
 # They tell of a row's neighbours, not of the row.
 NEIGHBOURS = ('most_similar_instructions', 'avg_similarity_score')
 # What a harvest writes behind a row that is too similar.
-NEAR = re.compile(r' to (.*) \(([\d.]+)\)', re.DOTALL)
+NEAR = re.compile(r""" to (['"])(.*)\1 \(([\d.]+)\)""", re.DOTALL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +80,7 @@ def rejected_row(text: str) -> tuple[Row | None, str, float | None]:
         row, end = json.JSONDecoder().raw_decode(text)
         near = NEAR.fullmatch(text, end)
         if row and isinstance(row, dict) and (near or end == len(text)):
-            return row, near[1] if near else '', float(near[2]) if near else None
+            return row, near[2] if near else '', float(near[3]) if near else None
     return None, '', None
 
 
@@ -204,6 +204,7 @@ class ByHand:
         self._decided, self._names, self._found = decided, Names(), 0
         self._taken_back: list[Row] = []
         self.done: Counter[str] = Counter()
+        self.left = 0
 
     @property
     def changes(self) -> bool:
@@ -223,14 +224,15 @@ class ByHand:
         """The rows that stay, in order, and behind them the rejected ones that were taken back."""
         for row in harvested:
             decision = self._decided.get(self._names.row(row)) if self._decided else None
-            if decision is None:
+            if decision:
+                self._found += 1
+                self.done[decision.action] += 1
+                row = row if decision.edited is None else _replaced(row, decision.edited)
+            if not decision or decision.action != 'drop':
+                self.left += 1
                 yield row
-                continue
-            self._found += 1
-            self.done[decision.action] += 1
-            if decision.action != 'drop':
-                yield row if decision.edited is None else _replaced(row, decision.edited)
         self.done['restore'] = len(self._taken_back)
+        self.left += len(self._taken_back)
         yield from self._taken_back
 
     def __str__(self) -> str:
@@ -239,7 +241,7 @@ class ByHand:
         done = self.done
         said = (
             f'By hand: {done["drop"]:,} dropped, {done["edit"]:,} edited, {done["restore"]:,} '
-            'taken back.'
+            f'taken back: {self.left:,} rows.'
         )
         if lost := len(self._decided) - self._found:
             said += f' Decisions that wait, as their rows were not harvested this time: {lost:,}.'

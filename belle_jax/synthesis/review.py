@@ -36,14 +36,13 @@ def apply(rows: Path, output: Path, overwrite: bool = False) -> str:
     decided = DecisionLog(files.decisions).decided
     if not decided:
         raise ValueError(f'{files.decisions} has no decisions: make some without --apply first.')
-    by_hand, written = ByHand(decided), 0
+    by_hand = ByHand(decided)
     for piece in _rejected(files):
         by_hand.see(piece)
     with new_row_file(output, overwrite=overwrite) as write:
         for row in by_hand.rows(_harvested(files)):
             write(row)
-            written += 1
-    return f'{by_hand}\n{written:,} rows: {output}'
+    return f'{by_hand}\nRows: {output}'
 
 
 def serve(rows: Path, host: str, port: int) -> str:

@@ -94,7 +94,7 @@ def test_what_was_decided_is_what_is_written(rows, tmp_path):
     }  # fmt: skip
     before, output = rows.read_bytes(), tmp_path / 'out' / 'reviewed.json'
     said = review.apply(rows, output)
-    assert said == f'By hand: 1 dropped, 1 edited, 2 taken back.\n7 rows: {output}'
+    assert said == f'By hand: 1 dropped, 1 edited, 2 taken back: 7 rows.\nRows: {output}'
     assert read(output) == [
         ROWS[0], ROWS[2] | {'output': EVIL, 'input': '\ud83d'}, *ROWS[3:],
         {'instruction': '甲', 'output': '乙'}, {'instruction': '丁', 'output': '己'},
@@ -194,7 +194,7 @@ def test_rows_are_named_by_what_they_say_and_copies_by_their_number():
     piece = {'index': 7, 'reason': 'too similar', 'text': f"{text} to '丙' (0.8)"}
     again = {'index': 7, 'reason': 'too short', 'text': text}
     assert Names().piece(piece) == Names().piece(again) != Names().piece(again | {'index': 8})
-    assert rejected_row(piece['text']) == (row, "'丙'", 0.8)
+    assert rejected_row(piece['text']) == (row, '丙', 0.8)
     for text in ('{}', '[1]', '{"a": 1} and more', '{"a"', '1. 指令', '', '{"a":' * 50_000):
         assert rejected_row(text) == (None, '', None)
 
@@ -338,7 +338,7 @@ def test_rebuild_keeps_what_was_decided_whatever_the_filters(tmp_path):
     for _ in range(2):
         names, said = made.rebuild()
         assert names == wanted
-        assert '\nBy hand: 1 dropped, 1 edited, 1 taken back.\n' in said
+        assert '\nBy hand: 1 dropped, 1 edited, 1 taken back: 5 rows.\n' in said
         # What was harvested is what the next sitting shows, in its places.
         assert [json.dumps(row) for row in read(made.files.harvested)] == [
             json.dumps(row) for row in json.loads(harvest)
@@ -433,7 +433,7 @@ def test_the_program_writes_what_was_decided_and_nothing_over_another_file(rows,
     with Sitting(rows) as sitting:
         sitting.row(5, 'drop')
     said, _ = program(*flags, f'--output={output}')
-    assert said.endswith(f'5 rows: {output}\n') and read(output) == ROWS[:5]
+    assert said.endswith(f'0 taken back: 5 rows.\nRows: {output}\n') and read(output) == ROWS[:5]
     assert 'is there already' in fails(*flags, f'--output={output}')
     program(*flags, f'--output={output}', '--overwrite')
     for path in (rows, Files.beside(rows).decisions, Files.beside(rows).rejected):
