@@ -15,6 +15,9 @@ math, evol (deepens and widens the rows of --rows), label (gives each row of --r
 Other actions:
     belle-jax generate_data dedupe --rows=a.json,b.jsonl --output=clean.jsonl
     belle-jax generate_data convert --rows=a.json --output=b.jsonl --layout=messages
+    belle-jax generate_data review --rows=Belle.train.json
+        A page to keep, drop and edit rows by keyboard, and to take back rejected ones. --rebuild
+        applies what was decided; for rows without a journal, --apply --output=reviewed.jsonl does.
 """
 
 import json
@@ -28,7 +31,7 @@ from absl import flags
 from belle_jax import cli
 from belle_jax.api import Breaker, Budget, Client, Limits, Retries, price
 from belle_jax.progress import Progress
-from belle_jax.synthesis import dedupe, kinds, layouts, run
+from belle_jax.synthesis import dedupe, kinds, layouts, review, run
 from belle_jax.synthesis.harvest import Files
 from belle_jax.synthesis.settings import (
     CHOICES,
@@ -50,7 +53,7 @@ SEEDS = flags.DEFINE_string('seeds', '', 'Seed tasks; by default 175 Chinese one
 OUTPUT = flags.DEFINE_string('output', '', 'Rows: a JSON array, or JSON lines if it ends .jsonl.')
 COUNT = flags.DEFINE_integer('count', 100, 'Rows that are enough.', lower_bound=1)
 KIND = flags.DEFINE_enum('kind', 'self_instruct', list(kinds.KINDS), 'What is made.')
-ROWS = flags.DEFINE_list('rows', [], 'Existing rows: for evol, label, dedupe and convert.')
+ROWS = flags.DEFINE_list('rows', [], 'Existing rows: for evol, label, dedupe, convert and review.')
 flags.DEFINE_enum('api', 'chat', list(MODELS), 'How the server is asked.')
 flags.DEFINE_string('model_name', '', f'As the server knows it; by default {MODELS["chat"]}.')
 REQUEST = flags.DEFINE_string(
@@ -108,6 +111,9 @@ WITHOUT = flags.DEFINE_list('without', [], 'Filters to leave out, by name.')
 LAYOUT = flags.DEFINE_enum('layout', 'messages', list(layouts.LAYOUTS), 'For convert.')
 COMPARE = flags.DEFINE_enum('compare', 'instruction', list(dedupe.COMPARE), 'For dedupe.')
 ON_BAD_ROW = flags.DEFINE_enum('on_bad_row', 'error', ['error', 'skip'], 'For convert and dedupe.')
+HOST = flags.DEFINE_string('host', '127.0.0.1', 'Of the page of review: who may reach it.')
+PORT = flags.DEFINE_integer('port', 0, 'Likewise; 0: one that is free.')
+APPLY = flags.DEFINE_boolean('apply', False, 'Review: write --output by what was decided.')
 
 # Fields of Settings that have a flag of their name, and take its value as it is.
 SETTINGS = (
@@ -130,11 +136,13 @@ def main(action: str = 'generate', *more: str) -> int:
         'generate_instruction_following_data': generate,
         'convert': convert,
         'dedupe': deduplicate,
+        'review': look,
     }
     if more or action not in actions:
         wrong = (action, *more)[-1]
         raise ValueError(
-            f'{wrong!r} is not an action: generate (which may be left out), dedupe and convert are.'
+            f'{wrong!r} is not an action: generate (which may be left out), dedupe, convert and '
+            'review are.'
         )
     # The end of a machine's time is told as Ctrl-C is: what was paid for is journaled and written.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
@@ -215,6 +223,16 @@ def deduplicate() -> int:
         overwrite=OVERWRITE.value,
     )
     print(account)
+    return 0
+
+
+def look() -> int:
+    """Lets a person decide about rows, or applies what was decided; returns the exit code."""
+    rows = Path(_rows_files(one=True)[0])
+    if APPLY.value:
+        print(review.apply(rows, _output(), OVERWRITE.value))
+    else:
+        print(review.serve(rows, HOST.value, PORT.value))
     return 0
 
 

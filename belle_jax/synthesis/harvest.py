@@ -58,6 +58,7 @@ class Harvest:
         Attributes:
             kept: The rows.
             rejected: Pieces by reason.
+            by_hand: What a person changed of them afterwards, in a sentence.
             points: The course: one for each reply.
             thought: Replies whose model thought first.
             barren: Replies since the last one that gave a row.
@@ -65,6 +66,7 @@ class Harvest:
         self.kind, self.similarity, self.count = kind, similarity, count
         self.kept: list[Row] = []
         self.rejected: Counter[str] = Counter()
+        self.by_hand = ''
         self.points: list[Point] = []
         self.thought = 0
         self._told = False  # whether the server gives finish reasons
@@ -208,18 +210,22 @@ class Files:
         journal: Every request and reply.
         rejected: The other pieces: request, reason, text.
         report: Plots.
+        decisions: What a person decided about rows and pieces.
+        harvested: The rows before that, where it changes any.
     """
 
     output: Path
     journal: Path
     rejected: Path
     report: Path
+    decisions: Path
+    harvested: Path
 
     @classmethod
     def beside(cls, output: Path, journal: Path | None = None) -> 'Files':
         """The usual names: OUTPUT's, with endings of their own."""
-        endings = ('.journal.sqlite', '.rejected.jsonl', '.report.html')
-        beside = [output.with_suffix(ending) for ending in endings]
+        endings = 'journal.sqlite rejected.jsonl report.html review.jsonl harvested.jsonl'.split()
+        beside = [output.with_suffix(f'.{ending}') for ending in endings]
         return cls(output, journal or beside[0], *beside[1:])
 
 
@@ -253,6 +259,7 @@ class Result:
         lines = [
             f'{len(harvest.kept):,} rows of {len(harvest.points):,} replies.',
             *(f'  rejected, {name}: {n:,}' for name, n in harvest.rejected.most_common()),
+            *filter(None, [harvest.by_hand]),
         ]
         if self.outcome in ENDED:
             lines.append(f'It ended because {ENDED[self.outcome]}.')

@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from belle_jax.api import Budget, Client, Journal, Request, ask_all
@@ -17,6 +17,7 @@ from belle_jax.data.row_file import new_row_file
 from belle_jax.files import remove_leftovers
 from belle_jax.progress import Progress
 from belle_jax.synthesis import report
+from belle_jax.synthesis.decisions import ByHand, DecisionLog
 from belle_jax.synthesis.harvest import Files, Harvest, Live, Result
 from belle_jax.synthesis.kinds import Kind
 from belle_jax.texts.filters import Row, Rule
@@ -191,23 +192,37 @@ def _requests(kind: Kind) -> Iterator[Request]:
 def _harvest(job: Job, files: Files) -> Iterator[Harvest]:
     """A harvest whose rejected pieces go to their file as they come; the rest is written after."""
     # The journal's lock says that no other run writes them.
-    for path in (files.output, files.rejected, files.report):
+    for path in (files.output, files.rejected, files.report, files.harvested):
         remove_leftovers(path.parent, path.name.__eq__)
+    by_hand = ByHand(DecisionLog(files.decisions).decided)
     with (
         # Opened before anything is asked: what cannot be written is told before it is paid for.
         new_row_file(files.output, overwrite=True) as keep,
         new_row_file(files.rejected, overwrite=True) as reject,
     ):
+
+        def refuse(piece: Row) -> None:
+            by_hand.see(piece)
+            reject(piece)
+
         harvest = Harvest(
-            job.kind, job.similarity(), job.count, job.rules, reject, job.give_up_after
+            job.kind, job.similarity(), job.count, job.rules, refuse, job.give_up_after
         )
         yield harvest
-        for row in harvest.kept:
+        if by_hand.changes:
+            with new_row_file(files.harvested, overwrite=True) as note:
+                for row in harvest.kept:
+                    note(row)
+        rows = list(by_hand.rows(harvest.kept))
+        for row in rows:
             keep(row)
-    report.write(files.report, _report(job, harvest))
+        harvest.by_hand = str(by_hand)
+    if not by_hand.changes:
+        files.harvested.unlink(missing_ok=True)
+    report.write(files.report, _report(job, harvest, rows))
 
 
-def _report(job: Job, harvest: Harvest) -> report.ReportData:
+def _report(job: Job, harvest: Harvest, rows: Iterable[Row]) -> report.ReportData:
     shown = ('model', 'api', 'language', 'seed', 'temperature', 'top_p', 'max_tokens')
     similarity = harvest.similarity
     return report.ReportData(
@@ -215,7 +230,7 @@ def _report(job: Job, harvest: Harvest) -> report.ReportData:
         settings=[(name, getattr(job.kind.settings, name)) for name in shown],
         rejected=harvest.rejected,
         series=harvest.points,
-        rows=map(_with_similarity, harvest.kept),
+        rows=map(_with_similarity, rows),
         why={rule.name: rule.why for rule in job.rules},
         threshold=similarity.threshold if similarity else None,
         measure=similarity.measure if similarity else '',

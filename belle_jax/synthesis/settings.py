@@ -229,7 +229,7 @@ def read_rows(paths: Iterable[str | pathlib.Path]) -> list[Row]:
         ValueError: a file cannot be read; with file and line, a row is broken or asks nothing.
     """
     rows = []
-    for where, row in itertools.chain.from_iterable(map(_objects, paths)):
+    for where, row in itertools.chain.from_iterable(map(objects, paths)):
         if not _asks(row):
             raise ValueError(
                 f'{where}: no question is found in the fields {", ".join(map(str, row))}: known '
@@ -242,10 +242,11 @@ def read_rows(paths: Iterable[str | pathlib.Path]) -> list[Row]:
 
 def read_objects(path: str | pathlib.Path) -> list[Row]:
     """The rows of a file, as in `read_rows`, whose fields are somebody else's matter."""
-    return [row for _, row in _objects(path)]
+    return [row for _, row in objects(path)]
 
 
-def _objects(path: str | pathlib.Path) -> Iterator[tuple[str, Row]]:
+def objects(path: str | pathlib.Path) -> Iterator[tuple[str, Row]]:
+    """As `read_objects`, one by one, each with where it stands ('rows.json:12')."""
     for where, row in RowFile(path):
         if isinstance(row, BadRow):
             raise ValueError(f'{where}: {row} Mend the row, or delete it.')

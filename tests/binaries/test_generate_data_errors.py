@@ -151,7 +151,7 @@ def test_a_journal_without_replies_takes_the_settings_of_the_next_run(tmp_path):
 def test_other_words_than_the_actions_are_refused(tmp_path):
     _, errors = run('make', f'--output={tmp_path}/rows.json', code=1)
     assert (
-        "'make' is not an action: generate (which may be left out), dedupe and convert are."
+        "'make' is not an action: generate (which may be left out), dedupe, convert and review are."
         in errors
     )
     assert KEY not in errors and not list(tmp_path.iterdir()) and ROOT.is_dir()
