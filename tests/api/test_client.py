@@ -287,9 +287,12 @@ def test_a_refusal_waits_for_others_that_are_under_way():
 
     async def run():
         bad = [{'role': 'user', 'content': '坏'}]
-        rules = {'rules': lambda body: MODERATED['zhipu'] if body['messages'] == bad else None}
+
+        def rules(body):
+            return MODERATED['zhipu'] if body['messages'] == bad else None
+
         async with (
-            Server(content=content, delay=0.05, keep_bodies=True, **rules) as served,
+            Server(content=content, delay=0.05, keep_bodies=True, rules=rules) as served,
             Client(served.url) as client,
         ):
             asked = [client.ask(Request(0, BODY | {'messages': bad}))]
@@ -395,9 +398,11 @@ def test_a_field_that_the_server_refuses_by_name_is_renamed_or_left_out_once(ser
     name, refusal = UNKNOWN[server]
 
     async def run():
-        rules = {'rules': lambda body: refusal if name in body else None}
+        def rules(body):
+            return refusal if name in body else None
+
         async with (
-            Server(content=content, keep_bodies=True, **rules) as served,
+            Server(content=content, keep_bodies=True, rules=rules) as served,
             Client(served.url) as client,
         ):
             first = await client.ask(Request(0, FULL))

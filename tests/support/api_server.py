@@ -133,7 +133,7 @@ class Server:
         key = body_key(body)
         attempt = self._attempts[key]
         self._attempts[key] += 1
-        ruled = self._rules and self._rules(body)
+        ruled = self._rules(body) if self._rules else None
         what = self._refuse(body, head, endpoint) or self._fault(key, attempt)
         what = f'{ruled[0]} ruled' if ruled and what == 'ok' else what
         line = {'key': key, 'attempt': attempt, 'what': what, 'endpoint': endpoint}
@@ -143,7 +143,7 @@ class Server:
         if self._keep:
             self.bodies.append(body)
         loop = asyncio.get_running_loop()
-        if what.endswith('ruled'):
+        if ruled and what.endswith('ruled'):
             said = ruled[1] if isinstance(ruled[1], bytes) else _json(ruled[1])
             loop.call_later(self._delay, connection.send, ruled[0], said)
             return
