@@ -125,14 +125,14 @@ class Encoder:
         processor: Any = self._processors[continued]
         if self._split is None:
             return processor.encode(texts, num_threads=-1)
-        return [self._encode_around_added(processor, text) for text in texts]
-
-    def _encode_around_added(self, processor: Any, text: str) -> list[int]:
-        assert self._split is not None, 'asked only where there are added tokens'
-        ids: list[int] = []
-        for part in filter(None, self._split.split(text)):
-            ids += [self._added[part]] if part in self._added else processor.encode(part)
-        return ids
+        encoded: list[list[int]] = []
+        for text in texts:
+            encoded.append([])
+            for part in filter(None, self._split.split(text)):
+                encoded[-1] += (
+                    [self._added[part]] if part in self._added else processor.encode(part)
+                )
+        return encoded
 
 
 def own_encoder(
@@ -189,13 +189,8 @@ def build(model: SentencePieceModel) -> Tokenizer:
     tokenizer.decoder = decoders.Sequence(  # pyright: ignore[reportAttributeAccessIssue]
         [decoders.Replace(SPACE, ' '), decoders.ByteFallback(), decoders.Fuse(), *strip]
     )
-    tokenizer.add_special_tokens(
-        [
-            AddedToken(p.text, special=True, normalized=False)
-            for p in model.pieces
-            if p.kind in (UNKNOWN, CONTROL)
-        ]
-    )
+    special = [p.text for p in model.pieces if p.kind in (UNKNOWN, CONTROL)]
+    tokenizer.add_special_tokens([AddedToken(s, special=True, normalized=False) for s in special])
     tokenizer.add_tokens(
         [AddedToken(p.text, normalized=False) for p in model.pieces if p.kind == USER_DEFINED]
     )

@@ -6,7 +6,6 @@ is run through transformers and compared by token ids before anybody is given it
 """
 
 import json
-import pathlib
 from typing import Any
 
 from belle_jax.data.jinja_template import STANDING
@@ -101,12 +100,14 @@ def export(template: Template) -> tuple[str | None, str]:
         moves = MOVES if 'strftime_now' in template.own.source else ''
         return template.own.source, "The tokenizer's own." + moves
     tokenizer, style = template.tokenizer, template.style
-    theirs, trouble = _transformers(tokenizer.directory)
-    if theirs is None:
-        return (
-            None,
-            f'transformers does not load the tokenizer ({trouble}), so nothing could check it.',
-        )
+    from transformers import AutoTokenizer
+
+    try:
+        theirs = AutoTokenizer.from_pretrained(str(tokenizer.directory), trust_remote_code=False)
+    except Exception as error:  # published quirks end in every kind of exception there
+        name = type(error).__name__
+        reason = f'transformers does not load the tokenizer ({name}), so nothing could check it.'
+        return None, reason
     spaced = tokenizer.continuing is not tokenizer.backend
     text = source(
         style,
@@ -129,15 +130,6 @@ def export(template: Template) -> tuple[str | None, str]:
                 f'treats the seams between turns otherwise; and {SPECIALS}.'
             )
     return text, f'The same tokens as in training, except that {SPECIALS}.'
-
-
-def _transformers(directory: pathlib.Path) -> tuple[Any, str]:
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(str(directory), trust_remote_code=False), ''
-    except Exception as error:  # published quirks end in every kind of exception there
-        return None, type(error).__name__
 
 
 def _spaced_after_special(theirs: Any, tokenizer: Tokenizer) -> bool:

@@ -35,10 +35,7 @@ class Style:
     user_input: str = ''  # the same for a turn with a separate input, which has the second `{}`
     join: str = ''  # between instruction and input where `user_input` is empty
     system: str = '{}\n\n'  # in front of the first turn
-    preamble: tuple[str, str] = (
-        '',
-        '',
-    )  # the system message of rows without one (bare, with input)
+    preamble: tuple[str, str] = ('', '')  # the system message of rows without: bare, with input
     bos: bool = True
     continued: bool = True  # answers go on in the prompt's text; False: each is a text of its own
     card: bool = False  # earlier turns as BELLE's card writes them
