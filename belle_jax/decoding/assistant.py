@@ -4,7 +4,9 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from belle_jax import families, models
+import jax
+
+from belle_jax import config, families, models, sharding
 from belle_jax.data import templates, tokenizer
 from belle_jax.data.records import Message
 from belle_jax.decoding.engine import Engine
@@ -40,9 +42,13 @@ class Voice:
         Raises:
             ValueError: the turns are in no order that the template can write.
         """
+        return self.template.prompt(self.conversation(messages))
+
+    def conversation(self, messages: Sequence[Message]) -> list[Message]:
+        """Turns, with the system message where they have none."""
         if self.system and all(m['role'] != 'system' for m in messages):
-            messages = [{'role': 'system', 'content': self.system}, *messages]
-        return self.template.prompt(messages)
+            return [{'role': 'system', 'content': self.system}, *messages]
+        return list(messages)
 
     def answer(self, text: str) -> str:
         """An answer as a person reads it: without the space that some templates leave to it.
@@ -95,10 +101,6 @@ def engine(
     """
     mesh = None
     if devices != 1:
-        import jax
-
-        from belle_jax import config, sharding
-
         available = jax.devices()
         if not 1 <= devices <= len(available):
             raise ValueError(f'devices={devices}: this machine has {len(available)}.')

@@ -50,18 +50,16 @@ class AnswerBatch:
         plan = sampling.plan_filters(settings, engine.architecture.padded_vocab)
         self.program = loop.Program(engine.graphdef, plan, engine.eos_ids)
 
+    @property
+    def prompts(self) -> tuple[Any, ...]:
+        """What compiled programs read the prompts with; see `loop.prefill`."""
+        arrays = self.tokens, self.lengths, self.live
+        return self.program, self.engine.params, *arrays, self.rows, self.total
+
     def first(self) -> list[list[int]]:
         """Reads the prompts and makes each answer's first token."""
         with self.engine.on_mesh():
-            self._state = loop.prefill(
-                self.program,
-                self.engine.params,
-                self.tokens,
-                self.lengths,
-                self.live,
-                self.rows,
-                self.total,
-            )
+            self._state = loop.prefill(*self.prompts)
         return [[int(t)] for t in np.asarray(self._state.token)[: self._count]]
 
     def advance(self, stopped: Sequence[bool], steps: int) -> list[list[int]]:
@@ -102,11 +100,8 @@ def bucket(size: int, smallest: int) -> int:
 def prompt_length(longest: int) -> int:
     """Tokens that a batch's prompts are padded to."""
     padded = bucket(longest, 16)
-    return (
-        padded
-        if padded <= loop.PREFILL_CHUNK
-        else -(-padded // loop.PREFILL_CHUNK) * loop.PREFILL_CHUNK
-    )
+    chunk = loop.PREFILL_CHUNK
+    return padded if padded <= chunk else -(-padded // chunk) * chunk
 
 
 def total_length(padded_prompt: int, longest: int) -> int:

@@ -44,18 +44,8 @@ def search(batch: AnswerBatch) -> list[list[int]]:
     numbers = {a.settings.num_beams for a in batch.answers}
     if len(numbers) > 1:
         raise ValueError(f'num_beams is {numbers} in one batch: give all prompts the same.')
-    engine = batch.engine
-    with engine.on_mesh():
-        tokens, lengths = _search(
-            batch.program,
-            engine.params,
-            batch.tokens,
-            batch.lengths,
-            batch.live,
-            batch.rows,
-            batch.total,
-            numbers.pop(),
-        )
+    with batch.engine.on_mesh():
+        tokens, lengths = _search(*batch.prompts, numbers.pop())
     pairs = zip(np.asarray(tokens), np.asarray(lengths))
     return [[int(t) for t in row[:length]] for row, length in pairs][: len(batch.answers)]
 

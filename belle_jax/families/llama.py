@@ -5,15 +5,7 @@ import re
 from typing import Any
 
 from belle_jax.families.architecture import Architecture, Family, Rope
-from belle_jax.families.published import (
-    ACTIVATION_NAMES,
-    HEAD,
-    PublishedConfig,
-    TensorMap,
-    linear,
-    table,
-    vector,
-)
+from belle_jax.families.published import HEAD, PublishedConfig, TensorMap, linear, table, vector
 
 
 class LlamaFamily(Family):
@@ -130,7 +122,7 @@ class LlamaFamily(Family):
             'num_attention_heads': a.q_heads,
             'num_key_value_heads': a.kv_heads,
             'head_dim': a.head_dim,
-            'hidden_act': ACTIVATION_NAMES[a.activation],
+            'hidden_act': 'gelu_pytorch_tanh' if a.activation == 'gelu_tanh' else a.activation,
             'max_position_embeddings': a.max_position,
             'rms_norm_eps': a.norm_eps,
             'attention_bias': a.attention_bias,

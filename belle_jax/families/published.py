@@ -152,14 +152,6 @@ ACTIVATIONS = {
 }
 """Ours by the names that configurations use."""
 
-ACTIVATION_NAMES = {
-    'silu': 'silu',
-    'gelu': 'gelu',
-    'gelu_tanh': 'gelu_pytorch_tanh',
-    'relu': 'relu',
-}
-"""What configurations are written with, by our names."""
-
 
 class PublishedConfig:
     """Looks a setting up under its old and new names."""

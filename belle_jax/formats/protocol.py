@@ -19,16 +19,7 @@ import numpy as np
 from belle_jax import families
 from belle_jax.families import HEAD, Architecture, TensorMap
 from belle_jax.files import new_directory
-from belle_jax.weights.tensors import (
-    DTYPES,
-    Index,
-    Planned,
-    Stored,
-    in_dtype,
-    planned,
-    same,
-    shown,
-)
+from belle_jax.weights.tensors import DTYPES, Index, Planned, Stored, in_dtype, planned, same, shown
 
 WRAPPERS = re.compile(r'^((module|_orig_mod)\.)+')
 """What torch's data parallel and compiled models put before every name."""

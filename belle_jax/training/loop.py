@@ -84,12 +84,9 @@ class Trainer:
             NotFiniteError: the loss is not finite; the last good checkpoint stays.
             OSError: a checkpoint could not be saved.
         """
+        wandb, settings = self.run.train.wandb, self.run.to_dict()
         self.recorder = metrics.Recorder(
-            self.workdir / 'metrics',
-            self.number,
-            self.last_step,
-            self.run.train.wandb,
-            self.run.to_dict(),
+            self.workdir / 'metrics', self.number, self.last_step, wandb, settings
         )
         self._introduce()
         # Several processes must stop at the same step: JAX's own handler sees to that.
@@ -154,9 +151,8 @@ class Trainer:
                 self.recorder.write(self.number, record)
                 clock = time.monotonic()
             if save:
-                self.saving.save(
-                    self.number, self.state, self.evaluation_loss if evaluate else None
-                )
+                loss = self.evaluation_loss if evaluate else None
+                self.saving.save(self.number, self.state, loss)
             self.saving.checkpoints.check()
         if pending:
             self._report(pending, clock)

@@ -1,5 +1,6 @@
 """What prepares a training step: made once, for training, planning, benchmarks and tests."""
 
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -8,7 +9,7 @@ import jax
 import numpy as np
 
 from belle_jax import models, sharding
-from belle_jax.config import Architecture, Model, Run
+from belle_jax.config import Architecture, Run
 from belle_jax.training import objectives, optim
 from belle_jax.training.partition import partition
 from belle_jax.training.step import State, make_evaluation, make_step
@@ -128,7 +129,9 @@ class Setup:
         self.schedule = optim.schedule(run.optim, steps)
         self.optimiser = optim.make(run.optim, steps, specs)
         self.shapes = self._shapes(specs)
-        self._step, self._evaluate = self._compiled(execution(run.model))
+        fields = dataclasses.fields(models.Execution)
+        how = models.Execution(**{f.name: getattr(run.model, f.name) for f in fields})
+        self._step, self._evaluate = self._compiled(how)
 
     def state(self, params: Mapping[str, jax.Array]) -> State:
         """The state of step 0.
@@ -210,15 +213,8 @@ class Setup:
         }
         trainable = {name: params[name] for name in trained}
         frozen = {name: params[name] for name in params if name not in trained}
-        moments = optim.state_shardings(
-            self.optimiser, trainable, where, sharding.named(self.mesh, ())
-        )
-        optimiser = jax.tree.map(
-            lambda s, w: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=w),
-            jax.eval_shape(self.optimiser.init, trainable),
-            moments,
-        )
-        return State(trainable, frozen, optimiser)
+        replicated = sharding.named(self.mesh, ())
+        return State(trainable, frozen, optim.state_shapes(self.optimiser, trainable, replicated))
 
     def _compiled(self, execution: models.Execution) -> tuple[Any, Any]:
         """`jax.jit` with every layout given, so that the step compiles once, and buffers reused."""
@@ -233,15 +229,3 @@ class Setup:
         )
         evaluation = make_evaluation(self.blueprint, execution, self.objective)
         return compiled, jax.jit(evaluation, out_shardings=replicated)
-
-
-def execution(settings: Model) -> models.Execution:
-    """How a run's model is run."""
-    return models.Execution(
-        dtype=settings.dtype,
-        attention=settings.attention,
-        remat=settings.remat,
-        scan=settings.scan,
-        hidden_dropout=settings.hidden_dropout,
-        attention_dropout=settings.attention_dropout,
-    )

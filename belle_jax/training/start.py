@@ -82,10 +82,7 @@ class Start:
             self.held.check_source(self.identity, self.run.model.source)
         grouped: Any = Regrouped(source, setup.blueprint.groups)
         placed = {}
-        for names, dtype in (
-            (setup.shapes.trainable, 'float32'),
-            (setup.shapes.frozen, ''),
-        ):
+        for names, dtype in ((setup.shapes.trainable, 'float32'), (setup.shapes.frozen, '')):
             placed |= place(grouped, {name: shardings[name] for name in names}, dtype)
         return placed
 

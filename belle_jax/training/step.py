@@ -10,7 +10,6 @@ import optax
 from belle_jax import models
 from belle_jax.models import Blueprint, Execution
 from belle_jax.training.objectives import Objective
-from belle_jax.training.optim import global_norm
 
 Params = dict[str, Any]
 
@@ -71,7 +70,7 @@ def make_step(
         updates: Any
         updates, optimiser_state = optimiser.update(grads, optimiser_state, trainable)
         metrics = reduced(objective, sums) | {
-            'grad_norm': global_norm(grads),
+            'grad_norm': optax.tree.norm(grads),
             'trained_tokens': sums['weight'],
             'tokens': sums['tokens'],
         }

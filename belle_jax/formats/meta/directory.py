@@ -13,7 +13,7 @@ from belle_jax.data import tiktoken_model
 from belle_jax.files import read_json, write_json
 from belle_jax.formats import huggingface
 from belle_jax.formats.meta import layout, params, tokenizer_model
-from belle_jax.formats.meta.layout import BUFFERS, COLUMNS, ROWS, MetaTensor, Whole
+from belle_jax.formats.meta.layout import BUFFERS, COLUMNS, ROWS, MetaTensor
 from belle_jax.formats.meta.params import FILE, Params
 from belle_jax.formats.protocol import PublishedModel, new_model
 from belle_jax.weights import torch_files
@@ -208,9 +208,9 @@ class MetaFiles:
                     f'{tensors[name].place} belongs to no part of a LLaMA with this {FILE}: '
                     'converting the rest would give another model than was saved.'
                 )
-        return [self._whole(entry).planned() for entry in entries]
+        return [self._whole(entry) for entry in entries]
 
-    def _whole(self, entry: MetaTensor) -> Whole:
+    def _whole(self, entry: MetaTensor) -> Planned:
         found = [tensors[entry.meta] for tensors in self.tensors]
         shape = entry.part_shape(len(found))
         for tensor in found:
@@ -232,7 +232,7 @@ class MetaFiles:
                         f'{tensor.place} differs from the one in {found[0].file.name}, and all '
                         'files must have the same. They belong to two models.'
                     )
-        return Whole(entry, [tensor.array for tensor in found])
+        return layout.joined(entry, [tensor.array for tensor in found])
 
 
 def find(directory: Path) -> list[Path]:
