@@ -37,11 +37,7 @@ class Voice:
         return self.checkpoint.step if self.checkpoint else None
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
-        """The tokens that the answer to a conversation follows.
-
-        Raises:
-            ValueError: the turns are in no order that the template can write.
-        """
+        """What the answer to turns follows; what the template cannot write is a ValueError."""
         return self.template.prompt(self.conversation(messages))
 
     def conversation(self, messages: Sequence[Message]) -> list[Message]:

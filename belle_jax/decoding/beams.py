@@ -36,11 +36,7 @@ class Beams(NamedTuple):
 
 
 def search(batch: AnswerBatch) -> list[list[int]]:
-    """The best hypothesis of each row, end-of-sequence token included.
-
-    Raises:
-        ValueError: rows ask for different numbers of beams.
-    """
+    """Each row's best hypothesis, its end token included; rows must have one number of beams."""
     numbers = {a.settings.num_beams for a in batch.answers}
     if len(numbers) > 1:
         raise ValueError(f'num_beams is {numbers} in one batch: give all prompts the same.')

@@ -39,11 +39,7 @@ class PromptRow:
 
 
 def read_prompts(path: str | Path) -> list[PromptRow]:
-    """Reads a prompts file: JSON lines with `prompt`, `messages`, or BELLE's `text`.
-
-    Raises:
-        ValueError: naming file and line.
-    """
+    """JSON lines with `prompt`, `messages`, or BELLE's `text`; a ValueError names file and line."""
     rows = []
     with open(path, 'rb') as file:
         for number, line in enumerate(file, 1):

@@ -99,11 +99,7 @@ class Architecture:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> 'Architecture':
-        """The inverse of `to_dict`; a missing field takes its default, an unknown one is an error.
-
-        Raises:
-            ValueError: naming the field.
-        """
+        """The inverse of `to_dict`; unknown fields are a ValueError, missing ones have defaults."""
         values = dict(values)
         if isinstance(rope := values.get('rope'), dict):
             _reject_unknown(rope, Rope, 'model.architecture.rope')
@@ -137,11 +133,7 @@ class Family:
         raise NotImplementedError
 
     def check(self, architecture: Architecture) -> None:
-        """Refuses shapes that the family cannot have.
-
-        Raises:
-            ValueError: naming the field.
-        """
+        """Refuses shapes that the family cannot have, with a ValueError that names the field."""
 
     def context_limit(self, architecture: Architecture) -> int | None:
         """Tokens that a model can read at most; None: any number."""

@@ -61,11 +61,7 @@ class PublishedModel:
         ]
 
     def array(self, name: str) -> np.ndarray:
-        """A whole tensor as a view of its file.
-
-        Raises:
-            ValueError: the layout gives its tensors in order alone.
-        """
+        """A whole tensor as a view of its file; a ValueError if the layout only streams."""
         tensor = self.tensors[name]
         if not isinstance(tensor, Stored):
             raise ValueError(

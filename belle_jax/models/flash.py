@@ -39,11 +39,7 @@ def attention(
     slopes: np.ndarray | None,
     backend: str,
 ) -> jax.Array:
-    """Causal attention by a fused kernel; arguments as `attention.attention`'s.
-
-    Raises:
-        ValueError: the kernel cannot take these shapes or this dtype.
-    """
+    """Causal attention by a fused kernel, or a ValueError; arguments as `attention.attention`'s."""
     length, head_dim = q_btnh.shape[1], q_btnh.shape[3]
     if segment_ids is None:
         segment_ids = jnp.ones(q_btnh.shape[:2], jnp.int32)

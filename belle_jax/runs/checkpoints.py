@@ -163,11 +163,7 @@ class Checkpoints:
         return json.loads((self.directory / str(step) / 'meta' / 'metadata').read_text('utf-8'))
 
     def wait(self) -> None:
-        """Until the checkpoint being saved is complete and vouched for; then old ones go.
-
-        Raises:
-            OSError: it could not be saved.
-        """
+        """Until the save is complete and vouched for (or an OSError); then old checkpoints go."""
         if self._finaliser is not None:
             self._finaliser.join()
             self._finaliser = None

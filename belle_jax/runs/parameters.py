@@ -196,11 +196,7 @@ class Saved(Regrouped):
     """The parameters of a checkpoint, all layers in one group: a kind of `Parameters`."""
 
     def __init__(self, checkpoint: run_directory.Checkpoint):
-        """Opens the arrays of a checkpoint.
-
-        Raises:
-            ValueError: they are not those of the run's architecture.
-        """
+        """Opens a checkpoint; arrays of another architecture than the run's are a ValueError."""
         self.architecture = checkpoint.architecture
         self._arrays = Arrays(checkpoint)
         super().__init__(self._arrays, (self.architecture.layers,))

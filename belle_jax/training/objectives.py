@@ -73,11 +73,7 @@ OBJECTIVES: dict[str, Objective] = {o.name: o for o in (NextToken(),)}
 
 
 def named(name: str) -> Objective:
-    """The objective of that name.
-
-    Raises:
-        ValueError: there is none.
-    """
+    """The objective of that name; if there is none, a ValueError."""
     if name not in OBJECTIVES:
         raise ValueError(
             f'--config.train.objective={name!r} is not known: choose one of '

@@ -87,11 +87,7 @@ class Start:
         return placed
 
     def lock(self) -> None:
-        """Keeps the directory for this run, as long as this object lives.
-
-        Raises:
-            ValueError: another process trains in it.
-        """
+        """Keeps the directory as long as this lives; if another process does, a ValueError."""
         if jax.process_index():
             return
         self.workdir.mkdir(parents=True, exist_ok=True)

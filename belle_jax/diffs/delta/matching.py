@@ -12,8 +12,7 @@ from belle_jax.weights.tensors import Stored
 def reference(tensor: Stored, bases: Mapping[str, Stored]) -> Stored | None:
     """The base's tensor that a tuned one is compared with; None: it is carried whole.
 
-    Raises:
-        ValueError: the base has one of that name that it cannot be compared with.
+    One of that name that it cannot be compared with is a ValueError.
     """
     found = named(tensor.name, bases)
     if found is None and tensor.name == HEAD:

@@ -148,11 +148,7 @@ class MetaFiles:
     """The shards of a model in order, mapped, not read, and what their shapes say of the whole."""
 
     def __init__(self, directory: Path, params: Params):
-        """Opens the files of a directory, whose `params.json` says what they should hold.
-
-        Raises:
-            ValueError: a file is missing or damaged, or they are cut in another way than Meta's.
-        """
+        """Opens them; one that is missing, damaged or cut otherwise than Meta's is a ValueError."""
         self.paths = find(directory)
         self.tensors: list[dict[str, Stored]] = []
         for path in self.paths:
@@ -236,11 +232,7 @@ class MetaFiles:
 
 
 def find(directory: Path) -> list[Path]:
-    """The files of a model in order.
-
-    Raises:
-        ValueError: there are none, or one is missing in between; it is named.
-    """
+    """The files of a model in order; a ValueError names one that is missing."""
     if not directory.is_dir():
         raise ValueError(f"--source={directory} is not a directory: give the one of Meta's files.")
     found = {}
