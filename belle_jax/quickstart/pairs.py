@@ -1,11 +1,12 @@
 """The quickstart's instruction pairs: made the same on every machine, and split without leaks."""
 
-import json
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from belle_jax.data.row_file import new_row_file
 from belle_jax.quickstart.kinds import KINDS, TaskKind
 
 HELD_OUT = 40  # pairs of each kind
@@ -56,9 +57,8 @@ def _draw(kind: TaskKind, seed: int) -> list[Pair]:
     return list(drawn.values())
 
 
-def write(pairs: Iterable[Pair], path: Path) -> None:
-    """Writes pairs as JSON lines {kind, instruction, output}, the form that training reads."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open('w', encoding='utf-8') as file:
-        for pair in pairs:
-            file.write(json.dumps(pair.__dict__, ensure_ascii=False) + '\n')
+def write(rows: Iterable[dict[str, Any]], path: Path) -> None:
+    """Writes JSON lines, such as {kind, instruction, output} of pairs, which training reads."""
+    with new_row_file(path, 'lines', overwrite=True) as write:
+        for row in rows:
+            write(row)

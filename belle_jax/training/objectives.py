@@ -10,6 +10,7 @@ from typing import Protocol
 import jax
 import jax.numpy as jnp
 
+from belle_jax.families.architecture import unknown
 from belle_jax.models import Decoder
 
 Batch = Mapping[str, jax.Array]
@@ -75,8 +76,5 @@ OBJECTIVES: dict[str, Objective] = {o.name: o for o in (NextToken(),)}
 def named(name: str) -> Objective:
     """The objective of that name; if there is none, a ValueError."""
     if name not in OBJECTIVES:
-        raise ValueError(
-            f'--config.train.objective={name!r} is not known: choose one of '
-            f'{", ".join(OBJECTIVES)}.'
-        )
+        raise unknown('--config.train.objective', name, OBJECTIVES)
     return OBJECTIVES[name]

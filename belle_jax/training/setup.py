@@ -64,24 +64,14 @@ class Placement:
         self.shape = (accumulation, size // accumulation, seq_len)
         slices: Any = self.sharding.addressable_devices_indices_map(self.shape).values()
         local = sorted({r for s in slices for r in range(*s[1].indices(self.shape[1]))})
-        self._local = np.asarray(local)
         self.rows: Sequence[int] = [
             a * self.shape[1] + r for a in range(accumulation) for r in local
         ]
 
     def put(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
         """Global arrays [A, B, T] from this process's rows [len(rows), T]."""
-
-        def place(array: np.ndarray) -> jax.Array:
-            array = array.reshape(self.shape[0], len(self._local), *array.shape[1:])
-
-            def of_device(index: Any) -> np.ndarray:
-                rows = np.arange(*index[1].indices(self.shape[1]))
-                return array[:, np.searchsorted(self._local, rows)]
-
-            return jax.make_array_from_callback(self.shape, self.sharding, of_device)
-
-        return {name: place(array) for name, array in batch.items()}
+        own = {n: array.reshape(self.shape[0], -1, self.shape[2]) for n, array in batch.items()}
+        return jax.make_array_from_process_local_data(self.sharding, own, self.shape)
 
     def stream(self, batches: Iterator[Mapping[str, np.ndarray]]) -> Iterator[dict[str, jax.Array]]:
         """`put` over an iterator, one batch ahead of its use."""
@@ -178,16 +168,12 @@ class Setup:
         with jax.set_mesh(self.mesh):
             return self._step.trace(*self.shapes, batch, jax.ShapeDtypeStruct((), np.int32))
 
-    def placement(self) -> Placement:
-        """Which rows of a step's batch this process reads."""
+    def placement(self, micro_batches: int = 0) -> Placement:
+        """Which rows this process reads of a step's batch, or of that many micro-batches."""
         batch = self._run.batch
-        return Placement(self.mesh, batch.size, batch.accumulation, self._run.data.seq_len)
-
-    def evaluation_placement(self) -> Placement:
-        """The same for evaluation, which takes a micro-batch at a time."""
-        batch = self._run.batch
-        rows = batch.size // batch.accumulation
-        return Placement(self.mesh, rows, 1, self._run.data.seq_len)
+        count = micro_batches or batch.accumulation
+        rows = batch.size // batch.accumulation * count
+        return Placement(self.mesh, rows, count, self._run.data.seq_len)
 
     @property
     def shardings(self) -> dict[str, Any]:
