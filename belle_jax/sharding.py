@@ -123,11 +123,6 @@ def active() -> bool:
     return not jax.sharding.get_abstract_mesh().empty
 
 
-def batch_shards() -> int:
-    """By how much the rows of a batch must be divisible on the mesh that is set."""
-    return shards('batch') if active() else 1
-
-
 def shards(axis: str) -> int:
     """Into how many parts a logical axis is split on the mesh that is set."""
     mesh = jax.sharding.get_abstract_mesh()

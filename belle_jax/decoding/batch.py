@@ -23,17 +23,14 @@ class AnswerBatch:
     """Rows that are answered together: the device's side."""
 
     def __init__(self, engine: Any, answers: Sequence[Any], rows: Sequence[int]):
-        """Lays the arrays out; a batch is filled up with rows that are done from the start.
+        """Lays out the arrays of an Engine's answers; rows that fill the batch up start done.
 
-        Args:
-            engine: The Engine.
-            answers: Its Answers.
-            rows: Numbers that with the seed decide the draws.
+        `rows` are the numbers that with the seed decide the draws.
         """
         self.engine, self.answers = engine, answers
         self._count = len(answers)
         with engine.on_mesh():
-            size = batch_rows(len(answers), sharding.batch_shards())
+            size = batch_rows(len(answers), sharding.shards('batch'))
         settings = [a.settings for a in answers] + [Sampling()] * (size - len(answers))
         self.lengths = np.ones(size, np.int32)
         self.lengths[: self._count] = [len(a.prompt) for a in answers]

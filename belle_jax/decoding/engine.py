@@ -110,7 +110,10 @@ class Engine:
         Raises:
             ValueError: a prompt is empty or fills the model's context.
         """
-        settings = self._settings(settings, len(prompts))
+        if settings is None or isinstance(settings, Sampling):
+            settings = [settings or Sampling()] * len(prompts)
+        if (count := len(settings)) != len(prompts):
+            raise ValueError(f'{len(prompts)} prompts have {count} settings: give one for each.')
         rows = range(len(prompts)) if rows is None else rows
         for prompt in prompts:
             self.check_prompt(prompt)
@@ -147,13 +150,6 @@ class Engine:
                 shown = len(text)
         yield answers[0].completion()
 
-    def _settings(self, settings, count: int) -> list[Sampling]:
-        if settings is None or isinstance(settings, Sampling):
-            return [settings or Sampling()] * count
-        if len(settings) != count:
-            raise ValueError(f'{count} prompts have {len(settings)} settings: give one for each.')
-        return list(settings)
-
     def _answers(self, prompts, settings) -> list['PendingAnswer']:
         answers = []
         for prompt, one in zip(prompts, settings):
@@ -187,14 +183,7 @@ class PendingAnswer:
     """An answer in the making: the host's side of one row."""
 
     def __init__(self, prompt, settings: Sampling, most: int, eos_ids, tokenizer):
-        """
-        Args:
-            prompt: Token ids.
-            settings: How it is answered.
-            most: Tokens it may have.
-            eos_ids: Tokens that end it.
-            tokenizer: None where only tokens are asked for.
-        """
+        """Begins with nothing; `most` tokens may come, text only where there is a tokenizer."""
         self.prompt, self.settings, self.most = list(prompt), settings, most
         self.tokens: list[int] = []
         self.finish_reason = ''

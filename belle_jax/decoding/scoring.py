@@ -35,7 +35,7 @@ def score(
     results: list[np.ndarray] = [np.empty(0, np.float32)] * len(sequences)
     with mesh_of(models.parameters(model)):
         for indices in group_by_length([len(s) for s in sequences], batch_size):
-            rows = batch_rows(len(indices), sharding.batch_shards())
+            rows = batch_rows(len(indices), sharding.shards('batch'))
             length = prompt_length(max(len(sequences[i]) for i in indices) - 1)
             inputs, targets = np.zeros((2, rows, length), np.int32)
             for row, i in enumerate(indices):

@@ -39,9 +39,6 @@ Cache = tuple[jax.Array, jax.Array]
 """Keys and values of one layer, [B, K, S, H] each."""
 
 
-# --- functions ------------------------------------------------------------------------------------
-
-
 def project(equation: str, x: jax.Array, w: jax.Array) -> jax.Array:
     """A product of activations and a weight, in the activations' dtype.
 
@@ -77,9 +74,6 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
         return x
     keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
     return jnp.where(keep, x / (1.0 - rate), jnp.zeros((), x.dtype))
-
-
-# --- modules --------------------------------------------------------------------------------------
 
 
 def declare(

@@ -18,6 +18,7 @@ from pathlib import Path
 from absl import flags
 
 from belle_jax import cli
+from belle_jax.data.row_file import new_row_file
 from belle_jax.quickstart import pairs, report, tokenizer
 from belle_jax.quickstart.pairs import Pair
 
@@ -61,7 +62,7 @@ def _prepare(train: Sequence[Pair], held_out: Sequence[Pair]) -> None:
     """Writes what the recipe reads; what an earlier quickstart left makes room."""
     shutil.rmtree(HOME, ignore_errors=True)
     for name, chosen in (('train', train), ('held_out', held_out)):
-        pairs.write(map(vars, chosen), HOME / f'{name}.jsonl')
+        pairs.write(chosen, HOME / f'{name}.jsonl')
     texts = (f'Human: {pair.instruction}\n\nAssistant:{pair.output}' for pair in train)
     tokens = tokenizer.train(texts, HOME / 'tokenizer')
     kinds = len({pair.kind for pair in train})
@@ -74,7 +75,9 @@ def _prepare(train: Sequence[Pair], held_out: Sequence[Pair]) -> None:
 def _ask(questions: Sequence[str]) -> list[str]:
     """What the trained model answers, greedily."""
     prompts, answers = HOME / 'questions.jsonl', HOME / 'answers.jsonl'
-    pairs.write(({'prompt': text} for text in questions), prompts)
+    with new_row_file(prompts) as add:
+        for text in questions:
+            add({'prompt': text})
     files = f'--prompts={prompts}', f'--output={answers}'
     _command('sample', f'--model={RUN}', *files, '--max_new_tokens=32', '--batch_size=64')
     lines = answers.read_text('utf-8').splitlines()

@@ -4,7 +4,6 @@ import random
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from belle_jax.data.row_file import new_row_file
 from belle_jax.quickstart.kinds import KINDS, TaskKind
@@ -57,8 +56,8 @@ def _draw(kind: TaskKind, seed: int) -> list[Pair]:
     return list(drawn.values())
 
 
-def write(rows: Iterable[dict[str, Any]], path: Path) -> None:
-    """Writes JSON lines, such as {kind, instruction, output} of pairs, which training reads."""
-    with new_row_file(path, 'lines', overwrite=True) as write:
-        for row in rows:
-            write(row)
+def write(pairs: Iterable[Pair], path: Path) -> None:
+    """Writes pairs as JSON lines {kind, instruction, output}, the form that training reads."""
+    with new_row_file(path, 'lines', overwrite=True) as add:
+        for pair in pairs:
+            add(vars(pair))

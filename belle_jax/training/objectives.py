@@ -50,10 +50,7 @@ class NextToken:
 
     name = 'next_token'
     fields: Mapping[str, str] = {
-        'tokens': 'int32',
-        'targets': 'int32',
-        'segment_ids': 'int32',
-        'positions': 'int32',
+        **dict.fromkeys(('tokens', 'targets', 'segment_ids', 'positions'), 'int32'),
         'weights': 'float32',
     }
     reductions: Mapping[str, str] = {}
