@@ -147,16 +147,11 @@ class Checkpoints:
             The parameters and the optimiser's state.
         """
         tree = {'params': dict(params), 'optimiser': optimiser}
-        restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.PyTreeRestore(
-                    tree, restore_args=ocp.checkpoint_utils.construct_restore_args(tree)
-                ),
-            ),
-        )
+        where = ocp.checkpoint_utils.construct_restore_args(tree)
+        args = ocp.args.Composite(state=ocp.args.PyTreeRestore(tree, restore_args=where))
+        state = self._manager.restore(step, args=args)['state']
         self.last_saved = step
-        return restored['state']['params'], restored['state']['optimiser']
+        return state['params'], state['optimiser']
 
     def meta(self, step: int) -> dict[str, Any]:
         """The JSON values saved with a checkpoint."""

@@ -67,11 +67,8 @@ def write(path: Path, tensors: Sequence[Planned]) -> None:
     header: dict[str, Any] = {'__metadata__': {'format': 'pt'}}  # readers of PyTorch weights ask
     position = 0
     for t in tensors:
-        header[t.name] = {
-            'dtype': NAMES[t.dtype],
-            'shape': list(t.shape),
-            'data_offsets': [position, position + t.size],
-        }
+        offsets = [position, position + t.size]
+        header[t.name] = {'dtype': NAMES[t.dtype], 'shape': t.shape, 'data_offsets': offsets}
         position += t.size
     text = json.dumps(header, separators=(',', ':'), ensure_ascii=False).encode()
     text += b' ' * (-len(text) % 8)  # the data begin at a multiple of 8 bytes
