@@ -98,12 +98,7 @@ class Encoder:
     """SentencePiece's own library, for a model that no list of merges says."""
 
     def __init__(self, path: pathlib.Path, model: SentencePieceModel, added: Mapping[str, int]):
-        """
-        Args:
-            path: Of the model.
-            model: What `read_model` made of it.
-            added: Tokens beyond the model's pieces that a text can contain, and their ids.
-        """
+        """Takes a model, what `read_model` made of it, and the ids of tokens beyond its pieces."""
         import sentencepiece  # slow to import, and rarely needed
 
         proto = path.read_bytes()

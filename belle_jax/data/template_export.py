@@ -9,7 +9,6 @@ import json
 from typing import Any
 
 from belle_jax.data.jinja_template import STANDING
-from belle_jax.data.records import Message
 from belle_jax.data.templates import Style, Template
 from belle_jax.data.tokenizer import Tokenizer
 
@@ -118,7 +117,10 @@ def export(template: Template) -> tuple[str | None, str]:
     for probe in PROBES:
         turns = [i + 1 for i, m in enumerate(probe) if m['role'] == 'user']
         for number, end in enumerate(turns):
-            if _say(theirs, text, probe[:end]) == template.prompt(probe[:end]):
+            made = theirs.apply_chat_template(
+                probe[:end], chat_template=text, return_dict=True, add_generation_prompt=True
+            )
+            if list(made['input_ids']) == template.prompt(probe[:end]):
                 continue
             if number == 0:
                 return None, (
@@ -136,10 +138,3 @@ def _spaced_after_special(theirs: Any, tokenizer: Tokenizer) -> bool:
     """Whether transformers puts LLaMA's dummy space in front of text after a special token."""
     eos = tokenizer.token(tokenizer.eos_id)
     return theirs.encode(f'{eos}a', add_special_tokens=False)[1:] == tokenizer.encode('a')
-
-
-def _say(theirs: Any, text: str, messages: list[Message]) -> list[int]:
-    encoded = theirs.apply_chat_template(
-        messages, chat_template=text, tokenize=True, return_dict=True, add_generation_prompt=True
-    )
-    return list(encoded['input_ids'])

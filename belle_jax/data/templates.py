@@ -62,14 +62,7 @@ class Template:
     """A named template with the tokenizer that it writes for."""
 
     def __init__(self, name: str, tokenizer: Tokenizer) -> None:
-        """
-        Args:
-            name: One of `NAMES`.
-            tokenizer: What it writes tokens with.
-        Raises:
-            ValueError: an unknown name, or `tokenizer` where the tokenizer has no template of its
-                own.
-        """
+        """Takes one of `NAMES`; an unknown one, or a tokenizer without its own, is a ValueError."""
         if name not in STYLES:
             raise ValueError(
                 f'data.template={name!r} is not known: choose one of {", ".join(NAMES)} with '

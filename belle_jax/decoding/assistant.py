@@ -55,13 +55,10 @@ class Voice:
 
 
 def voice(path: str | Path, template: str = '', system: str | None = None) -> Voice:
-    """Reads everything but the weights.
+    """Reads everything but the weights; arguments as in `belle_jax.load`.
 
-    Args:
-        path: A Hugging Face directory, a hub name, a run directory or one of its checkpoints.
-        template: A name of `templates.NAMES`; '' takes what the run was trained with, else the
-            tokenizer's own chat template, else `belle`.
-        system: A system message; None takes the run's.
+    Without a template it is what the run was trained with, else the tokenizer's own, else `belle`.
+
     Raises:
         ValueError: there is no tokenizer or no good checkpoint, or the template does not exist.
     """
@@ -84,14 +81,8 @@ def engine(
     batch_size: int = 8,
     devices: int = 1,
 ) -> Engine:
-    """Loads the weights.
+    """Loads the weights of what `voice` read; the other arguments are as in `belle_jax.load`.
 
-    Args:
-        path: As for `voice`.
-        spoken: From `voice`.
-        dtype: float32 or bfloat16.
-        batch_size: Prompts answered at a time.
-        devices: Above 1, each weight is split over that many.
     Raises:
         ValueError: the weights are incomplete, or do not fit the tokenizer or the devices.
     """

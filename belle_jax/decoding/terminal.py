@@ -165,13 +165,8 @@ def command_of(text: str, interactive: bool) -> str:
 def converse(engine: Engine, voice: Voice, settings: Settings, title: str = '') -> None:
     """Reads messages from standard input and answers them until it ends.
 
-    Args:
-        engine: Answers.
-        voice: Writes prompts.
-        settings: From the tokens of a prompt to how it is answered.
-        title: Says to a person which model it is.
-    Raises:
-        ValueError: a piped message cannot be answered; an interactive one is only reported.
+    `title` says to a person which model it is. A piped message that cannot be answered is a
+    ValueError; an interactive one is only reported.
     """
     interactive = sys.stdin.isatty()
     chat = Chat(engine, voice, settings)

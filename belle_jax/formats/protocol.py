@@ -114,9 +114,6 @@ def new_model(
         yield partial, shown(written, 'Converting')
 
 
-# --- an account of all tensors --------------------------------------------------------------------
-
-
 def match(architecture: Architecture, stored: Mapping[str, Stored]) -> dict[str, Stored]:
     """Finds every tensor of a model among those of its files, and accounts for all others.
 

@@ -65,15 +65,9 @@ def attend(
 ) -> tuple[jax.Array, layers.Cache | None]:
     """A block's attention among its own tokens, or to a cache that they are written to first.
 
-    Args:
-        q_btnh: As for `attention`; so are keys, values and slopes.
-        k_bskh: Of the tokens of the queries.
-        v_bskh: Of the same.
-        context: The block's: positions and segments.
-        cache: Of the layer; None: there is none.
-        execution: The model's: backend and dropout.
-        key: For dropout.
-        slopes: Of ALiBi.
+    Arguments are as in `attention`, and the block's context, its layer's cache (or None) and the
+    model's execution.
+
     Returns:
         [B, T, N, H] in the dtype of q, and the cache with the new tokens.
     """

@@ -94,7 +94,9 @@ def keep_origin(source: str | Path, run: Path, name: str = '') -> None:
             huggingface.copy(path, partial, huggingface.SETTINGS_FILES + huggingface.LICENCE_FILES)
             stored = shards.read(path)
             dtype = common_dtype({t.place: t.array.dtype for t in stored.values()})
-            values = {'source': name or str(source), 'dtype': dtype, 'revision': _revision(path)}
+            values: dict[str, Any] = {'source': name or str(source), 'dtype': dtype}
+            # The commit of a hub download, which its cache has in the path.
+            values['revision'] = path.name if path.parent.name == 'snapshots' else None
             kept = {name: tensor.array.dtype.name for name, tensor in stored.items()}
             if others := {n: k for n, k in kept.items() if k in DTYPES and k != dtype}:
                 values['other_dtypes'] = others
@@ -109,11 +111,6 @@ def keep_origin(source: str | Path, run: Path, name: str = '') -> None:
         return
     with whole_directory(target) as partial:
         huggingface.copy(words, partial, tokenizer.FILES)
-
-
-def _revision(path: Path) -> str | None:
-    """The commit of a hub download, which its cache has in the path."""
-    return path.name if path.parent.name == 'snapshots' else None
 
 
 # --- an export ------------------------------------------------------------------------------------

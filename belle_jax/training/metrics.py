@@ -95,7 +95,9 @@ class Recorder:
                 ) from error
 
             self._wandb = client.init(project=wandb, config=settings, dir=str(directory))
-        _forget(self.path, first_step)
+        if self.path.exists():
+            kept = (r for r in read_metrics(self.path) if r['step'] <= first_step)
+            write_text(self.path, ''.join(json.dumps(r) + '\n' for r in kept))
         self._file = self.path.open('a', encoding='utf-8')
         from tensorboardX import SummaryWriter
 
@@ -174,12 +176,6 @@ def draw(records: list[dict[str, float]], path: Path) -> None:
 def perplexity(loss: float) -> float:
     """exp(loss), infinite where that overflows."""
     return math.exp(loss) if loss < 700 else math.inf
-
-
-def _forget(path: Path, after_step: int) -> None:
-    kept = [r for r in read_metrics(path) if r['step'] <= after_step]
-    if path.exists():
-        write_text(path, ''.join(json.dumps(r) + '\n' for r in kept))
 
 
 def _number(value: float) -> float | int | None:

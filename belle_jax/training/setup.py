@@ -103,15 +103,7 @@ class Setup:
     """
 
     def __init__(self, run: Run, layout: Layout, steps: int):
-        """Decides everything, compiles nothing.
-
-        Args:
-            run: Its model's execution, optimiser, batch, objective and seed.
-            layout: From `lay_out`.
-            steps: Of the whole run, for the schedule.
-        Raises:
-            ValueError: there is no such objective.
-        """
+        """Decides everything, compiles nothing; `steps` are those of the run, for the schedule."""
         self._run, self.objective = run, objectives.named(run.train.objective)
         self.mesh, self.blueprint, trained = layout
         self.specs = models.specs(self.blueprint)

@@ -35,14 +35,8 @@ def make_step(
     optimiser: optax.GradientTransformation,
     seed: int,
 ) -> Callable[..., tuple[tuple[Params, Any], dict[str, jax.Array]]]:
-    """The function that a run compiles.
+    """The function that a run compiles; `seed` is dropout's.
 
-    Args:
-        blueprint: Of the model.
-        execution: How the model is run.
-        objective: What is minimised.
-        optimiser: The update rule.
-        seed: Of dropout.
     Returns:
         step(trainable, frozen, optimiser_state, batch, number) -> ((trainable, state), metrics).
         Arrays of the batch are [A, B, T]: A micro-batches, each of B rows. Gradients are summed

@@ -146,9 +146,6 @@ def _account(tensors: list[Triple], size: int) -> None:
     print(f'{size / 1e6:,.1f} MB for weights of {total / 1e6:,.1f} MB: {size / total:.1%}.')
 
 
-# --- which is which -------------------------------------------------------------------------------
-
-
 def reference(tensor: Stored, bases: Mapping[str, Stored]) -> Stored | None:
     """The base's tensor that a tuned one is compared with; None: it is carried whole.
 
@@ -194,9 +191,6 @@ def small_files(directory: Path) -> tuple[list[Path], list[str]]:
         elif path not in weights and not path.name.endswith('.index.json'):
             left_out.append(path.name)
     return files, left_out
-
-
-# --- writing --------------------------------------------------------------------------------------
 
 
 class DeltaWriter:

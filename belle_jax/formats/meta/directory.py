@@ -141,9 +141,6 @@ def _warn(model: PublishedModel, by_rank: bool, dtype: str) -> None:
         )
 
 
-# --- the files ------------------------------------------------------------------------------------
-
-
 class MetaFiles:
     """The shards of a model in order, mapped, not read, and what their shapes say of the whole."""
 
