@@ -218,12 +218,9 @@ def _closest(word: str, known: Iterable[str]) -> str:
     """The known name that may be meant: spelled alike, or of words with these first letters."""
     known = list(known)
     last = word.rpartition('.')[2]
-    initials = [name for name in known if _initials(name.rpartition('.')[2]) == last]
+    words = {name: name.rpartition('.')[2].split('_') for name in known}
+    initials = [name for name in known if ''.join(part[:1] for part in words[name]) == last]
     return next(iter([*initials, *difflib.get_close_matches(word, known, 1)]), '')
-
-
-def _initials(name: str) -> str:
-    return ''.join(part[:1] for part in name.split('_'))
 
 
 def _words(words: list[str], actions: Sequence[str] | None) -> list[str]:

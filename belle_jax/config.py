@@ -10,12 +10,12 @@ import difflib
 import pathlib
 import types
 import typing
-from collections.abc import Iterable
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from belle_jax.families import PRESETS, Architecture, Rope
+from belle_jax.families.architecture import unknown
 from belle_jax.files import read_json, write_json
 
 __all__ = ['PRESETS', 'Architecture', 'Rope', 'Run', 'default', 'load', 'resolve', 'save']
@@ -267,7 +267,7 @@ def _value(value: Any, hint: Any, place: str) -> Any:
 def _check(run: Run) -> None:
     _check_fields(run, '--config.')
     if run.model.preset not in ('', *PRESETS):
-        raise ValueError(_unknown('--config.model.preset', run.model.preset, PRESETS))
+        raise unknown('--config.model.preset', run.model.preset, PRESETS)
     if run.batch.size % run.batch.accumulation:
         raise ValueError(
             f'--config.batch.accumulation={run.batch.accumulation} does not divide batch.size='
@@ -287,14 +287,10 @@ def _check_fields(section: Any, prefix: str) -> None:
     for field in dataclasses.fields(section):
         place, value, rule = f'{prefix}{field.name}', getattr(section, field.name), field.metadata
         if 'choices' in rule and value not in rule['choices']:
-            raise ValueError(_unknown(place, value, rule['choices']))
+            raise unknown(place, value, rule['choices'])
         if 'least' in rule and not value >= rule['least']:
             raise ValueError(f'{place}={value} must be at least {rule["least"]}.')
         if 'fraction' in rule and not 0 <= value <= 1:
             raise ValueError(f'{place}={value} is a fraction: between 0 and 1.')
         if dataclasses.is_dataclass(value) and not isinstance(value, Architecture):
             _check_fields(value, f'{place}.')
-
-
-def _unknown(place: str, value: str, choices: Iterable[str]) -> str:
-    return f'{place}={value!r} is not known: choose one of {", ".join(choices)}.'

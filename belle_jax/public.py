@@ -38,9 +38,7 @@ class Assistant:
         """A prompt's turns, with the run's system message where it has none."""
         if isinstance(prompt, str):
             prompt = [{'role': 'user', 'content': prompt}]
-        if self.voice.system and all(turn['role'] != 'system' for turn in prompt):
-            prompt = [{'role': 'system', 'content': self.voice.system}, *prompt]
-        return list(prompt)
+        return self.voice.conversation(prompt)
 
 
 def train_run(run: 'config.Run | ConfigDict', workdir: str | Path) -> Path:

@@ -170,11 +170,7 @@ def main() -> None:
         }
         output = prompt_file.Output(OUTPUT.value, rows, run)
     engine = assistant.engine(
-        model,
-        voice,
-        dtype=DTYPE.value,
-        batch_size=BATCH_SIZE.value,
-        devices=DEVICES.value,
+        model, voice, dtype=DTYPE.value, batch_size=BATCH_SIZE.value, devices=DEVICES.value
     )
     if output is None:
         terminal.converse(engine, voice, settings, assistant.title(model, engine, voice))

@@ -69,11 +69,7 @@ def make_mesh(shape: config.Mesh, devices: Sequence[Any] | None = None) -> jax.s
 
 
 def check_divides(architecture: config.Architecture, mesh: jax.sharding.Mesh) -> None:
-    """Validates that every parameter splits evenly, before any device is touched.
-
-    Raises:
-        ValueError: naming the mesh axis, the dimension, and the remedy.
-    """
+    """Refuses a mesh axis that splits a dimension unevenly, before any device is touched."""
     for dimension, axis in (
         ('embed', 'embed'),
         ('q_heads', 'q_heads'),
@@ -125,11 +121,6 @@ def constrain(x: jax.Array, axes: Axes) -> jax.Array:
 def active() -> bool:
     """Whether a mesh is set."""
     return not jax.sharding.get_abstract_mesh().empty
-
-
-def batch_shards() -> int:
-    """By how much the rows of a batch must be divisible on the mesh that is set."""
-    return shards('batch') if active() else 1
 
 
 def shards(axis: str) -> int:

@@ -19,7 +19,7 @@ import numpy as np
 import zstandard
 from absl import app, flags
 
-from belle_jax.diffs.delta import apply, blocks, make, matching
+from belle_jax.diffs.delta import apply, blocks, make, making
 from belle_jax.diffs.xor import cipher
 from belle_jax.weights import shards
 
@@ -82,7 +82,7 @@ def movement(base: Path, tuned: Path) -> dict[str, Any]:
     """What share of the numbers differs, and by how much of their size they moved."""
     theirs, numbers, changed, moved, norm = shards.read(base), 0, 0, 0.0, 0.0
     for tensor in shards.read(tuned).values():
-        if other := matching.reference(tensor, theirs):
+        if other := making.reference(tensor, theirs):
             ours = tensor.array
             before = other.array[: len(ours)].astype(ours.dtype)
             after = ours[: len(before)]
@@ -103,7 +103,7 @@ def without(base: Path, tuned: Path, planes: bool) -> int:
     theirs, count = shards.read(base), 0
     compressor = zstandard.ZstdCompressor(LEVELS[0], write_checksum=True)
     for tensor in shards.read(tuned).values():
-        other, array = matching.reference(tensor, theirs), tensor.array
+        other, array = making.reference(tensor, theirs), tensor.array
         step = blocks.BLOCK // array.itemsize
         for start in range(0, array.size, step):
             numbers = blocks.flat(array, start, start + step)

@@ -194,13 +194,11 @@ class _Rendering:
             return None
         learnt = [(len(start), end)]
         if marked := self._learnt[text]:  # the template itself marks what is learnt
-            after = self.text(turn + 1, generate=False)
-            learnt = [span for span in marked if len(start) < span[1] and span[0] < len(after)]
+            learnt = [span for span in marked if len(start) < span[1] and span[0] < len(so_far)]
             if not any(begin < end <= close for begin, close in learnt):
                 return None  # nobody would learn to end
-        return Answer(
-            len(start), end, tuple(learnt if self._turns[turn].get('trained', True) else ())
-        )
+        trained = self._turns[turn].get('trained', True)
+        return Answer(len(start), end, tuple(learnt if trained else ()))
 
     def answers(self, text: str, count: int) -> list[Answer]:
         """Those of the first turns that the text has."""
@@ -256,9 +254,7 @@ def render(template: str, messages: list[dict[str, Any]], *, generate: bool, **n
 @functools.lru_cache(maxsize=16)
 def _compile(template: str) -> jinja2.Template:
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True,
-        lstrip_blocks=True,
-        extensions=[_Generation, 'jinja2.ext.loopcontrols'],
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, 'jinja2.ext.loopcontrols']
     )
     environment.filters['tojson'] = _to_json
     environment.globals['raise_exception'] = _refuse
@@ -268,11 +264,7 @@ def _compile(template: str) -> jinja2.Template:
 
 def _to_json(value: Any, ensure_ascii=False, indent=None, separators=None, sort_keys=False) -> str:
     return json.dumps(
-        value,
-        ensure_ascii=ensure_ascii,
-        indent=indent,
-        separators=separators,
-        sort_keys=sort_keys,
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )
 
 

@@ -65,12 +65,7 @@ class Window:
     """A stretch of a long text that moves on as values are taken from it."""
 
     def __init__(self, path: pathlib.Path, stream: TextIO, chunk: int) -> None:
-        """
-        Args:
-            path: The file, for errors.
-            stream: Its text.
-            chunk: Characters read at once.
-        """
+        """Takes the file, for errors, its text, and how many characters to read at once."""
         self.at = 0
         self._path, self._stream, self._chunk, self._text = path, stream, chunk, ''
         self._line, self._counted = 1, 0

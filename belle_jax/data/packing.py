@@ -145,7 +145,8 @@ def _targets(source: Tokens, ranges: np.ndarray, train_on: str) -> int:
     if train_on == 'all':
         return int((length - 1).sum())
     firsts = int(source.trained[start].sum())
-    return sum(_count(source.trained, s, n) for s, n in _merged(start, length)) - firsts
+    merged = _merged(start, length)
+    return sum(int(np.count_nonzero(source.trained[s : s + n])) for s, n in merged) - firsts
 
 
 def _merged(start: np.ndarray, length: np.ndarray) -> list[tuple[int, int]]:
@@ -156,10 +157,6 @@ def _merged(start: np.ndarray, length: np.ndarray) -> list[tuple[int, int]]:
     heads = np.concatenate([[0], breaks])
     sums = np.add.reduceat(length, heads)
     return list(zip(start[heads].tolist(), sums.tolist()))
-
-
-def _count(mask: np.ndarray, start: int, length: int) -> int:
-    return int(np.count_nonzero(mask[start : start + length]))
 
 
 def pack(size: np.ndarray, seq_len: int, seed: int) -> np.ndarray:

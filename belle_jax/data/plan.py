@@ -8,9 +8,8 @@ any number of hosts, without a state to save.
 
 import dataclasses
 import functools
-import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -133,7 +132,8 @@ class Plan:
         for number, source in enumerate(self.sources):
             mine = np.flatnonzero(owner == number)
             if len(mine):
-                _fill(source, bins[mine], mine, self.seq_len, tokens, trained, segments, positions)
+                flat = [a.reshape(-1) for a in (tokens, trained, segments, positions)]
+                _fill(source, bins[mine], mine * self.seq_len, flat)
         if self.train_on == 'all':
             trained |= segments > 0
         trained &= positions >= 0  # the first token after a gap is marked by a negative position
@@ -164,23 +164,17 @@ class Plan:
         epochs = entries // self.rows_per_epoch
         for epoch in np.unique(epochs[inside]).tolist():
             here = inside & (epochs == epoch)
-            owners, numbers = self._epoch(epoch)
+            owners, numbers = self._epochs(epoch)
             at = entries[here] - epoch * self.rows_per_epoch
             owner[here], bins[here] = owners[at], numbers[at]
         return owner, bins
 
-    def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """The sources and bins of an epoch, in order. Two are kept: a batch may straddle them."""
-        cache = self.__dict__.setdefault('_epochs', {})
-        known = cache.get(epoch)
-        if known is None:
-            known = self._make_epoch(epoch)
-            for old in [e for e in list(cache) if abs(e - epoch) > 1]:
-                cache.pop(old, None)
-            cache[epoch] = known
-        return known
+    @functools.cached_property
+    def _epochs(self) -> Callable[[int], tuple[np.ndarray, np.ndarray]]:
+        return functools.lru_cache(2)(self._make_epoch)  # two: a batch may straddle them
 
     def _make_epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """The sources and bins of an epoch, in order."""
         owners, numbers = [], []
         for index, bins in enumerate(self.sources):
             whole, total = self._passes(bins)
@@ -200,50 +194,23 @@ class Plan:
         return owner[order], number[order]
 
 
-def _fill(
-    source: Bins,
-    bins: np.ndarray,
-    rows: np.ndarray,
-    seq_len: int,
-    tokens: np.ndarray,
-    trained: np.ndarray,
-    segments: np.ndarray,
-    positions: np.ndarray,
-) -> None:
-    """Writes bins into rows. The first token after a gap gets its position's negative."""
+def _fill(source: Bins, bins: np.ndarray, begins: np.ndarray, flat: list[np.ndarray]) -> None:
+    """Writes bins into rows that begin at these places of the flat arrays.
+
+    The first token after a gap gets its position's negative.
+    """
+    tokens, trained, segments, positions = flat
     counts = source.first[bins + 1] - source.first[bins]
     ranges = spans(source.first[bins], counts)
     length, position = source.length[ranges], source.position[ranges]
-    corner = np.repeat(rows, counts) * seq_len + source.column[ranges]
+    corner = np.repeat(begins, counts) + source.column[ranges]
     there = spans(corner, length)
     here = spans(source.start[ranges], length)
-    tokens.reshape(-1)[there] = source.source.tokens[here]
-    trained.reshape(-1)[there] = source.source.trained[here]
-    segments.reshape(-1)[there] = np.repeat(source.segment[ranges], length)
-    positions.reshape(-1)[there] = spans(position, length)
-    gaps = position > 0
-    positions.reshape(-1)[corner[gaps]] *= -1
-
-
-def fingerprint(*parts: object) -> str:
-    """A short hash of what decides a plan."""
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
-
-
-class _Steps:
-    """A plan's steps as a random-access source of Grain's."""
-
-    def __init__(self, plan: Plan, start: int, stop: int, rows: np.ndarray | None) -> None:
-        self._plan, self._start, self._stop, self._rows = plan, start, stop, rows
-
-    def __len__(self) -> int:
-        return max(0, self._stop - self._start)
-
-    def __getitem__(self, index: int) -> BatchArrays:
-        return self._plan.batch(self._start + index, self._rows)
-
-    def __repr__(self) -> str:
-        return f'steps {self._start} to {self._stop} of plan {self._plan.fingerprint}'
+    tokens[there] = source.source.tokens[here]
+    trained[there] = source.source.trained[here]
+    segments[there] = np.repeat(source.segment[ranges], length)
+    positions[there] = spans(position, length)
+    positions[corner[position > 0]] *= -1
 
 
 def load(
@@ -269,10 +236,11 @@ def load(
         An iterator of what `Plan.batch` returns.
     """
     stop = plan.steps() if stop is None else stop
-    steps = _Steps(plan, start, stop, None if rows is None else np.asarray(rows))
-    if not ahead or not len(steps):
-        return (steps[i] for i in range(len(steps)))
+    rows = None if rows is None else np.asarray(rows)
+    if not ahead or start >= stop:
+        return (plan.batch(step, rows) for step in range(start, stop))
     import grain  # slow to import, and it imports JAX
 
     options = grain.ReadOptions(num_threads=min(4, ahead), prefetch_buffer_size=ahead)
-    return iter(grain.MapDataset.source(steps).to_iter_dataset(options))
+    steps = grain.MapDataset.range(start, stop).map(lambda step: plan.batch(step, rows))
+    return iter(steps.to_iter_dataset(options))

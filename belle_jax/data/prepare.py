@@ -1,6 +1,7 @@
 """From a run's data section to its plans: read, split, fit, pack, and account for every row."""
 
 import dataclasses
+import hashlib
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,7 +10,7 @@ import numpy as np
 
 from belle_jax import config
 from belle_jax.data import plan, token_cache
-from belle_jax.data.packing import Segments, cut, permutation
+from belle_jax.data.packing import cut, permutation
 from belle_jax.data.templates import Template
 from belle_jax.data.token_cache import Tokens
 from belle_jax.data.tokenizer import Tokenizer
@@ -63,7 +64,7 @@ def prepare(run: config.Run, tokenizer: Tokenizer) -> Prepared:
     Raises:
         ValueError: a source cannot be read, or nothing is left to train or validate on.
     """
-    data, seed, batch_size = run.data, run.seed, run.batch.size
+    data, seed = run.data, run.seed
     if not data.sources:
         raise ValueError('--config.data.path is empty: give a file of rows or a hub data set.')
     writer = Template(data.template, tokenizer)
@@ -89,10 +90,9 @@ def prepare(run: config.Run, tokenizer: Tokenizer) -> Prepared:
         training.append(bins)
         account['sources'].append({'path': where.path, 'weight': where.weight} | entry)
     made_of = [(b.source.key, b.weight) for b in training]
-    settings = (data.seq_len, data.packing, data.train_on, seed, batch_size)
+    settings = _settings(run, run.batch.size)
     split = (data.validation.fraction, data.validation.count, [c.key for c in checks])
-    key = (made_of, settings, split)
-    train = _plan(training, data, batch_size, seed, shuffled=True, made_of=key)
+    train = _plan(training, run, run.batch.size, (made_of, settings, split), shuffled=True)
     if not train.rows_per_epoch:
         raise ValueError(
             f'{data.path} leaves nothing to train on: no conversation has an answer outside '
@@ -102,8 +102,7 @@ def prepare(run: config.Run, tokenizer: Tokenizer) -> Prepared:
         train = train.until(run.train.epochs)
     validation = None
     if checks:
-        rows = batch_size // run.batch.accumulation
-        validation = _validation(checks, picked, data, rows, seed, account)
+        validation = _validation(checks, picked, run, account)
     account['fingerprint'] = train.fingerprint
     account['rows_per_epoch'] = train.rows_per_epoch
     return Prepared(train, validation, writer, account)
@@ -145,38 +144,25 @@ def _planned(
     examples = np.flatnonzero(usable[source.record])
     segments = cut(source, examples, data.seq_len, data.train_on)
     bins = plan.plan_bins(
-        source,
-        segments,
-        weight=weight,
-        seq_len=data.seq_len,
-        packing=data.packing,
-        seed=seed,
+        source, segments, weight=weight, seq_len=data.seq_len, packing=data.packing, seed=seed
     )
-    return bins, _entry(source, segments, len(bins), data.seq_len)
-
-
-def _entry(source: Tokens, segments: Segments, bins: int, seq_len: int) -> dict[str, Any]:
     tokens = int(segments.size.sum())
-    return source.account | {
+    return bins, source.account | {
         **dict.fromkeys(REASONS, 0),
         **segments.counts,
         'segments': len(segments.size),
         'tokens': tokens,
         'trained_tokens': segments.trained,
-        'bins': bins,
-        'packing_efficiency': round(tokens / max(1, bins * seq_len), 4),
+        'bins': len(bins),
+        'packing_efficiency': round(tokens / max(1, len(bins) * data.seq_len), 4),
     }
 
 
 def _validation(
-    checks: list[Tokens],
-    picked: list[np.ndarray],
-    data: config.Data,
-    batch_size: int,
-    seed: int,
-    account: DataAccount,
+    checks: list[Tokens], picked: list[np.ndarray], run: config.Run, account: DataAccount
 ) -> plan.Plan:
-    planned = [_planned(s, mask, data, 1.0, seed) for s, mask in zip(checks, picked)]
+    data, rows = run.data, run.batch.size // run.batch.accumulation
+    planned = [_planned(s, mask, data, 1.0, run.seed) for s, mask in zip(checks, picked)]
     bins = tuple(b for b, _ in planned if len(b))
     if not bins:
         raise ValueError(
@@ -188,29 +174,25 @@ def _validation(
     account['validation'] = [
         entry | told | {'records': int(mask.sum())} for (_, entry), mask in zip(planned, picked)
     ]
-    made_of = [b.source.key for b in bins]
-    settings = (data.seq_len, data.packing, data.train_on, seed, batch_size)
-    key = ('validation', made_of, settings)
-    return _plan(bins, data, batch_size, seed, shuffled=False, made_of=key).until(1)
+    made_of = ('validation', [b.source.key for b in bins], _settings(run, rows))
+    return _plan(bins, run, rows, made_of, shuffled=False).until(1)
+
+
+def _settings(run: config.Run, rows: int) -> tuple[Any, ...]:
+    return run.data.seq_len, run.data.packing, run.data.train_on, run.seed, rows
 
 
 def _plan(
-    bins: Sequence[plan.Bins],
-    data: config.Data,
-    batch_size: int,
-    seed: int,
-    *,
-    shuffled: bool,
-    made_of: tuple[Any, ...],
+    bins: Sequence[plan.Bins], run: config.Run, rows: int, made_of: tuple[Any, ...], shuffled: bool
 ) -> plan.Plan:
     return plan.Plan(
         sources=tuple(bins),
-        seq_len=data.seq_len,
-        batch_size=batch_size,
-        seed=seed,
-        train_on=data.train_on,
+        seq_len=run.data.seq_len,
+        batch_size=rows,
+        seed=run.seed,
+        train_on=run.data.train_on,
         shuffled=shuffled,
-        fingerprint=plan.fingerprint(*made_of),
+        fingerprint=hashlib.sha256(repr(made_of).encode()).hexdigest()[:32],
     )
 
 

@@ -87,7 +87,7 @@ class RecordReader:
             write: Its ValueError makes a row one that cannot be used, as a template's refusal does.
         """
         used = 0
-        for where, row in self._hub() if self._file is None else self._lines(self._file):
+        for where, row in self._rows():
             self.rows += 1
             try:
                 if isinstance(row, BadRow):
@@ -158,13 +158,12 @@ class RecordReader:
                 f'{reason} Check the name, or download it and give the file.'
             ) from error
 
-    def _lines(self, file: RowFile) -> Iterator[tuple[str, Any]]:
-        for where, row in file:
-            self.done = file.done
-            yield where, row
-
-    def _hub(self) -> Iterator[tuple[str, Any]]:
-        total = max(1, len(self._dataset))
-        for number, row in enumerate(self._dataset, 1):
-            self.done = number / total
-            yield f'{self.path}, row {number}', row
+    def _rows(self) -> Iterator[tuple[str, Any]]:
+        if self._file is None:
+            for number, row in enumerate(self._dataset, 1):
+                self.done = number / len(self._dataset)
+                yield f'{self.path}, row {number}', row
+        else:
+            for where, row in self._file:
+                self.done = self._file.done
+                yield where, row

@@ -11,8 +11,7 @@ import collections
 import hashlib
 import pathlib
 import re
-import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
@@ -69,42 +68,37 @@ def read_model(path: pathlib.Path) -> SentencePieceModel:
         Its pieces and settings.
     Raises:
         ValueError: the bytes are not such a model.
-    Source: google/sentencepiece, src/sentencepiece_model.proto (field numbers).
     """
-    pieces, model_type, dummy_prefix, squeeze_spaces, charsmap = [], 1, True, True, b''
+    from google.protobuf.message import DecodeError
+    from sentencepiece import sentencepiece_model_pb2
+
+    model: Any = sentencepiece_model_pb2.ModelProto()  # pyright: ignore[reportAttributeAccessIssue]
     try:
-        for number, value in _fields(path.read_bytes()):
-            if number == 1:
-                fields = dict(_fields(value))
-                score = struct.unpack('<f', fields[2])[0] if 2 in fields else 0.0
-                pieces.append(ScoredPiece(fields[1].decode('utf-8'), score, fields.get(3, NORMAL)))
-            elif number == 2:
-                model_type = dict(_fields(value)).get(3, 1)
-            elif number == 3:
-                fields = dict(_fields(value))
-                charsmap = fields.get(2, b'')
-                dummy_prefix = bool(fields.get(3, 1))
-                squeeze_spaces = bool(fields.get(4, 1))
-    except (IndexError, KeyError, struct.error, UnicodeDecodeError, TypeError) as error:
+        model.ParseFromString(path.read_bytes())
+        # A piece that is not UTF-8 comes as bytes, which no text can be added to.
+        pieces = [ScoredPiece('' + p.piece, p.score, p.type) for p in model.pieces]
+    except (DecodeError, TypeError) as error:
         raise ValueError(
             f'{path} is not a SentencePiece model: it is damaged or another kind of file. '
             'Copy it again.'
         ) from error
     if not pieces:
         raise ValueError(f'{path} holds no pieces: it is empty or truncated. Copy it again.')
-    return SentencePieceModel(pieces, model_type, dummy_prefix, squeeze_spaces, charsmap)
+    spec = model.normalizer_spec
+    return SentencePieceModel(
+        pieces,
+        model.trainer_spec.model_type,
+        spec.add_dummy_prefix,
+        spec.remove_extra_whitespaces,
+        spec.precompiled_charsmap,
+    )
 
 
 class Encoder:
     """SentencePiece's own library, for a model that no list of merges says."""
 
     def __init__(self, path: pathlib.Path, model: SentencePieceModel, added: Mapping[str, int]):
-        """
-        Args:
-            path: Of the model.
-            model: What `read_model` made of it.
-            added: Tokens beyond the model's pieces that a text can contain, and their ids.
-        """
+        """Takes a model, what `read_model` made of it, and the ids of tokens beyond its pieces."""
         import sentencepiece  # slow to import, and rarely needed
 
         proto = path.read_bytes()
@@ -125,14 +119,14 @@ class Encoder:
         processor: Any = self._processors[continued]
         if self._split is None:
             return processor.encode(texts, num_threads=-1)
-        return [self._encode_around_added(processor, text) for text in texts]
-
-    def _encode_around_added(self, processor: Any, text: str) -> list[int]:
-        assert self._split is not None, 'asked only where there are added tokens'
-        ids: list[int] = []
-        for part in filter(None, self._split.split(text)):
-            ids += [self._added[part]] if part in self._added else processor.encode(part)
-        return ids
+        encoded: list[list[int]] = []
+        for text in texts:
+            encoded.append([])
+            for part in filter(None, self._split.split(text)):
+                encoded[-1] += (
+                    [self._added[part]] if part in self._added else processor.encode(part)
+                )
+        return encoded
 
 
 def own_encoder(
@@ -189,13 +183,8 @@ def build(model: SentencePieceModel) -> Tokenizer:
     tokenizer.decoder = decoders.Sequence(  # pyright: ignore[reportAttributeAccessIssue]
         [decoders.Replace(SPACE, ' '), decoders.ByteFallback(), decoders.Fuse(), *strip]
     )
-    tokenizer.add_special_tokens(
-        [
-            AddedToken(p.text, special=True, normalized=False)
-            for p in model.pieces
-            if p.kind in (UNKNOWN, CONTROL)
-        ]
-    )
+    special = [p.text for p in model.pieces if p.kind in (UNKNOWN, CONTROL)]
+    tokenizer.add_special_tokens([AddedToken(s, special=True, normalized=False) for s in special])
     tokenizer.add_tokens(
         [AddedToken(p.text, normalized=False) for p in model.pieces if p.kind == USER_DEFINED]
     )
@@ -216,34 +205,3 @@ def _merges(pieces: list[ScoredPiece], vocab: dict[str, int]) -> list[tuple[str,
     # Scores are unique per piece, so a tie is between two cuts of one piece.
     ranked.sort(key=lambda entry: entry[:3])
     return [(left, right) for *_, left, right in ranked]
-
-
-def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
-    """The (field number, int or bytes) pairs of a protobuf message, in order."""
-    at = 0
-    while at < len(data):
-        key, at = _varint(data, at)
-        number, wire = key >> 3, key & 7
-        if wire == 0:
-            value, at = _varint(data, at)
-        elif wire in (1, 5):
-            size = 8 if wire == 1 else 4
-            value, at = data[at : at + size], at + size
-        elif wire == 2:
-            size, at = _varint(data, at)
-            value, at = data[at : at + size], at + size
-        else:
-            raise IndexError(f'wire type {wire}')
-        if at > len(data):
-            raise IndexError('truncated')
-        yield number, value
-
-
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[at]
-        value |= (byte & 127) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 128:
-            return value, at

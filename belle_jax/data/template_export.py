@@ -6,11 +6,9 @@ is run through transformers and compared by token ids before anybody is given it
 """
 
 import json
-import pathlib
 from typing import Any
 
 from belle_jax.data.jinja_template import STANDING
-from belle_jax.data.records import Message
 from belle_jax.data.templates import Style, Template
 from belle_jax.data.tokenizer import Tokenizer
 
@@ -101,12 +99,14 @@ def export(template: Template) -> tuple[str | None, str]:
         moves = MOVES if 'strftime_now' in template.own.source else ''
         return template.own.source, "The tokenizer's own." + moves
     tokenizer, style = template.tokenizer, template.style
-    theirs, trouble = _transformers(tokenizer.directory)
-    if theirs is None:
-        return (
-            None,
-            f'transformers does not load the tokenizer ({trouble}), so nothing could check it.',
-        )
+    from transformers import AutoTokenizer
+
+    try:
+        theirs = AutoTokenizer.from_pretrained(str(tokenizer.directory), trust_remote_code=False)
+    except Exception as error:  # published quirks end in every kind of exception there
+        name = type(error).__name__
+        reason = f'transformers does not load the tokenizer ({name}), so nothing could check it.'
+        return None, reason
     spaced = tokenizer.continuing is not tokenizer.backend
     text = source(
         style,
@@ -117,7 +117,10 @@ def export(template: Template) -> tuple[str | None, str]:
     for probe in PROBES:
         turns = [i + 1 for i, m in enumerate(probe) if m['role'] == 'user']
         for number, end in enumerate(turns):
-            if _say(theirs, text, probe[:end]) == template.prompt(probe[:end]):
+            made = theirs.apply_chat_template(
+                probe[:end], chat_template=text, return_dict=True, add_generation_prompt=True
+            )
+            if list(made['input_ids']) == template.prompt(probe[:end]):
                 continue
             if number == 0:
                 return None, (
@@ -131,23 +134,7 @@ def export(template: Template) -> tuple[str | None, str]:
     return text, f'The same tokens as in training, except that {SPECIALS}.'
 
 
-def _transformers(directory: pathlib.Path) -> tuple[Any, str]:
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(str(directory), trust_remote_code=False), ''
-    except Exception as error:  # published quirks end in every kind of exception there
-        return None, type(error).__name__
-
-
 def _spaced_after_special(theirs: Any, tokenizer: Tokenizer) -> bool:
     """Whether transformers puts LLaMA's dummy space in front of text after a special token."""
     eos = tokenizer.token(tokenizer.eos_id)
     return theirs.encode(f'{eos}a', add_special_tokens=False)[1:] == tokenizer.encode('a')
-
-
-def _say(theirs: Any, text: str, messages: list[Message]) -> list[int]:
-    encoded = theirs.apply_chat_template(
-        messages, chat_template=text, tokenize=True, return_dict=True, add_generation_prompt=True
-    )
-    return list(encoded['input_ids'])

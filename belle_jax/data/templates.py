@@ -35,10 +35,7 @@ class Style:
     user_input: str = ''  # the same for a turn with a separate input, which has the second `{}`
     join: str = ''  # between instruction and input where `user_input` is empty
     system: str = '{}\n\n'  # in front of the first turn
-    preamble: tuple[str, str] = (
-        '',
-        '',
-    )  # the system message of rows without one (bare, with input)
+    preamble: tuple[str, str] = ('', '')  # the system message of rows without: bare, with input
     bos: bool = True
     continued: bool = True  # answers go on in the prompt's text; False: each is a text of its own
     card: bool = False  # earlier turns as BELLE's card writes them
@@ -65,14 +62,7 @@ class Template:
     """A named template with the tokenizer that it writes for."""
 
     def __init__(self, name: str, tokenizer: Tokenizer) -> None:
-        """
-        Args:
-            name: One of `NAMES`.
-            tokenizer: What it writes tokens with.
-        Raises:
-            ValueError: an unknown name, or `tokenizer` where the tokenizer has no template of its
-                own.
-        """
+        """Takes one of `NAMES`; an unknown one, or a tokenizer without its own, is a ValueError."""
         if name not in STYLES:
             raise ValueError(
                 f'data.template={name!r} is not known: choose one of {", ".join(NAMES)} with '

@@ -104,9 +104,7 @@ def build(ranks: dict[bytes, int], release: str = '3.1') -> Tokenizer:
         [AddedToken(name, special=True, normalized=False) for name in special_tokens(release)]
     )
     tokenizer.post_processor = processors.TemplateProcessing(  # pyright: ignore[reportAttributeAccessIssue]
-        single=f'{BOS} $A',
-        pair=f'{BOS} $A {BOS}:1 $B:1',
-        special_tokens=[(BOS, len(ranks))],
+        single=f'{BOS} $A', pair=f'{BOS} $A {BOS}:1 $B:1', special_tokens=[(BOS, len(ranks))]
     )
     return tokenizer
 

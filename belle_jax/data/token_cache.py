@@ -101,7 +101,9 @@ def open_source(
         with locked(cache / f'{key}.lock'):
             found = _open(entry)  # another process may have made it meanwhile
             if found is None:
-                _make(entry, reader, template, system)
+                shutil.rmtree(entry, ignore_errors=True)
+                with whole_directory(entry) as work:
+                    _write(work, reader, template, system)
                 found = _open(entry)
     if found is None:
         raise ValueError(
@@ -114,14 +116,8 @@ def open_source(
     return dataclasses.replace(found, account=account)
 
 
-def _make(entry: pathlib.Path, reader: RecordReader, template: Template, system: str) -> None:
-    """Tokenises a source into a directory beside its place, then moves it there."""
-    shutil.rmtree(entry, ignore_errors=True)
-    with whole_directory(entry) as work:
-        _write(work, reader, template, system)
-
-
 def _write(work: pathlib.Path, reader: RecordReader, template: Template, system: str) -> None:
+    """Tokenises a source into a directory."""
     dtype = np.dtype(np.uint16 if len(template.tokenizer) <= 1 << 16 else np.int32)
     columns: dict[str, list[np.ndarray]] = {
         name: [] for name in ('length', 'record', 'trained_count', 'kind')
@@ -130,9 +126,8 @@ def _write(work: pathlib.Path, reader: RecordReader, template: Template, system:
     total = 0
     progress = Progress(f'tokenising {reader.path}', 'tokens')
     with (work / 'tokens.bin').open('wb') as ids, (work / 'trained.bin').open('wb') as masks:
-        for chunk, owners, kinds, (tokens, trained, lengths) in _assembled(
-            reader, template, system
-        ):
+        for chunk, owners, kinds, made in _assembled(reader, template, system):
+            tokens, trained, lengths = made
             hashes += map(_hash, chunk)
             ids.write(tokens.astype(dtype).data)
             masks.write(trained.view(np.uint8).data)
@@ -177,9 +172,7 @@ def _assembled(reader: RecordReader, template: Template, system: str) -> Iterato
             records, written = zip(*chunk)
             count = [len(examples) for examples in written]
             owners = np.repeat(np.arange(first, first + len(chunk)), count)
-            kinds = np.repeat(
-                [TEXT if r.text is not None else CONVERSATION for r in records], count
-            )
+            kinds = np.repeat([CONVERSATION if r.text is None else TEXT for r in records], count)
             first += len(chunk)
             made = pool.submit(template.tokenizer.assemble, [e for made in written for e in made])
             waiting.append((records, owners, kinds, made))
@@ -231,17 +224,8 @@ def _open(entry: pathlib.Path) -> Tokens | None:
         trained = np.asarray(np.memmap(entry / 'trained.bin', np.bool_, 'r'))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
-    return Tokens(
-        key=entry.name,
-        tokens=tokens,
-        trained=trained,
-        bounds=bounds,
-        record=table['record'],
-        trained_count=table['trained_count'],
-        kind=table['kind'],
-        record_hash=table['record_hash'],
-        account=meta['account'],
-    )
+    del table['length']
+    return Tokens(entry.name, tokens, trained, bounds, **table, account=meta['account'])
 
 
 def _digest(reader: RecordReader, cache: pathlib.Path) -> str:

@@ -8,7 +8,7 @@ config.json, and transformers answers to each with other tokens.
 import json
 import pathlib
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
@@ -37,6 +37,7 @@ USUAL = {
     'eos': ('</s>', '<|end_of_text|>', '<|endoftext|>'),
     'pad': ('<pad>',),
 }
+LLAMA_CLASSES = ('LlamaTokenizer', 'LlamaTokenizerFast')
 
 
 def find(path: str | pathlib.Path) -> pathlib.Path:
@@ -54,18 +55,14 @@ def find(path: str | pathlib.Path) -> pathlib.Path:
     import huggingface_hub
 
     try:
-        return pathlib.Path(
-            huggingface_hub.snapshot_download(str(path), allow_patterns=list(FILES))
-        )
+        here = huggingface_hub.snapshot_download(str(path), allow_patterns=list(FILES))
     except Exception as error:  # every kind of network trouble has a class of its own there
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(
-            f'{path} is not a directory here, and the hub did not give it: {_first_line(error)} '
+            f'{path} is not a directory here, and the hub did not give it: {reason} '
             'Check the name, or download it and give the directory.'
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return pathlib.Path(here)
 
 
 def _json(path: pathlib.Path) -> dict[str, Any]:
@@ -147,9 +144,8 @@ def _base(directory: pathlib.Path, settings: dict[str, Any]) -> Backend:
     if not (directory / 'merges.txt').is_file():
         raise ValueError(f'{directory} has vocab.json without merges.txt: copy that as well.')
     backend = Backend(models.BPE.from_file(str(file), str(directory / 'merges.txt')))
-    bloom = (
-        'bloom' in f'{settings.get("tokenizer_class")} {_json(directory / "config.json")}'.lower()
-    )
+    said = f'{settings.get("tokenizer_class")} {_json(directory / "config.json")}'
+    bloom = 'bloom' in said.lower()
     bytelevel = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not bloom)
     split = pre_tokenizers.Split(Regex(BLOOM_SPLIT), 'isolated')
     backend.pre_tokenizer = (  # pyright: ignore[reportAttributeAccessIssue]
@@ -236,3 +232,66 @@ def adds_bos(
     if llama and bos_id is not None and 'ByteLevel' not in repr(backend.pre_tokenizer):
         return True
     return bos_id in backend.encode('').ids[:1]
+
+
+class DummySpace(NamedTuple):
+    """Where the space that LLaMA's tokenizer puts in front of a text stands."""
+
+    anywhere: bool = True  # False: not even in front of a whole text
+    after_special: bool = False  # whether text after a special token gets it as well
+    once: bool = False  # whether such text that begins with a space gets no second one
+
+
+def read_dummy_space(
+    directory: pathlib.Path, settings: dict[str, Any], backend: Backend
+) -> DummySpace:
+    """What a directory's settings, or else its files, say of the space in front.
+
+    Source: huggingface/transformers 5, models/llama/tokenization_llama.py.
+    """
+    legacy = settings.get('legacy')
+    bytelevel = 'ByteLevel' in repr(backend.pre_tokenizer)
+    if settings.get('tokenizer_class') in LLAMA_CLASSES and not bytelevel:
+        # The class goes by its settings, whatever tokenizer.json says.
+        return DummySpace(settings.get('add_prefix_space') is not False, bool(legacy), True)
+    if legacy is False and not (directory / 'tokenizer.json').is_file():
+        return DummySpace(once=True)
+    first = "'first'" in repr(backend.pre_tokenizer).replace('"', "'")
+    return DummySpace(after_special=not first)
+
+
+def without_dummy_space(backend: Backend, *, decoding: bool = False) -> Backend:
+    """The same tokenizer without the space in front, or itself where it puts none.
+
+    Args:
+        backend: With it.
+        decoding: Whether what it decodes keeps a first space, which then is no dummy.
+    """
+    state = json.loads(backend.to_str())
+    changed = False
+
+    def strip(node: Any) -> Any:
+        nonlocal changed
+        if not isinstance(node, dict):
+            return node
+        for key in ('normalizers', 'pretokenizers'):
+            if key in node:
+                kept = [strip(child) for child in node[key]]
+                node[key] = [child for child in kept if child is not None]
+        if 'decoders' in node:
+            node['decoders'] = [d for d in node['decoders'] if d['type'] != 'Strip']
+            changed = True
+        if node.get('type') == 'Prepend':
+            changed = True
+            return None
+        if node.get('type') == 'Metaspace' and node.get('prepend_scheme', 'always') != 'never':
+            changed, node['prepend_scheme'] = True, 'never'
+        if node.get('type') == 'ByteLevel' and node.get('add_prefix_space'):
+            changed, node['add_prefix_space'] = True, False
+        return node
+
+    state['normalizer'] = strip(state.get('normalizer'))
+    state['pre_tokenizer'] = strip(state.get('pre_tokenizer'))
+    if decoding:
+        state['decoder'] = strip(state.get('decoder'))
+    return Backend.from_str(json.dumps(state)) if changed else backend

@@ -4,7 +4,9 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from belle_jax import families, models
+import jax
+
+from belle_jax import config, families, models, sharding
 from belle_jax.data import templates, tokenizer
 from belle_jax.data.records import Message
 from belle_jax.decoding.engine import Engine
@@ -35,14 +37,14 @@ class Voice:
         return self.checkpoint.step if self.checkpoint else None
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
-        """The tokens that the answer to a conversation follows.
+        """What the answer to turns follows; what the template cannot write is a ValueError."""
+        return self.template.prompt(self.conversation(messages))
 
-        Raises:
-            ValueError: the turns are in no order that the template can write.
-        """
+    def conversation(self, messages: Sequence[Message]) -> list[Message]:
+        """Turns, with the system message where they have none."""
         if self.system and all(m['role'] != 'system' for m in messages):
-            messages = [{'role': 'system', 'content': self.system}, *messages]
-        return self.template.prompt(messages)
+            return [{'role': 'system', 'content': self.system}, *messages]
+        return list(messages)
 
     def answer(self, text: str) -> str:
         """An answer as a person reads it: without the space that some templates leave to it.
@@ -53,13 +55,10 @@ class Voice:
 
 
 def voice(path: str | Path, template: str = '', system: str | None = None) -> Voice:
-    """Reads everything but the weights.
+    """Reads everything but the weights; arguments as in `belle_jax.load`.
 
-    Args:
-        path: A Hugging Face directory, a hub name, a run directory or one of its checkpoints.
-        template: A name of `templates.NAMES`; '' takes what the run was trained with, else the
-            tokenizer's own chat template, else `belle`.
-        system: A system message; None takes the run's.
+    Without a template it is what the run was trained with, else the tokenizer's own, else `belle`.
+
     Raises:
         ValueError: there is no tokenizer or no good checkpoint, or the template does not exist.
     """
@@ -82,23 +81,13 @@ def engine(
     batch_size: int = 8,
     devices: int = 1,
 ) -> Engine:
-    """Loads the weights.
+    """Loads the weights of what `voice` read; the other arguments are as in `belle_jax.load`.
 
-    Args:
-        path: As for `voice`.
-        spoken: From `voice`.
-        dtype: float32 or bfloat16.
-        batch_size: Prompts answered at a time.
-        devices: Above 1, each weight is split over that many.
     Raises:
         ValueError: the weights are incomplete, or do not fit the tokenizer or the devices.
     """
     mesh = None
     if devices != 1:
-        import jax
-
-        from belle_jax import config, sharding
-
         available = jax.devices()
         if not 1 <= devices <= len(available):
             raise ValueError(f'devices={devices}: this machine has {len(available)}.')

@@ -23,17 +23,14 @@ class AnswerBatch:
     """Rows that are answered together: the device's side."""
 
     def __init__(self, engine: Any, answers: Sequence[Any], rows: Sequence[int]):
-        """Lays the arrays out; a batch is filled up with rows that are done from the start.
+        """Lays out the arrays of an Engine's answers; rows that fill the batch up start done.
 
-        Args:
-            engine: The Engine.
-            answers: Its Answers.
-            rows: Numbers that with the seed decide the draws.
+        `rows` are the numbers that with the seed decide the draws.
         """
         self.engine, self.answers = engine, answers
         self._count = len(answers)
         with engine.on_mesh():
-            size = batch_rows(len(answers), sharding.batch_shards())
+            size = batch_rows(len(answers), sharding.shards('batch'))
         settings = [a.settings for a in answers] + [Sampling()] * (size - len(answers))
         self.lengths = np.ones(size, np.int32)
         self.lengths[: self._count] = [len(a.prompt) for a in answers]
@@ -50,18 +47,16 @@ class AnswerBatch:
         plan = sampling.plan_filters(settings, engine.architecture.padded_vocab)
         self.program = loop.Program(engine.graphdef, plan, engine.eos_ids)
 
+    @property
+    def prompts(self) -> tuple[Any, ...]:
+        """What compiled programs read the prompts with; see `loop.prefill`."""
+        arrays = self.tokens, self.lengths, self.live
+        return self.program, self.engine.params, *arrays, self.rows, self.total
+
     def first(self) -> list[list[int]]:
         """Reads the prompts and makes each answer's first token."""
         with self.engine.on_mesh():
-            self._state = loop.prefill(
-                self.program,
-                self.engine.params,
-                self.tokens,
-                self.lengths,
-                self.live,
-                self.rows,
-                self.total,
-            )
+            self._state = loop.prefill(*self.prompts)
         return [[int(t)] for t in np.asarray(self._state.token)[: self._count]]
 
     def advance(self, stopped: Sequence[bool], steps: int) -> list[list[int]]:
@@ -102,11 +97,8 @@ def bucket(size: int, smallest: int) -> int:
 def prompt_length(longest: int) -> int:
     """Tokens that a batch's prompts are padded to."""
     padded = bucket(longest, 16)
-    return (
-        padded
-        if padded <= loop.PREFILL_CHUNK
-        else -(-padded // loop.PREFILL_CHUNK) * loop.PREFILL_CHUNK
-    )
+    chunk = loop.PREFILL_CHUNK
+    return padded if padded <= chunk else -(-padded // chunk) * chunk
 
 
 def total_length(padded_prompt: int, longest: int) -> int:

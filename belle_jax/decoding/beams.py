@@ -36,26 +36,12 @@ class Beams(NamedTuple):
 
 
 def search(batch: AnswerBatch) -> list[list[int]]:
-    """The best hypothesis of each row, end-of-sequence token included.
-
-    Raises:
-        ValueError: rows ask for different numbers of beams.
-    """
+    """Each row's best hypothesis, its end token included; rows must have one number of beams."""
     numbers = {a.settings.num_beams for a in batch.answers}
     if len(numbers) > 1:
         raise ValueError(f'num_beams is {numbers} in one batch: give all prompts the same.')
-    engine = batch.engine
-    with engine.on_mesh():
-        tokens, lengths = _search(
-            batch.program,
-            engine.params,
-            batch.tokens,
-            batch.lengths,
-            batch.live,
-            batch.rows,
-            batch.total,
-            numbers.pop(),
-        )
+    with batch.engine.on_mesh():
+        tokens, lengths = _search(*batch.prompts, numbers.pop())
     pairs = zip(np.asarray(tokens), np.asarray(lengths))
     return [[int(t) for t in row[:length]] for row, length in pairs][: len(batch.answers)]
 

@@ -1,15 +1,23 @@
-"""Making text: prompts in, answers out, many at a time."""
+"""What a model makes of prompts, and of given texts: answers, or how likely it finds them."""
 
 import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import jax
+import numpy as np
 from flax import nnx
 
-from belle_jax import families, models
+from belle_jax import families, models, sharding
 from belle_jax.decoding import beams, loop
-from belle_jax.decoding.batch import AnswerBatch, group_by_length, mesh_of
+from belle_jax.decoding.batch import (
+    AnswerBatch,
+    batch_rows,
+    group_by_length,
+    mesh_of,
+    prompt_length,
+)
 from belle_jax.decoding.sampling import Sampling
 from belle_jax.decoding.text import TextStream
 
@@ -110,7 +118,10 @@ class Engine:
         Raises:
             ValueError: a prompt is empty or fills the model's context.
         """
-        settings = self._settings(settings, len(prompts))
+        if settings is None or isinstance(settings, Sampling):
+            settings = [settings or Sampling()] * len(prompts)
+        if (count := len(settings)) != len(prompts):
+            raise ValueError(f'{len(prompts)} prompts have {count} settings: give one for each.')
         rows = range(len(prompts)) if rows is None else rows
         for prompt in prompts:
             self.check_prompt(prompt)
@@ -147,13 +158,6 @@ class Engine:
                 shown = len(text)
         yield answers[0].completion()
 
-    def _settings(self, settings, count: int) -> list[Sampling]:
-        if settings is None or isinstance(settings, Sampling):
-            return [settings or Sampling()] * count
-        if len(settings) != count:
-            raise ValueError(f'{count} prompts have {len(settings)} settings: give one for each.')
-        return list(settings)
-
     def _answers(self, prompts, settings) -> list['PendingAnswer']:
         answers = []
         for prompt, one in zip(prompts, settings):
@@ -187,14 +191,7 @@ class PendingAnswer:
     """An answer in the making: the host's side of one row."""
 
     def __init__(self, prompt, settings: Sampling, most: int, eos_ids, tokenizer):
-        """
-        Args:
-            prompt: Token ids.
-            settings: How it is answered.
-            most: Tokens it may have.
-            eos_ids: Tokens that end it.
-            tokenizer: None where only tokens are asked for.
-        """
+        """Begins with nothing; `most` tokens may come, text only where there is a tokenizer."""
         self.prompt, self.settings, self.most = list(prompt), settings, most
         self.tokens: list[int] = []
         self.finish_reason = ''
@@ -224,3 +221,48 @@ class PendingAnswer:
     def completion(self) -> Completion:
         """The answer as it is."""
         return Completion(self.text, self.tokens, self.finish_reason, len(self.prompt))
+
+
+def score(
+    model: models.Decoder, sequences: Sequence[Sequence[int]], *, batch_size: int = 8
+) -> list[np.ndarray]:
+    """The log-probability of each token after those before it.
+
+    Args:
+        model: Any decoder; on a mesh where its parameters are.
+        sequences: Token ids, each with at least two (the first is only read).
+        batch_size: Sequences at a time.
+    Returns:
+        For each sequence float32 [len - 1], in nats, in the order of `sequences`.
+    Raises:
+        ValueError: a sequence has fewer than two tokens.
+    """
+    for number, sequence in enumerate(sequences):
+        if len(sequence) < 2:
+            raise ValueError(
+                f'sequence {number} has {len(sequence)} tokens: the first is only read, so at '
+                'least two are needed.'
+            )
+    graphdef, params = nnx.split(model)
+    results: list[np.ndarray] = [np.empty(0, np.float32)] * len(sequences)
+    with mesh_of(models.parameters(model)):
+        for indices in group_by_length([len(s) for s in sequences], batch_size):
+            rows = batch_rows(len(indices), sharding.shards('batch'))
+            length = prompt_length(max(len(sequences[i]) for i in indices) - 1)
+            inputs, targets = np.zeros((2, rows, length), np.int32)
+            for row, i in enumerate(indices):
+                inputs[row, : len(sequences[i]) - 1] = sequences[i][:-1]
+                targets[row, : len(sequences[i]) - 1] = sequences[i][1:]
+            lengths = np.array([len(sequences[i]) for i in indices] + [1] * (rows - len(indices)))
+            scores = np.asarray(_score(graphdef, params, inputs, targets, lengths.astype(np.int32)))
+            for row, i in enumerate(indices):
+                results[i] = scores[row, : len(sequences[i]) - 1]
+    return results
+
+
+@functools.partial(jax.jit, static_argnames='graphdef')
+def _score(graphdef, params, inputs, targets, lengths):
+    """float32 [B, T]; what stands behind a row's end is never read."""
+    model = nnx.merge(graphdef, params)
+    h_btd = model.hidden(inputs, rope_lengths=lengths)
+    return -model.token_losses(h_btd, targets)

@@ -91,16 +91,12 @@ def fill_cache(model, plan, tokens, lengths, rows: RowSettings, total: int):
 def prefill(
     program: Program, params, tokens, lengths, live, rows: RowSettings, total: int
 ) -> LoopState:
-    """Reads the prompts and makes the first token of each answer.
+    """Reads the prompts and makes the first token of each answer; arguments as in `fill_cache`.
 
     Args:
         program: Static.
         params: The model's arrays.
-        tokens: int32 [B, T], padded on the right.
-        lengths: int32 [B], at least 1.
         live: bool [B], False for rows that fill the batch up.
-        rows: Settings.
-        total: Slots of the cache.
     """
     model = nnx.merge(program.graphdef, params)
     cache, last, seen = fill_cache(model, program.plan, tokens, lengths, rows, total)

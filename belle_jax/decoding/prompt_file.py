@@ -39,11 +39,7 @@ class PromptRow:
 
 
 def read_prompts(path: str | Path) -> list[PromptRow]:
-    """Reads a prompts file: JSON lines with `prompt`, `messages`, or BELLE's `text`.
-
-    Raises:
-        ValueError: naming file and line.
-    """
+    """JSON lines with `prompt`, `messages`, or BELLE's `text`; a ValueError names file and line."""
     rows = []
     with open(path, 'rb') as file:
         for number, line in enumerate(file, 1):
@@ -98,14 +94,9 @@ class Output:
     """
 
     def __init__(self, path: str | Path, rows: Sequence[PromptRow], run: dict[str, Any]):
-        """Opens or resumes an output.
+        """Opens or resumes an output for rows; `run` are JSON values that decide the answers.
 
-        Args:
-            path: Of the JSON lines.
-            rows: The input.
-            run: What decides the answers, as JSON values.
-        Raises:
-            ValueError: the file holds answers of another run.
+        A file that holds answers of another run is a ValueError.
         """
         self.path, self._rows = Path(path), rows
         self.done = 0
@@ -184,18 +175,9 @@ def answer(
     output: Output,
     settings: Callable[[int], Sampling],
 ) -> None:
-    """Answers all rows that `output` does not have yet.
+    """Answers all rows that `output` does not have yet; a ValueError names one that cannot be.
 
     Batches are the same whether the run was interrupted or not, and so are the answers.
-
-    Args:
-        engine: Answers.
-        voice: Writes prompts.
-        rows: The input.
-        output: Takes the answers.
-        settings: From the tokens of a prompt to how it is answered.
-    Raises:
-        ValueError: a prompt cannot be answered; the row is named.
     """
     prompts = []
     for row in rows:

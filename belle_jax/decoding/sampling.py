@@ -196,10 +196,8 @@ def keep_top(logits, top_k, top_p, sort: int):
     logits = jnp.where(logits < k_th, -jnp.inf, logits)
     weights = jnp.where(largest < k_th, 0.0, jnp.exp(largest - largest[:, :1]))
     # Tokens as likely as the k-th that the sort left out: they are kept, so their mass counts.
-    left_out = jnp.sum(logits == k_th, -1, keepdims=True) - jnp.sum(
-        largest == k_th, -1, keepdims=True
-    )
-    left_out = left_out * jnp.exp(k_th - largest[:, :1])
+    tied, sorted_ones = (jnp.sum(x == k_th, -1, keepdims=True) for x in (logits, largest))
+    left_out = (tied - sorted_ones) * jnp.exp(k_th - largest[:, :1])
     total = jnp.sum(weights, axis=-1, keepdims=True) + left_out
     # Summed from the small end: from the large one, a tail of 0.001 would drown in rounding.
     tail = (jnp.cumsum(weights[:, ::-1], axis=-1)[:, ::-1] + left_out) / total

@@ -20,8 +20,14 @@ COMMANDS = {'/reset': 'reset', '/help': 'help', '/exit': 'exit', '/quit': 'exit'
 WORDS = {'exit': 'exit', 'quit': 'exit'}
 """What ends a chat at a terminal as well; through a pipe they are messages like others."""
 
+Settings = Callable[[int], Sampling]
+"""From the tokens of a prompt to how it is answered."""
+
 ANSWER_SHARE = 4
 """A quarter of the context is kept free for an answer: older turns are forgotten for it."""
+
+
+DIRECTIONS = frozenset('\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069')
 
 
 def printable(text: str) -> str:
@@ -35,26 +41,11 @@ def printable(text: str) -> str:
     )
 
 
-DIRECTIONS = frozenset('\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069')
-
-
 class Chat:
     """One conversation."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        voice: Voice,
-        settings: Callable[[int], Sampling],
-        out: TextIO = sys.stdout,
-    ):
-        """
-        Args:
-            engine: Answers.
-            voice: Writes prompts.
-            settings: From the tokens of a prompt to how it is answered.
-            out: Where they are printed.
-        """
+    def __init__(self, engine: Engine, voice: Voice, settings: Settings, out: TextIO = sys.stdout):
+        """Takes what `converse` does, and where answers are printed."""
         self.messages: list[Message] = []
         self._engine, self._voice, self._settings, self._out = engine, voice, settings, out
         self._turn = 0
@@ -171,18 +162,11 @@ def command_of(text: str, interactive: bool) -> str:
     return '?' if unknown else ''
 
 
-def converse(
-    engine: Engine, voice: Voice, settings: Callable[[int], Sampling], title: str = ''
-) -> None:
+def converse(engine: Engine, voice: Voice, settings: Settings, title: str = '') -> None:
     """Reads messages from standard input and answers them until it ends.
 
-    Args:
-        engine: Answers.
-        voice: Writes prompts.
-        settings: From the tokens of a prompt to how it is answered.
-        title: Says to a person which model it is.
-    Raises:
-        ValueError: a piped message cannot be answered; an interactive one is only reported.
+    `title` says to a person which model it is. A piped message that cannot be answered is a
+    ValueError; an interactive one is only reported.
     """
     interactive = sys.stdin.isatty()
     chat = Chat(engine, voice, settings)

@@ -22,12 +22,7 @@ class TextStream:
     """
 
     def __init__(self, tokenizer: Any, prompt: Sequence[int] = (), stop: Sequence[str] = ()):
-        """
-        Args:
-            tokenizer: With `decode` from ids to text, special tokens left out.
-            prompt: The tokens before the answer.
-            stop: Strings that end it.
-        """
+        """Takes what decodes ids, the tokens before the answer, and strings that end it."""
         self.tokens, self.stopped = [], False
         self._decode, self._stop = tokenizer.decode, tuple(stop)
         self._certain: list[str] = []

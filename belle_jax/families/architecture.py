@@ -57,7 +57,7 @@ class Architecture:
 
     def __post_init__(self):
         if self.family not in list(FAMILIES):
-            raise _unknown('family', self.family, FAMILIES)
+            raise unknown('model.architecture.family', self.family, FAMILIES)
         family = FAMILIES[self.family]
         for name, value in (
             ('kv_heads', self.kv_heads or self.q_heads),
@@ -76,7 +76,7 @@ class Architecture:
             ('rope.kind', self.rope.kind, ROPE_KINDS),
         ):
             if value not in allowed:
-                raise _unknown(name, value, allowed)
+                raise unknown(f'model.architecture.{name}', value, allowed)
         for name in ('embed', 'layers', 'q_heads', 'kv_heads', 'head_dim', 'mlp', 'max_position'):
             if getattr(self, name) < 1:
                 raise ValueError(
@@ -99,11 +99,7 @@ class Architecture:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> 'Architecture':
-        """The inverse of `to_dict`; a missing field takes its default, an unknown one is an error.
-
-        Raises:
-            ValueError: naming the field.
-        """
+        """The inverse of `to_dict`; unknown fields are a ValueError, missing ones have defaults."""
         values = dict(values)
         if isinstance(rope := values.get('rope'), dict):
             _reject_unknown(rope, Rope, 'model.architecture.rope')
@@ -137,11 +133,7 @@ class Family:
         raise NotImplementedError
 
     def check(self, architecture: Architecture) -> None:
-        """Refuses shapes that the family cannot have.
-
-        Raises:
-            ValueError: naming the field.
-        """
+        """Refuses shapes that the family cannot have, with a ValueError that names the field."""
 
     def context_limit(self, architecture: Architecture) -> int | None:
         """Tokens that a model can read at most; None: any number."""
@@ -188,10 +180,9 @@ def tensor_maps(architecture: Architecture) -> list[TensorMap]:
     return of(architecture).tensors(architecture)
 
 
-def _unknown(name: str, value: str, allowed: Iterable[str]) -> ValueError:
-    return ValueError(
-        f'model.architecture.{name}={value!r} is not known: choose one of {", ".join(allowed)}.'
-    )
+def unknown(place: str, value: str, allowed: Iterable[str]) -> ValueError:
+    """What is said of a field's value that is none of those allowed."""
+    return ValueError(f'{place}={value!r} is not known: choose one of {", ".join(allowed)}.')
 
 
 def _reject_unknown(values: dict[str, Any], cls: type, place: str) -> None:

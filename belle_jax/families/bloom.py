@@ -125,14 +125,5 @@ class BloomFamily(Family):
 
 
 def _size(embed: int, layers: int, heads: int) -> Architecture:
-    return Architecture(
-        family='bloom',
-        vocab_size=250_880,
-        embed=embed,
-        layers=layers,
-        q_heads=heads,
-        tied=True,
-        bos_id=1,
-        eos_ids=(2,),
-        pad_id=3,
-    )
+    special = {'bos_id': 1, 'eos_ids': (2,), 'pad_id': 3}
+    return Architecture('bloom', 250_880, embed, layers, heads, tied=True, **special)

@@ -1,19 +1,17 @@
 """LLaMA 1, 2 and 3 and their like."""
 
-import dataclasses
 import re
 from typing import Any
 
 from belle_jax.families.architecture import Architecture, Family, Rope
-from belle_jax.families.published import (
-    ACTIVATION_NAMES,
-    HEAD,
-    PublishedConfig,
-    TensorMap,
-    linear,
-    table,
-    vector,
-)
+from belle_jax.families.published import HEAD, PublishedConfig, TensorMap, linear, table, vector
+
+# What the published sizes of a generation share.
+FIRST: dict[str, Any] = {'vocab_size': 32_000, 'norm_eps': 1e-6, 'bos_id': 1, 'eos_ids': (2,)}
+SECOND: dict[str, Any] = {'norm_eps': 1e-5, 'max_position': 4096}
+THIRD: dict[str, Any] = {'norm_eps': 1e-5, 'max_position': 8192, 'kv_heads': 8}
+THIRD |= {'vocab_size': 128_256, 'rope': Rope(theta=500_000.0)}
+THIRD |= {'bos_id': 128_000, 'eos_ids': (128_001,)}
 
 
 class LlamaFamily(Family):
@@ -40,11 +38,11 @@ class LlamaFamily(Family):
             'llama_13b': _size(5120, 40, 40, 13_824),
             'llama_30b': _size(6656, 60, 52, 17_920),
             'llama_65b': _size(8192, 80, 64, 22_016),
-            'llama2_7b': _size_2(4096, 32, 32, 11_008),
-            'llama2_13b': _size_2(5120, 40, 40, 13_824),
-            'llama2_70b': _size_2(8192, 80, 64, 28_672, kv_heads=8),
-            'llama3_8b': _size_3(4096, 32, 32, 14_336),
-            'llama3_70b': _size_3(8192, 80, 64, 28_672),
+            'llama2_7b': _size(4096, 32, 32, 11_008, **SECOND),
+            'llama2_13b': _size(5120, 40, 40, 13_824, **SECOND),
+            'llama2_70b': _size(8192, 80, 64, 28_672, **SECOND, kv_heads=8),
+            'llama3_8b': _size(4096, 32, 32, 14_336, **THIRD),
+            'llama3_70b': _size(8192, 80, 64, 28_672, **THIRD),
         }
 
     def mlp_width(self, embed: int) -> int:
@@ -130,7 +128,7 @@ class LlamaFamily(Family):
             'num_attention_heads': a.q_heads,
             'num_key_value_heads': a.kv_heads,
             'head_dim': a.head_dim,
-            'hidden_act': ACTIVATION_NAMES[a.activation],
+            'hidden_act': 'gelu_pytorch_tanh' if a.activation == 'gelu_tanh' else a.activation,
             'max_position_embeddings': a.max_position,
             'rms_norm_eps': a.norm_eps,
             'attention_bias': a.attention_bias,
@@ -166,30 +164,6 @@ def _rope(config: PublishedConfig, positions: int) -> Rope:
     return Rope(kind, theta, *(float(values[n]) for n in needed), original_max_position=original)
 
 
-def _size(embed, layers, heads, mlp, *, kv_heads=0, norm_eps=1e-6, max_position=2048):
-    return Architecture(
-        vocab_size=32_000,
-        embed=embed,
-        layers=layers,
-        q_heads=heads,
-        kv_heads=kv_heads,
-        mlp=mlp,
-        norm_eps=norm_eps,
-        max_position=max_position,
-        bos_id=1,
-        eos_ids=(2,),
-    )
-
-
-def _size_2(embed, layers, heads, mlp, kv_heads=0):
-    return _size(embed, layers, heads, mlp, kv_heads=kv_heads, norm_eps=1e-5, max_position=4096)
-
-
-def _size_3(embed, layers, heads, mlp):
-    return dataclasses.replace(
-        _size(embed, layers, heads, mlp, kv_heads=8, norm_eps=1e-5, max_position=8192),
-        vocab_size=128_256,
-        rope=Rope(theta=500_000.0),
-        bos_id=128_000,
-        eos_ids=(128_001,),
-    )
+def _size(embed: int, layers: int, heads: int, mlp: int, **others: Any) -> Architecture:
+    own: dict[str, Any] = {'embed': embed, 'layers': layers, 'q_heads': heads, 'mlp': mlp}
+    return Architecture(**FIRST | own | others)

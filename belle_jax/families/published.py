@@ -152,14 +152,6 @@ ACTIVATIONS = {
 }
 """Ours by the names that configurations use."""
 
-ACTIVATION_NAMES = {
-    'silu': 'silu',
-    'gelu': 'gelu',
-    'gelu_tanh': 'gelu_pytorch_tanh',
-    'relu': 'relu',
-}
-"""What configurations are written with, by our names."""
-
 
 class PublishedConfig:
     """Looks a setting up under its old and new names."""
@@ -176,43 +168,30 @@ class PublishedConfig:
         return default
 
     def count(self, *names: str, default: int | None = None) -> int:
-        """As `get`, of a positive whole number.
-
-        Raises:
-            ValueError: it is something else; it is named.
-        """
+        """As `get`, of a positive whole number; anything else is a ValueError that names it."""
         value = self.get(*names, default=default)
         if type(value) is not int or value < 1:
             raise ValueError(f'{names[0]}={value!r} must be a positive whole number.')
         return value
 
     def number(self, name: str, default: float) -> float:
-        """As `get`, of a number that is not negative.
-
-        Raises:
-            ValueError: it is something else; it is named.
-        """
+        """As `get`, of a number from 0; anything else is a ValueError that names it."""
         value = self.get(name, default=default)
         if type(value) not in (int, float) or not 0 <= value < math.inf:
             raise ValueError(f'{name}={value!r} must be a number, 0 or above.')
         return float(value)
 
     def flag(self, name: str, default: bool) -> bool:
-        """As `get`, of true or false.
-
-        Raises:
-            ValueError: it is something else; it is named.
-        """
+        """As `get`, of true or false; anything else is a ValueError that names it."""
         value = self.get(name, default=default)
         if type(value) is not bool:
             raise ValueError(f'{name}={value!r} must be true or false.')
         return value
 
     def table(self, *names: str) -> dict[str, Any]:
-        """The first object of these names that is not empty, as transformers takes it.
+        """The first of these objects that is not empty, as transformers takes it.
 
-        Raises:
-            ValueError: one is not an object; it is named.
+        What is not an object is a ValueError that names it.
         """
         for name in names:
             if not isinstance(value := self.values.get(name) or {}, dict):
@@ -220,11 +199,7 @@ class PublishedConfig:
         return dict(next(filter(None, map(self.values.get, names)), {}))
 
     def activation(self, name: str, default: str) -> str:
-        """One of ours.
-
-        Raises:
-            ValueError: it is not known here.
-        """
+        """One of ours; what is not known here is a ValueError."""
         value = self.get(name, default=default)
         if not isinstance(value, str) or value not in ACTIVATIONS:
             raise ValueError(f'{name}={value!r} is not known: {", ".join(ACTIVATIONS)} are.')

@@ -19,16 +19,7 @@ import numpy as np
 from belle_jax import families
 from belle_jax.families import HEAD, Architecture, TensorMap
 from belle_jax.files import new_directory
-from belle_jax.weights.tensors import (
-    DTYPES,
-    Index,
-    Planned,
-    Stored,
-    in_dtype,
-    planned,
-    same,
-    shown,
-)
+from belle_jax.weights.tensors import DTYPES, Index, Planned, Stored, in_dtype, planned, same, shown
 
 WRAPPERS = re.compile(r'^((module|_orig_mod)\.)+')
 """What torch's data parallel and compiled models put before every name."""
@@ -70,11 +61,7 @@ class PublishedModel:
         ]
 
     def array(self, name: str) -> np.ndarray:
-        """A whole tensor as a view of its file.
-
-        Raises:
-            ValueError: the layout gives its tensors in order alone.
-        """
+        """A whole tensor as a view of its file; a ValueError if the layout only streams."""
         tensor = self.tensors[name]
         if not isinstance(tensor, Stored):
             raise ValueError(
@@ -125,9 +112,6 @@ def new_model(
     written = [in_dtype(tensor, DTYPES.get(dtype)) for tensor in tensors]
     with new_directory(target, sum(t.size for t in written)) as partial:
         yield partial, shown(written, 'Converting')
-
-
-# --- an account of all tensors --------------------------------------------------------------------
 
 
 def match(architecture: Architecture, stored: Mapping[str, Stored]) -> dict[str, Stored]:

@@ -60,6 +60,27 @@ def attention(
     return _chunked(q_btnh, k_bskh, v_bskh, segment_ids, slopes, dropout, key if dropping else None)
 
 
+def attend(
+    q_btnh, k_bskh, v_bskh, context, cache, execution, key, slopes=None
+) -> tuple[jax.Array, layers.Cache | None]:
+    """A block's attention among its own tokens, or to a cache that they are written to first.
+
+    Arguments are as in `attention`, and the block's context, its layer's cache (or None) and the
+    model's execution.
+
+    Returns:
+        [B, T, N, H] in the dtype of q, and the cache with the new tokens.
+    """
+    if cache is None:
+        dropout, segment_ids = execution.attention_dropout, context.segment_ids
+        settings = {'backend': execution.attention, 'dropout': dropout, 'key': key}
+        out = attention(q_btnh, k_bskh, v_bskh, segment_ids=segment_ids, slopes=slopes, **settings)
+        return out, None
+    slots = context.positions
+    cache = write_cache(cache[0], k_bskh, slots), write_cache(cache[1], v_bskh, slots)
+    return cached_attention(q_btnh, *cache, slots, slopes), cache
+
+
 def _chunked(q_btnh, k_bskh, v_bskh, segment_ids, slopes, dropout, key):
     """Attention with the scores of only a chunk of queries in memory, forward and backward."""
     batch, length = q_btnh.shape[:2]
@@ -68,24 +89,16 @@ def _chunked(q_btnh, k_bskh, v_bskh, segment_ids, slopes, dropout, key):
     for start in range(0, length, chunk):
         stop = min(start + chunk, length)
         slots = jnp.broadcast_to(jnp.arange(start, stop), (batch, stop - start))
-        attend = functools.partial(_attend, slopes=slopes, dropout=dropout)
+        of_chunk = functools.partial(_attend, slopes=slopes, dropout=dropout)
         if length > chunk:
-            attend = jax.checkpoint(attend)
+            of_chunk = jax.checkpoint(of_chunk)
         segments = (None, None)
         if segment_ids is not None:
             segments = segment_ids[:, start:stop], segment_ids[:, :stop]
         chunk_key = None if key is None else jax.random.fold_in(key, start)
         # Keys after the chunk's last query are never read: half of the work.
-        outs.append(
-            attend(
-                q_btnh[:, start:stop],
-                k_bskh[:, :stop],
-                v_bskh[:, :stop],
-                *segments,
-                slots,
-                key=chunk_key,
-            )
-        )
+        keys, values = k_bskh[:, :stop], v_bskh[:, :stop]
+        outs.append(of_chunk(q_btnh[:, start:stop], keys, values, *segments, slots, key=chunk_key))
     return outs[0] if len(outs) == 1 else jnp.concatenate(outs, axis=1)
 
 

@@ -143,7 +143,8 @@ def regroup(params: Mapping[str, Any], before: Blueprint, after: Blueprint) -> d
         start = 0
         for group, count in enumerate(after.groups):
             taken = layers[start : start + count]
-            regrouped[f'blocks.{group}.{rest}'] = taken[0] if count == 1 else _joined(taken)
+            join = np.concatenate if isinstance(taken[0], np.ndarray) else jnp.concatenate
+            regrouped[f'blocks.{group}.{rest}'] = taken[0] if count == 1 else join(taken)
             start += count
     return regrouped
 
@@ -196,11 +197,6 @@ def _initial(architecture, name, spec, key, dtype):
         real = jnp.arange(spec.shape[0]) < architecture.vocab_size
         value = jnp.where(real[:, None], value, 0.0)
     return value.astype(dtype)
-
-
-def _joined(layers: list[Any]) -> Any:
-    join = np.concatenate if isinstance(layers[0], np.ndarray) else jnp.concatenate
-    return join(layers)
 
 
 def _name(path) -> str:

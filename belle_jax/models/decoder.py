@@ -73,12 +73,7 @@ class Decoder(nnx.Module):
     execution: Execution
 
     def __init__(self, blueprint: Blueprint, execution: Execution):
-        """Declares the parameters.
-
-        Args:
-            blueprint: What the model is made of.
-            execution: How to run it.
-        """
+        """Declares the parameters that the blueprint asks for."""
         self.blueprint, self.execution = blueprint, execution
         a = blueprint.architecture
         self.embed = Vocabulary(a.padded_vocab, a.embed)

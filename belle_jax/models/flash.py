@@ -39,11 +39,7 @@ def attention(
     slopes: np.ndarray | None,
     backend: str,
 ) -> jax.Array:
-    """Causal attention by a fused kernel; arguments as `attention.attention`'s.
-
-    Raises:
-        ValueError: the kernel cannot take these shapes or this dtype.
-    """
+    """Causal attention by a fused kernel, or a ValueError; arguments as `attention.attention`'s."""
     length, head_dim = q_btnh.shape[1], q_btnh.shape[3]
     if segment_ids is None:
         segment_ids = jnp.ones(q_btnh.shape[:2], jnp.int32)
@@ -161,12 +157,8 @@ def segment_offsets(segment_ids: jax.Array, count: int) -> tuple[jax.Array, jax.
 def _splash(q_btnh, k_bskh, v_bskh, segment_ids, scale):
     """Splash attention, the TPU kernel that ships with JAX; the queries come scaled."""
     del scale
-    from jax.experimental.pallas.ops.tpu.splash_attention import (
-        splash_attention_kernel as kernel,
-    )
-    from jax.experimental.pallas.ops.tpu.splash_attention import (
-        splash_attention_mask as masks,
-    )
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
     length, heads = q_btnh.shape[1], q_btnh.shape[2]
     head_dim = v_bskh.shape[-1]
@@ -177,17 +169,11 @@ def _splash(q_btnh, k_bskh, v_bskh, segment_ids, scale):
         _pad_features(v_bskh, -(-head_dim // LANES) * LANES),
     )
     block = max(b for b in (128, 256, 512) if length % b == 0)
-    sizes = kernel.BlockSizes(
-        block_q=block,
-        block_kv=block,
-        block_q_dkv=block,
-        block_kv_dkv=block,
-        block_q_dq=block,
-        block_kv_dq=block,
-    )
+    passes = ('q', 'kv', 'q_dkv', 'kv_dkv', 'q_dq', 'kv_dq')
+    sizes: dict[str, Any] = {f'block_{name}': block for name in passes}
     splash = kernel.make_splash_mha(
         masks.MultiHeadMask([masks.CausalMask((length, length))] * heads),
-        block_sizes=sizes,
+        block_sizes=kernel.BlockSizes(**sizes),
         head_shards=1,
         q_seq_shards=1,
     )

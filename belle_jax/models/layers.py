@@ -7,6 +7,7 @@ V vocabulary.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from belle_jax import sharding
+from belle_jax.config import Architecture
 from belle_jax.models import vocabulary
 
 ACTIVATIONS = {
@@ -35,9 +37,6 @@ class Context(NamedTuple):
 
 Cache = tuple[jax.Array, jax.Array]
 """Keys and values of one layer, [B, K, S, H] each."""
-
-
-# --- functions ------------------------------------------------------------------------------------
 
 
 def project(equation: str, x: jax.Array, w: jax.Array) -> jax.Array:
@@ -69,49 +68,12 @@ def project(equation: str, x: jax.Array, w: jax.Array) -> jax.Array:
     return out.reshape(*x.shape[:2], *tail)
 
 
-def rms_norm(x: jax.Array, scale_d: jax.Array, eps: float) -> jax.Array:
-    """Root-mean-square norm, in float32.
-
-    Args:
-        x: [..., D].
-        scale_d: [D].
-        eps: Added to the mean square.
-    Returns:
-        [..., D] in the dtype of x.
-    Source: Zhang and Sennrich, 2019; the order of casts is LLaMA's.
-    """
-    x_32 = x.astype(jnp.float32)
-    normed = x_32 * jax.lax.rsqrt(jnp.mean(x_32 * x_32, axis=-1, keepdims=True) + eps)
-    return scale_d.astype(x.dtype) * normed.astype(x.dtype)
-
-
-def layer_norm(x: jax.Array, scale_d: jax.Array, bias_d: jax.Array, eps: float) -> jax.Array:
-    """Layer norm, in float32.
-
-    Args:
-        x: [..., D].
-        scale_d: [D].
-        bias_d: [D].
-        eps: Added to the variance.
-    Returns:
-        [..., D] in the dtype of x.
-    Source: Ba et al., 2016.
-    """
-    x_32 = x.astype(jnp.float32)
-    centred = x_32 - x_32.mean(axis=-1, keepdims=True)
-    normed = centred * jax.lax.rsqrt(jnp.mean(centred * centred, axis=-1, keepdims=True) + eps)
-    return (normed * scale_d.astype(jnp.float32) + bias_d.astype(jnp.float32)).astype(x.dtype)
-
-
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
     """Zeroes a fraction of entries and scales the rest; the identity without a key."""
     if key is None or rate == 0.0:
         return x
     keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
     return jnp.where(keep, x / (1.0 - rate), jnp.zeros((), x.dtype))
-
-
-# --- modules --------------------------------------------------------------------------------------
 
 
 def declare(
@@ -142,15 +104,15 @@ def declare(
 class Linear(nnx.Module):
     """A product and, where asked, a bias."""
 
-    def __init__(self, equation, shape, axes, *, bias_from: int | None = None, layers: int = 0):
+    def __init__(self, equation, shape, axes, layers: int = 0, bias_from: int | None = None):
         """Declares the weight.
 
         Args:
             equation: As `project`'s.
             shape: Of the weight.
             axes: Its logical axes.
-            bias_from: The first dimension of the weight that the bias has; None: no bias.
             layers: As in `declare`.
+            bias_from: The first dimension of the weight that the bias has; None: no bias.
         """
         self.equation = equation
         self.kernel = declare(shape, axes, layers=layers)
@@ -164,18 +126,23 @@ class Linear(nnx.Module):
 
 
 class RMSNorm(nnx.Module):
-    """Root-mean-square norm over the embedding."""
+    """Root-mean-square norm over the embedding, in float32.
+
+    Source: Zhang and Sennrich, 2019; the order of casts is LLaMA's.
+    """
 
     def __init__(self, embed: int, eps: float, layers: int = 0):
         self.eps = eps
         self.scale = declare((embed,), ('embed',), init='ones', layers=layers)
 
     def __call__(self, x_btd: jax.Array) -> jax.Array:
-        return rms_norm(x_btd, self.scale[...], self.eps)
+        x_32 = x_btd.astype(jnp.float32)
+        normed = x_32 * jax.lax.rsqrt(jnp.mean(x_32 * x_32, axis=-1, keepdims=True) + self.eps)
+        return self.scale[...].astype(x_btd.dtype) * normed.astype(x_btd.dtype)
 
 
 class LayerNorm(nnx.Module):
-    """Layer norm over the embedding."""
+    """Layer norm over the embedding, in float32. Source: Ba et al., 2016."""
 
     def __init__(self, embed: int, eps: float, layers: int = 0):
         self.eps = eps
@@ -183,7 +150,42 @@ class LayerNorm(nnx.Module):
         self.bias = declare((embed,), ('embed',), init='zeros', layers=layers)
 
     def __call__(self, x_btd: jax.Array) -> jax.Array:
-        return layer_norm(x_btd, self.scale[...], self.bias[...], self.eps)
+        x_32 = x_btd.astype(jnp.float32)
+        centred = x_32 - x_32.mean(axis=-1, keepdims=True)
+        variance = jnp.mean(centred * centred, axis=-1, keepdims=True)
+        normed = centred * jax.lax.rsqrt(variance + self.eps)
+        scale_d, bias_d = (p[...].astype(jnp.float32) for p in (self.scale, self.bias))
+        return (normed * scale_d + bias_d).astype(x_btd.dtype)
+
+
+class Block(nnx.Module):
+    """One layer, or a stack: attention and an MLP, each behind a norm and added to what came in.
+
+    A family's block makes its `attention` and its `mlp`.
+    """
+
+    post_norm_residual = False
+    """Whether they are added to the normed states instead."""
+    attention: Any
+    mlp: Any
+
+    def __init__(self, norm: Callable[..., Any], a: Architecture, execution: Any, layers: int):
+        self.execution = execution
+        self.attention_norm = norm(a.embed, a.norm_eps, layers)
+        self.mlp_norm = norm(a.embed, a.norm_eps, layers)
+
+    def __call__(
+        self, x_btd: jax.Array, context: Context, key: jax.Array | None, cache: Cache | None
+    ) -> tuple[jax.Array, Cache | None]:
+        keys = [None] * 3 if key is None else jax.random.split(key, 3)
+        rate = self.execution.hidden_dropout
+        normed = self.attention_norm(x_btd)
+        residual = normed if self.post_norm_residual else x_btd
+        out_btd, cache = self.attention(normed, context, keys[0], cache)
+        x_btd = residual + dropout(out_btd, rate, keys[1])
+        normed = self.mlp_norm(x_btd)
+        residual = normed if self.post_norm_residual else x_btd
+        return residual + dropout(self.mlp(normed), rate, keys[2]), cache
 
 
 class Vocabulary(nnx.Module):

@@ -8,9 +8,9 @@ from flax import nnx
 
 from belle_jax import sharding
 from belle_jax.config import Architecture, Rope
-from belle_jax.models.attention import attention, cached_attention, write_cache
+from belle_jax.models.attention import attend
 from belle_jax.models.decoder import Decoder, Execution
-from belle_jax.models.layers import ACTIVATIONS, Cache, Context, Linear, RMSNorm, dropout
+from belle_jax.models.layers import ACTIVATIONS, Block, Cache, Context, Linear, RMSNorm
 
 HEADS = ('batch', 'length', 'heads', 'head_dim')
 
@@ -22,24 +22,14 @@ class LlamaAttention(nnx.Module):
         self.architecture, self.execution = a, execution
 
         def heads(count, axis):
-            return Linear(
-                'btd,dnh->btnh',
-                (a.embed, count, a.head_dim),
-                ('embed', axis, 'head_dim'),
-                bias_from=1 if a.attention_bias else None,
-                layers=layers,
-            )
+            shape, axes = (a.embed, count, a.head_dim), ('embed', axis, 'head_dim')
+            return Linear('btd,dnh->btnh', shape, axes, layers, 1 if a.attention_bias else None)
 
         self.query = heads(a.q_heads, 'q_heads')
         self.key = heads(a.kv_heads, 'kv_heads')
         self.value = heads(a.kv_heads, 'kv_heads')
-        self.out = Linear(
-            'btnh,nhd->btd',
-            (a.q_heads, a.head_dim, a.embed),
-            ('q_heads', 'head_dim', 'embed'),
-            bias_from=2 if a.attention_bias else None,
-            layers=layers,
-        )
+        shape, axes = (a.q_heads, a.head_dim, a.embed), ('q_heads', 'head_dim', 'embed')
+        self.out = Linear('btnh,nhd->btd', shape, axes, layers, 2 if a.attention_bias else None)
 
     def __call__(
         self, x_btd: jax.Array, context: Context, key: jax.Array | None, cache: Cache | None
@@ -49,20 +39,7 @@ class LlamaAttention(nnx.Module):
         v_btkh = sharding.constrain(self.value(x_btd), HEADS)
         q_btnh = rotate(q_btnh, context.cos_bth, context.sin_bth)
         k_btkh = rotate(k_btkh, context.cos_bth, context.sin_bth)
-        if cache is not None:
-            slots = context.positions
-            cache = write_cache(cache[0], k_btkh, slots), write_cache(cache[1], v_btkh, slots)
-            out_btnh = cached_attention(q_btnh, *cache, slots)
-        else:
-            out_btnh = attention(
-                q_btnh,
-                k_btkh,
-                v_btkh,
-                segment_ids=context.segment_ids,
-                backend=self.execution.attention,
-                dropout=self.execution.attention_dropout,
-                key=key,
-            )
+        out_btnh, cache = attend(q_btnh, k_btkh, v_btkh, context, cache, self.execution, key)
         return self.out(out_btnh), cache
 
 
@@ -73,19 +50,9 @@ class LlamaMLP(nnx.Module):
         self.activation = a.activation
         bias_from = 1 if a.mlp_bias else None
 
-        def up():
-            return Linear(
-                'btd,df->btf',
-                (a.embed, a.mlp),
-                ('embed', 'mlp'),
-                bias_from=bias_from,
-                layers=layers,
-            )
-
-        self.gate, self.up = up(), up()
-        self.down = Linear(
-            'btf,fd->btd', (a.mlp, a.embed), ('mlp', 'embed'), bias_from=bias_from, layers=layers
-        )
+        up = 'btd,df->btf', (a.embed, a.mlp), ('embed', 'mlp'), layers, bias_from
+        self.gate, self.up = Linear(*up), Linear(*up)
+        self.down = Linear('btf,fd->btd', (a.mlp, a.embed), ('mlp', 'embed'), layers, bias_from)
 
     def __call__(self, x_btd: jax.Array) -> jax.Array:
         gate_btf = ACTIVATIONS[self.activation](self.gate(x_btd))
@@ -93,25 +60,13 @@ class LlamaMLP(nnx.Module):
         return self.down(f_btf)
 
 
-class LlamaBlock(nnx.Module):
+class LlamaBlock(Block):
     """One layer, or a stack of them."""
 
     def __init__(self, a: Architecture, execution: Execution, layers: int):
-        self.execution = execution
-        self.attention_norm = RMSNorm(a.embed, a.norm_eps, layers)
+        super().__init__(RMSNorm, a, execution, layers)
         self.attention = LlamaAttention(a, execution, layers)
-        self.mlp_norm = RMSNorm(a.embed, a.norm_eps, layers)
         self.mlp = LlamaMLP(a, layers)
-
-    def __call__(
-        self, x_btd: jax.Array, context: Context, key: jax.Array | None, cache: Cache | None
-    ) -> tuple[jax.Array, Cache | None]:
-        keys = [None] * 3 if key is None else jax.random.split(key, 3)
-        rate = self.execution.hidden_dropout
-        out_btd, cache = self.attention(self.attention_norm(x_btd), context, keys[0], cache)
-        x_btd = x_btd + dropout(out_btd, rate, keys[1])
-        out_btd = self.mlp(self.mlp_norm(x_btd))
-        return x_btd + dropout(out_btd, rate, keys[2]), cache
 
 
 class Llama(Decoder):

@@ -123,15 +123,9 @@ def _losses_backward(vocab_size, residuals, g_bt):
             # float32 sums: in bfloat16, terms of later chunks would vanish in what is there already
             return g_vd + _dot(g_cv.T, h_cd), (_dot(g_cv, w_vd).astype(h_cd.dtype),)
 
-        g_vd, (g_h_btd,) = _over_chunks(
-            of_chunk,
-            jnp.zeros(w_vd.shape, jnp.float32),
-            w_vd.shape[0],
-            h_btd,
-            targets_bt,
-            normalisers_bt,
-            g_bt,
-        )
+        zeros = jnp.zeros(w_vd.shape, jnp.float32)
+        arrays = h_btd, targets_bt, normalisers_bt, g_bt
+        g_vd, (g_h_btd,) = _over_chunks(of_chunk, zeros, w_vd.shape[0], *arrays)
         # the only collectives of the size of the table, once, after the loop
         g_vd = sharding.psum(sharding.scatter_sum(g_vd, 'embed', 1), 'replicas')
         return sharding.psum(g_h_btd, 'vocab'), g_vd

@@ -18,9 +18,9 @@ from pathlib import Path
 from absl import flags
 
 from belle_jax import cli
-from belle_jax.quickstart import nearest, pairs, tokenizer
+from belle_jax.data.row_file import new_row_file
+from belle_jax.quickstart import pairs, report, tokenizer
 from belle_jax.quickstart.pairs import Pair
-from belle_jax.quickstart.report import losses, table
 
 STEPS = flags.DEFINE_integer('steps', None, 'Of training; by default those of the recipe.')
 HOME = Path('runs/quickstart')  # as the recipe names it
@@ -39,14 +39,13 @@ def main() -> None:
     # ─── training ────────────────────────────────────────────────────────────────────────────────
     shorter = () if STEPS.value is None else (f'--config.train.steps={STEPS.value}',)
     training = _command('train', '--config=quickstart', f'--workdir={RUN}', *shorter)
-    print(losses(RUN / 'metrics' / 'metrics.jsonl'))
+    print(report.losses(RUN / 'metrics' / 'metrics.jsonl'))
     print(f'Training took {training:.0f} seconds.')
 
     # ─── evaluation ──────────────────────────────────────────────────────────────────────────────
     questions = [pair.instruction for pair in held_out]
     given = _ask(questions)
-    looked_up = nearest.answers(train, questions)
-    print(table(train, held_out, given, looked_up))
+    print(report.table(train, held_out, given, report.nearest(train, questions)))
 
     # ─── three answers ───────────────────────────────────────────────────────────────────────────
     print('\nThree of the held-out questions and what the model answered:')
@@ -76,16 +75,11 @@ def _prepare(train: Sequence[Pair], held_out: Sequence[Pair]) -> None:
 def _ask(questions: Sequence[str]) -> list[str]:
     """What the trained model answers, greedily."""
     prompts, answers = HOME / 'questions.jsonl', HOME / 'answers.jsonl'
-    rows = (json.dumps({'prompt': text}, ensure_ascii=False) for text in questions)
-    prompts.write_text('\n'.join(rows) + '\n', 'utf-8')
-    _command(
-        'sample',
-        f'--model={RUN}',
-        f'--prompts={prompts}',
-        f'--output={answers}',
-        '--max_new_tokens=32',
-        '--batch_size=64',
-    )
+    with new_row_file(prompts) as add:
+        for text in questions:
+            add({'prompt': text})
+    files = f'--prompts={prompts}', f'--output={answers}'
+    _command('sample', f'--model={RUN}', *files, '--max_new_tokens=32', '--batch_size=64')
     lines = answers.read_text('utf-8').splitlines()
     return [json.loads(line)['output'] for line in lines]
 

@@ -119,11 +119,8 @@ def _reverse(rng: random.Random):
 
 
 def _date(rng: random.Random):
-    year, month, day = (
-        rng.randint(1950, 2049),
-        _one_or_two_digits(rng, 12),
-        _one_or_two_digits(rng, 28),
-    )
+    year = rng.randint(1950, 2049)
+    month, day = _one_or_two_digits(rng, 12), _one_or_two_digits(rng, 28)
     return (year, month, day), f'{year}-{month:02}-{day:02}'
 
 
@@ -188,10 +185,7 @@ KINDS = (
     ),
     TaskKind('换算', _price, ('{}元{}分等于多少元？', '换算成元：{}元{}分')),
     TaskKind(
-        '归类',
-        _choose,
-        ('{}、{}、{}中哪一个是{}？', '从{}、{}、{}里选出{}。'),
-        new_answers=False,
+        '归类', _choose, ('{}、{}、{}中哪一个是{}？', '从{}、{}、{}里选出{}。'), new_answers=False
     ),
     TaskKind('奇偶', _parity, ('{}是奇数还是偶数？', '判断奇偶：{}'), new_answers=False),
 )

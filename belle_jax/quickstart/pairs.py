@@ -1,11 +1,11 @@
 """The quickstart's instruction pairs: made the same on every machine, and split without leaks."""
 
-import json
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from belle_jax.data.row_file import new_row_file
 from belle_jax.quickstart.kinds import KINDS, TaskKind
 
 HELD_OUT = 40  # pairs of each kind
@@ -58,7 +58,6 @@ def _draw(kind: TaskKind, seed: int) -> list[Pair]:
 
 def write(pairs: Iterable[Pair], path: Path) -> None:
     """Writes pairs as JSON lines {kind, instruction, output}, the form that training reads."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open('w', encoding='utf-8') as file:
+    with new_row_file(path, 'lines', overwrite=True) as add:
         for pair in pairs:
-            file.write(json.dumps(pair.__dict__, ensure_ascii=False) + '\n')
+            add(vars(pair))

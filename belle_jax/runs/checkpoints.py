@@ -147,27 +147,18 @@ class Checkpoints:
             The parameters and the optimiser's state.
         """
         tree = {'params': dict(params), 'optimiser': optimiser}
-        restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.PyTreeRestore(
-                    tree, restore_args=ocp.checkpoint_utils.construct_restore_args(tree)
-                ),
-            ),
-        )
+        where = ocp.checkpoint_utils.construct_restore_args(tree)
+        args = ocp.args.Composite(state=ocp.args.PyTreeRestore(tree, restore_args=where))
+        state = self._manager.restore(step, args=args)['state']
         self.last_saved = step
-        return restored['state']['params'], restored['state']['optimiser']
+        return state['params'], state['optimiser']
 
     def meta(self, step: int) -> dict[str, Any]:
         """The JSON values saved with a checkpoint."""
         return json.loads((self.directory / str(step) / 'meta' / 'metadata').read_text('utf-8'))
 
     def wait(self) -> None:
-        """Until the checkpoint being saved is complete and vouched for; then old ones go.
-
-        Raises:
-            OSError: it could not be saved.
-        """
+        """Until the save is complete and vouched for (or an OSError); then old checkpoints go."""
         if self._finaliser is not None:
             self._finaliser.join()
             self._finaliser = None

@@ -7,7 +7,6 @@ checkpoint a row block at a time.
 """
 
 import dataclasses
-import json
 import math
 import shutil
 from collections.abc import Iterator
@@ -95,15 +94,13 @@ def keep_origin(source: str | Path, run: Path, name: str = '') -> None:
             huggingface.copy(path, partial, huggingface.SETTINGS_FILES + huggingface.LICENCE_FILES)
             stored = shards.read(path)
             dtype = common_dtype({t.place: t.array.dtype for t in stored.values()})
-            values = {'source': name or str(source), 'dtype': dtype, 'revision': _revision(path)}
-            others = {
-                n: t.array.dtype.name for n, t in stored.items() if t.array.dtype.name != dtype
-            }
-            if others := {n: kept for n, kept in others.items() if kept in DTYPES}:
+            values: dict[str, Any] = {'source': name or str(source), 'dtype': dtype}
+            # The commit of a hub download, which its cache has in the path.
+            values['revision'] = path.name if path.parent.name == 'snapshots' else None
+            kept = {name: tensor.array.dtype.name for name, tensor in stored.items()}
+            if others := {n: k for n, k in kept.items() if k in DTYPES and k != dtype}:
                 values['other_dtypes'] = others
-            (partial / run_directory.ORIGIN).write_text(
-                json.dumps(values, indent=2) + '\n', 'utf-8'
-            )
+            write_json(partial / run_directory.ORIGIN, values)
         elif (before / run_directory.SOURCE).is_dir():
             shutil.copytree(before / run_directory.SOURCE, partial, dirs_exist_ok=True)
     target = run / run_directory.TOKENIZER
@@ -114,11 +111,6 @@ def keep_origin(source: str | Path, run: Path, name: str = '') -> None:
         return
     with whole_directory(target) as partial:
         huggingface.copy(words, partial, tokenizer.FILES)
-
-
-def _revision(path: Path) -> str | None:
-    """The commit of a hub download, which its cache has in the path."""
-    return path.name if path.parent.name == 'snapshots' else None
 
 
 # --- an export ------------------------------------------------------------------------------------

@@ -201,13 +201,8 @@ def _template(checkpoint: run_directory.Checkpoint, note: str) -> str:
 
 
 def _evaluation(checkpoint: run_directory.Checkpoint) -> str:
-    path = checkpoint.run / run_directory.METRICS
     last: dict[str, float] = {}
-    for line in path.read_text('utf-8').splitlines() if path.is_file() else ():
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:  # the line that a kill tore
-            break
+    for record in run_directory.read_metrics(checkpoint.run / run_directory.METRICS):
         if record.get('step', 0) <= checkpoint.step:
             last |= {k: v for k, v in record.items() if v is not None}
     lines = [

@@ -6,6 +6,7 @@ wrote (OCDBT holding Zarr), any slice of any array, on any machine and whatever 
 What a run freezes is read from where it was written once.
 """
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -97,8 +98,8 @@ class Regrouped:
 
     Attributes:
         shapes: Shape of each parameter in the new groups.
-        pieces: For each the stored parameters that it is read from, each with the layer of the new
-            group at which its own first layer stands.
+        pieces: For each of them, where each of its layers is stored: in which parameter, and which
+            of its layers it is there.
     """
 
     def __init__(self, parameters: Any, groups: Sequence[int]):
@@ -121,36 +122,31 @@ class Regrouped:
                 self.shapes[name], self.pieces[name] = shape, [(name, 0)]
         for rest, stored in stacks.items():
             stored.sort(key=lambda name: int(name.split('.')[1]))
-            counts = [parameters.shapes[name][0] for name in stored]
-            if sum(counts) != sum(groups):
+            layers = [(name, i) for name in stored for i in range(parameters.shapes[name][0])]
+            if len(layers) != sum(groups):
                 raise ValueError(
-                    f'{rest} is there for {sum(counts)} layers, and the model has {sum(groups)}.'
+                    f'{rest} is there for {len(layers)} layers, and the model has {sum(groups)}.'
                 )
-            firsts = [sum(counts[:number]) for number in range(len(counts))]
+            left = iter(layers)
             for group, count in enumerate(groups):
-                name, start = f'blocks.{group}.{rest}', sum(groups[:group])
+                name = f'blocks.{group}.{rest}'
                 self.shapes[name] = (count, *parameters.shapes[stored[0]][1:])
-                self.pieces[name] = [
-                    (source, first - start)
-                    for source, first, held in zip(stored, firsts, counts, strict=True)
-                    if first < start + count and start < first + held
-                ]
+                self.pieces[name] = list(itertools.islice(left, count))
 
     def dtype_of(self, name: str) -> np.dtype:
         """In which a parameter is stored; the widest, where its layers differ."""
-        return np.result_type(*(self._parameters.dtype_of(n) for n, _ in self.pieces[name]))
+        sources = {source for source, _ in self.pieces[name]}
+        return np.result_type(*map(self._parameters.dtype_of, sources))
 
     def read(self, name: str, index: Index, dtype: np.dtype | None = None) -> np.ndarray:
         """A slice of a parameter; nothing else is read."""
         if not name.startswith('blocks.'):
             return self._parameters.read(name, index, dtype)
-        begin, end, _ = index[0].indices(self.shapes[name][0])
         read = []
-        for source, first in self.pieces[name]:
-            held = self._parameters.shapes[source][0]
-            layers = slice(max(begin - first, 0), min(end - first, held))
-            if layers.start < layers.stop:
-                read.append(self._parameters.read(source, (layers, *index[1:]), dtype))
+        for source, run in itertools.groupby(self.pieces[name][index[0]], lambda piece: piece[0]):
+            numbers = [number for _, number in run]
+            layers = slice(numbers[0], numbers[-1] + 1)
+            read.append(self._parameters.read(source, (layers, *index[1:]), dtype))
         return read[0] if len(read) == 1 else np.concatenate(read)
 
 
@@ -196,11 +192,7 @@ class Saved(Regrouped):
     """The parameters of a checkpoint, all layers in one group: a kind of `Parameters`."""
 
     def __init__(self, checkpoint: run_directory.Checkpoint):
-        """Opens the arrays of a checkpoint.
-
-        Raises:
-            ValueError: they are not those of the run's architecture.
-        """
+        """Opens a checkpoint; arrays of another architecture than the run's are a ValueError."""
         self.architecture = checkpoint.architecture
         self._arrays = Arrays(checkpoint)
         super().__init__(self._arrays, (self.architecture.layers,))

@@ -106,6 +106,18 @@ def read_origin(run: Path) -> dict[str, Any]:
     return huggingface.read_settings(run / SOURCE / ORIGIN)
 
 
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """The records of a metrics file; a last line that a kill tore is left out."""
+    records = []
+    if path.exists():
+        for line in path.read_text('utf-8').splitlines():
+            try:
+                records.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+    return records
+
+
 def root(path: Path) -> Path:
     """The run directory that a path is, or that a checkpoint lies in."""
     found = _split(path)

@@ -2,9 +2,9 @@
 
 import hashlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 from belle_jax import config
 from belle_jax.config import Run
@@ -54,7 +54,7 @@ class Held:
             return
         if bool(self.run.model.source) != bool(now.model.source):
             raise self.another('model.source')
-        before, values = _fields(self.run.to_dict()), _fields(now.to_dict())
+        before, values = (flatten_dict(r.to_dict(), sep='.') for r in (self.run, now))
         for name, value in values.items() if self.trained else ():
             fixed = any(name == field or name.startswith(f'{field}.') for field in FIXED)
             if fixed and name not in (*FREE, *BY_CONTENT) and before.get(name) != value:
@@ -110,12 +110,3 @@ def _is_trained(checkpoint: Path) -> bool:
         return read_json(checkpoint / 'meta' / 'metadata').get('optimiser', True)
     except ValueError:  # damaged: it is named when it is opened
         return True
-
-
-def _fields(values: dict[str, Any], prefix: str = '') -> dict[str, Any]:
-    """{'model': {'dtype': 'float32'}} -> {'model.dtype': 'float32'}."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        inner = _fields(value, f'{prefix}{name}.') if isinstance(value, dict) else None
-        flat |= {prefix + name: value} if inner is None else inner
-    return flat

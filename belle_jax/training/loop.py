@@ -14,6 +14,7 @@ from jax.experimental import multihost_utils
 
 from belle_jax import data, models
 from belle_jax.config import Run
+from belle_jax.runs.run_directory import read_metrics
 from belle_jax.training import metrics, optim
 from belle_jax.training.setup import Setup, lay_out
 from belle_jax.training.start import Saving, Start
@@ -84,12 +85,9 @@ class Trainer:
             NotFiniteError: the loss is not finite; the last good checkpoint stays.
             OSError: a checkpoint could not be saved.
         """
+        wandb, settings = self.run.train.wandb, self.run.to_dict()
         self.recorder = metrics.Recorder(
-            self.workdir / 'metrics',
-            self.number,
-            self.last_step,
-            self.run.train.wandb,
-            self.run.to_dict(),
+            self.workdir / 'metrics', self.number, self.last_step, wandb, settings
         )
         self._introduce()
         # Several processes must stop at the same step: JAX's own handler sees to that.
@@ -112,7 +110,7 @@ class Trainer:
         self.saving.checkpoints.close()
         if jax.process_index() == 0 and self.number:
             curve = self.workdir / 'metrics' / 'loss.png'
-            metrics.draw(metrics.read(self.recorder.path), curve)
+            metrics.draw(read_metrics(self.recorder.path), curve)
             print(f'Loss curve: {curve}')
         return self.workdir
 
@@ -154,9 +152,8 @@ class Trainer:
                 self.recorder.write(self.number, record)
                 clock = time.monotonic()
             if save:
-                self.saving.save(
-                    self.number, self.state, self.evaluation_loss if evaluate else None
-                )
+                loss = self.evaluation_loss if evaluate else None
+                self.saving.save(self.number, self.state, loss)
             self.saving.checkpoints.check()
         if pending:
             self._report(pending, clock)
@@ -174,7 +171,7 @@ class Trainer:
         """The objective over the validation rows: its loss (nats a trained token) and metrics."""
         plan = self.data.validation
         assert plan is not None, 'the caller looks whether there is one'
-        placement, totals = self.setup.evaluation_placement(), None
+        placement, totals = self.setup.placement(micro_batches=1), None
         for values in placement.stream(data.load(plan, placement.rows, 0, plan.steps(1.0))):
             sums = self.setup.evaluate(self.state, values)
             totals = sums if totals is None else jax.tree.map(jnp.add, totals, sums)

@@ -13,6 +13,7 @@ import jax
 from belle_jax.config import Architecture
 from belle_jax.files import write_text
 from belle_jax.progress import Line, duration
+from belle_jax.runs.run_directory import read_metrics
 
 PEAK_FLOPS = {
     # dense bfloat16 of one chip, from the vendors' data sheets
@@ -94,7 +95,9 @@ class Recorder:
                 ) from error
 
             self._wandb = client.init(project=wandb, config=settings, dir=str(directory))
-        _forget(self.path, first_step)
+        if self.path.exists():
+            kept = (r for r in read_metrics(self.path) if r['step'] <= first_step)
+            write_text(self.path, ''.join(json.dumps(r) + '\n' for r in kept))
         self._file = self.path.open('a', encoding='utf-8')
         from tensorboardX import SummaryWriter
 
@@ -146,18 +149,6 @@ class Recorder:
         (self._line.show if self._line.live else self.say)(text)
 
 
-def read(path: Path) -> list[dict[str, float]]:
-    """The records of a metrics file; a last line that a kill tore is left out."""
-    records = []
-    if path.exists():
-        for line in path.read_text('utf-8').splitlines():
-            try:
-                records.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
-    return records
-
-
 def draw(records: list[dict[str, float]], path: Path) -> None:
     """A PNG with training and evaluation loss over steps, and the learning rate."""
     import matplotlib
@@ -185,12 +176,6 @@ def draw(records: list[dict[str, float]], path: Path) -> None:
 def perplexity(loss: float) -> float:
     """exp(loss), infinite where that overflows."""
     return math.exp(loss) if loss < 700 else math.inf
-
-
-def _forget(path: Path, after_step: int) -> None:
-    kept = [r for r in read(path) if r['step'] <= after_step]
-    if path.exists():
-        write_text(path, ''.join(json.dumps(r) + '\n' for r in kept))
 
 
 def _number(value: float) -> float | int | None:

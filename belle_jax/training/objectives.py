@@ -10,6 +10,7 @@ from typing import Protocol
 import jax
 import jax.numpy as jnp
 
+from belle_jax.families.architecture import unknown
 from belle_jax.models import Decoder
 
 Batch = Mapping[str, jax.Array]
@@ -49,10 +50,7 @@ class NextToken:
 
     name = 'next_token'
     fields: Mapping[str, str] = {
-        'tokens': 'int32',
-        'targets': 'int32',
-        'segment_ids': 'int32',
-        'positions': 'int32',
+        **dict.fromkeys(('tokens', 'targets', 'segment_ids', 'positions'), 'int32'),
         'weights': 'float32',
     }
     reductions: Mapping[str, str] = {}
@@ -73,14 +71,7 @@ OBJECTIVES: dict[str, Objective] = {o.name: o for o in (NextToken(),)}
 
 
 def named(name: str) -> Objective:
-    """The objective of that name.
-
-    Raises:
-        ValueError: there is none.
-    """
+    """The objective of that name; if there is none, a ValueError."""
     if name not in OBJECTIVES:
-        raise ValueError(
-            f'--config.train.objective={name!r} is not known: choose one of '
-            f'{", ".join(OBJECTIVES)}.'
-        )
+        raise unknown('--config.train.objective', name, OBJECTIVES)
     return OBJECTIVES[name]

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 import optax.contrib
 from absl import logging
@@ -99,44 +98,37 @@ def make(
             consistent_rms=0.2,  # the size of AdamW's steps: one learning rate suits both
         )
     else:
-        rule = _per_layer_matrices(
-            optax.adafactor(
-                rate,
-                multiply_by_parameter_scale=False,
-                weight_decay_rate=optim.weight_decay or None,
-                weight_decay_mask=mask,
-            ),
-            specs,
+        rule = optax.adafactor(
+            rate,
+            multiply_by_parameter_scale=False,
+            weight_decay_rate=optim.weight_decay or None,
+            weight_decay_mask=mask,
         )
+        rule = _per_layer_matrices(rule, specs)
     if not optim.clip_norm:
         return rule
     return optax.chain(optax.clip_by_global_norm(optim.clip_norm), rule)
 
 
-def state_shardings(
-    optimiser: optax.GradientTransformation,
-    params: Mapping[str, Any],
-    shardings: Mapping[str, Any],
-    replicated: Any,
+def state_shapes(
+    optimiser: optax.GradientTransformation, params: Mapping[str, Any], replicated: Any
 ) -> Any:
     """Where the optimiser's state lives: a moment with its parameter, counters and factors
     everywhere.
 
     Args:
         optimiser: From `make`.
-        params: Arrays or shapes by name.
-        shardings: Of the parameters.
-        replicated: Of everything else.
+        params: jax.ShapeDtypeStruct by name, with shardings.
+        replicated: The sharding of everything else.
     Returns:
-        A tree like the optimiser's state.
+        A tree like the optimiser's state, of jax.ShapeDtypeStruct with shardings.
     """
 
     def of_leaf(path: Any, leaf: Any) -> Any:
         names: list[str] = [k.key for k in path if isinstance(k, jax.tree_util.DictKey)]
-        name = next((n for n in reversed(names) if n in params), None)
-        if name is None or tuple(leaf.shape) != tuple(params[name].shape):
-            return replicated
-        return shardings[name]
+        own = params.get(next((n for n in reversed(names) if n in params), ''))
+        where = own.sharding if own is not None and own.shape == leaf.shape else replicated
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
 
     return jax.tree_util.tree_map_with_path(of_leaf, jax.eval_shape(optimiser.init, dict(params)))
 
@@ -197,8 +189,3 @@ def _per_layer_matrices(
         return out, new_state
 
     return optax.GradientTransformation(init, update)
-
-
-def global_norm(tree: Params) -> jax.Array:
-    """The norm over all entries, float32."""
-    return jnp.sqrt(sum(jnp.sum(jnp.square(x.astype(jnp.float32))) for x in tree.values()))

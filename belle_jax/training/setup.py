@@ -1,5 +1,6 @@
 """What prepares a training step: made once, for training, planning, benchmarks and tests."""
 
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -8,7 +9,7 @@ import jax
 import numpy as np
 
 from belle_jax import models, sharding
-from belle_jax.config import Architecture, Model, Run
+from belle_jax.config import Architecture, Run
 from belle_jax.training import objectives, optim
 from belle_jax.training.partition import partition
 from belle_jax.training.step import State, make_evaluation, make_step
@@ -63,24 +64,14 @@ class Placement:
         self.shape = (accumulation, size // accumulation, seq_len)
         slices: Any = self.sharding.addressable_devices_indices_map(self.shape).values()
         local = sorted({r for s in slices for r in range(*s[1].indices(self.shape[1]))})
-        self._local = np.asarray(local)
         self.rows: Sequence[int] = [
             a * self.shape[1] + r for a in range(accumulation) for r in local
         ]
 
     def put(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
         """Global arrays [A, B, T] from this process's rows [len(rows), T]."""
-
-        def place(array: np.ndarray) -> jax.Array:
-            array = array.reshape(self.shape[0], len(self._local), *array.shape[1:])
-
-            def of_device(index: Any) -> np.ndarray:
-                rows = np.arange(*index[1].indices(self.shape[1]))
-                return array[:, np.searchsorted(self._local, rows)]
-
-            return jax.make_array_from_callback(self.shape, self.sharding, of_device)
-
-        return {name: place(array) for name, array in batch.items()}
+        own = {n: array.reshape(self.shape[0], -1, self.shape[2]) for n, array in batch.items()}
+        return jax.make_array_from_process_local_data(self.sharding, own, self.shape)
 
     def stream(self, batches: Iterator[Mapping[str, np.ndarray]]) -> Iterator[dict[str, jax.Array]]:
         """`put` over an iterator, one batch ahead of its use."""
@@ -112,15 +103,7 @@ class Setup:
     """
 
     def __init__(self, run: Run, layout: Layout, steps: int):
-        """Decides everything, compiles nothing.
-
-        Args:
-            run: Its model's execution, optimiser, batch, objective and seed.
-            layout: From `lay_out`.
-            steps: Of the whole run, for the schedule.
-        Raises:
-            ValueError: there is no such objective.
-        """
+        """Decides everything, compiles nothing; `steps` are those of the run, for the schedule."""
         self._run, self.objective = run, objectives.named(run.train.objective)
         self.mesh, self.blueprint, trained = layout
         self.specs = models.specs(self.blueprint)
@@ -128,7 +111,9 @@ class Setup:
         self.schedule = optim.schedule(run.optim, steps)
         self.optimiser = optim.make(run.optim, steps, specs)
         self.shapes = self._shapes(specs)
-        self._step, self._evaluate = self._compiled(execution(run.model))
+        fields = dataclasses.fields(models.Execution)
+        how = models.Execution(**{f.name: getattr(run.model, f.name) for f in fields})
+        self._step, self._evaluate = self._compiled(how)
 
     def state(self, params: Mapping[str, jax.Array]) -> State:
         """The state of step 0.
@@ -175,16 +160,12 @@ class Setup:
         with jax.set_mesh(self.mesh):
             return self._step.trace(*self.shapes, batch, jax.ShapeDtypeStruct((), np.int32))
 
-    def placement(self) -> Placement:
-        """Which rows of a step's batch this process reads."""
+    def placement(self, micro_batches: int = 0) -> Placement:
+        """Which rows this process reads of a step's batch, or of that many micro-batches."""
         batch = self._run.batch
-        return Placement(self.mesh, batch.size, batch.accumulation, self._run.data.seq_len)
-
-    def evaluation_placement(self) -> Placement:
-        """The same for evaluation, which takes a micro-batch at a time."""
-        batch = self._run.batch
-        rows = batch.size // batch.accumulation
-        return Placement(self.mesh, rows, 1, self._run.data.seq_len)
+        count = micro_batches or batch.accumulation
+        rows = batch.size // batch.accumulation * count
+        return Placement(self.mesh, rows, count, self._run.data.seq_len)
 
     @property
     def shardings(self) -> dict[str, Any]:
@@ -210,15 +191,8 @@ class Setup:
         }
         trainable = {name: params[name] for name in trained}
         frozen = {name: params[name] for name in params if name not in trained}
-        moments = optim.state_shardings(
-            self.optimiser, trainable, where, sharding.named(self.mesh, ())
-        )
-        optimiser = jax.tree.map(
-            lambda s, w: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=w),
-            jax.eval_shape(self.optimiser.init, trainable),
-            moments,
-        )
-        return State(trainable, frozen, optimiser)
+        replicated = sharding.named(self.mesh, ())
+        return State(trainable, frozen, optim.state_shapes(self.optimiser, trainable, replicated))
 
     def _compiled(self, execution: models.Execution) -> tuple[Any, Any]:
         """`jax.jit` with every layout given, so that the step compiles once, and buffers reused."""
@@ -233,15 +207,3 @@ class Setup:
         )
         evaluation = make_evaluation(self.blueprint, execution, self.objective)
         return compiled, jax.jit(evaluation, out_shardings=replicated)
-
-
-def execution(settings: Model) -> models.Execution:
-    """How a run's model is run."""
-    return models.Execution(
-        dtype=settings.dtype,
-        attention=settings.attention,
-        remat=settings.remat,
-        scan=settings.scan,
-        hidden_dropout=settings.hidden_dropout,
-        attention_dropout=settings.attention_dropout,
-    )

@@ -28,14 +28,7 @@ class Start:
     """Resolves what a configuration leaves to files: the architecture and the tokenizer."""
 
     def __init__(self, run: Run, workdir: Path):
-        """Reads them, and holds the run against the one already in the directory.
-
-        Args:
-            run: As configured.
-            workdir: The run directory.
-        Raises:
-            ValueError: the directory holds another run, or the tokenizer does not fit.
-        """
+        """Reads them; another run in the directory, or another tokenizer, is a ValueError."""
         self.workdir, self._lock = workdir, contextlib.ExitStack()
         self.held, self.identity = Held(workdir), None
         # A converted directory has its own parameters: the source may be gone.
@@ -82,19 +75,12 @@ class Start:
             self.held.check_source(self.identity, self.run.model.source)
         grouped: Any = Regrouped(source, setup.blueprint.groups)
         placed = {}
-        for names, dtype in (
-            (setup.shapes.trainable, 'float32'),
-            (setup.shapes.frozen, ''),
-        ):
+        for names, dtype in ((setup.shapes.trainable, 'float32'), (setup.shapes.frozen, '')):
             placed |= place(grouped, {name: shardings[name] for name in names}, dtype)
         return placed
 
     def lock(self) -> None:
-        """Keeps the directory for this run, as long as this object lives.
-
-        Raises:
-            ValueError: another process trains in it.
-        """
+        """Keeps the directory as long as this lives; if another process does, a ValueError."""
         if jax.process_index():
             return
         self.workdir.mkdir(parents=True, exist_ok=True)
@@ -145,14 +131,7 @@ class Saving:
     """Saves a run's trained part again and again, its frozen part once."""
 
     def __init__(self, start: Start, setup: Setup, plan: str, steps: int):
-        """Opens the folders.
-
-        Args:
-            start: Of the run.
-            setup: Of the step.
-            plan: Fingerprint of the batches.
-            steps: Of the whole run.
-        """
+        """Opens the folders; `plan` is the fingerprint of batches, `steps` those of the run."""
         train = start.run.train
         self._start, self._setup, self._plan, self._steps = start, setup, plan, steps
         self.checkpoints = Checkpoints(

@@ -10,7 +10,6 @@ import optax
 from belle_jax import models
 from belle_jax.models import Blueprint, Execution
 from belle_jax.training.objectives import Objective
-from belle_jax.training.optim import global_norm
 
 Params = dict[str, Any]
 
@@ -36,14 +35,8 @@ def make_step(
     optimiser: optax.GradientTransformation,
     seed: int,
 ) -> Callable[..., tuple[tuple[Params, Any], dict[str, jax.Array]]]:
-    """The function that a run compiles.
+    """The function that a run compiles; `seed` is dropout's.
 
-    Args:
-        blueprint: Of the model.
-        execution: How the model is run.
-        objective: What is minimised.
-        optimiser: The update rule.
-        seed: Of dropout.
     Returns:
         step(trainable, frozen, optimiser_state, batch, number) -> ((trainable, state), metrics).
         Arrays of the batch are [A, B, T]: A micro-batches, each of B rows. Gradients are summed
@@ -71,7 +64,7 @@ def make_step(
         updates: Any
         updates, optimiser_state = optimiser.update(grads, optimiser_state, trainable)
         metrics = reduced(objective, sums) | {
-            'grad_norm': global_norm(grads),
+            'grad_norm': optax.tree.norm(grads),
             'trained_tokens': sums['weight'],
             'tokens': sums['tokens'],
         }

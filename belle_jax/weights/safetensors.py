@@ -22,20 +22,12 @@ from belle_jax.files import whole_file
 from belle_jax.weights.tensors import Planned, Stored, map_file
 
 DTYPES = {
-    'F64': np.dtype('<f8'),
-    'F32': np.dtype('<f4'),
-    'F16': np.dtype('<f2'),
-    'BF16': np.dtype(ml_dtypes.bfloat16),
-    'I64': np.dtype('<i8'),
-    'I32': np.dtype('<i4'),
-    'I16': np.dtype('<i2'),
-    'I8': np.dtype('i1'),
-    'U64': np.dtype('<u8'),
-    'U32': np.dtype('<u4'),
-    'U16': np.dtype('<u2'),
-    'U8': np.dtype('u1'),
-    'BOOL': np.dtype('?'),
+    f'{kind}{8 * size}': np.dtype(f'<{kind.lower()}{size}')
+    for kind in 'FIU'
+    for size in (8, 4, 2, 1)
+    if (kind, size) != ('F', 1)
 }
+DTYPES |= {'BF16': np.dtype(ml_dtypes.bfloat16), 'BOOL': np.dtype('?')}
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 MAX_HEADER = 100_000_000  # bytes, as in the library
 
@@ -75,11 +67,8 @@ def write(path: Path, tensors: Sequence[Planned]) -> None:
     header: dict[str, Any] = {'__metadata__': {'format': 'pt'}}  # readers of PyTorch weights ask
     position = 0
     for t in tensors:
-        header[t.name] = {
-            'dtype': NAMES[t.dtype],
-            'shape': list(t.shape),
-            'data_offsets': [position, position + t.size],
-        }
+        offsets = [position, position + t.size]
+        header[t.name] = {'dtype': NAMES[t.dtype], 'shape': t.shape, 'data_offsets': offsets}
         position += t.size
     text = json.dumps(header, separators=(',', ':'), ensure_ascii=False).encode()
     text += b' ' * (-len(text) % 8)  # the data begin at a multiple of 8 bytes

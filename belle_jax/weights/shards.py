@@ -59,10 +59,8 @@ def find(directory: Path, kinds: Mapping[str, FileFormat] = KINDS) -> tuple[str,
 
 
 def read(directory: Path, kinds: Mapping[str, FileFormat] = KINDS) -> dict[str, Stored]:
-    """All tensors of a directory, mapped, not read.
-
-    Raises:
-        ValueError: files are missing, damaged, or not those that the index describes.
+    """All tensors of a directory, mapped, not read; what its files and index do not agree on, or
+    what is damaged, is a ValueError.
     """
     kind, files = find(directory, kinds)
     tensors: dict[str, Stored] = {}
@@ -114,11 +112,7 @@ def write(directory: Path, tensors: Sequence[Planned], kind: str, max_shard_size
 
 
 def parse_size(text: str) -> int:
-    """'5GB' -> 5,000,000,000; 'MiB' and its like are powers of two.
-
-    Raises:
-        ValueError: it is not a size.
-    """
+    """'5GB' -> 5,000,000,000; 'MiB' are powers of two; what is not a size is a ValueError."""
     found = re.fullmatch(r'(\d+(?:\.\d+)?)\s*([KMG]?I?)B?', text.strip().upper())
     if not found or found[2] not in UNITS or float(found[1]) <= 0:
         raise ValueError(f'--max_shard_size={text!r} is not a size: write 5GB, 500MB or 2GiB.')

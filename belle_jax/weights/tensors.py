@@ -61,11 +61,7 @@ class Planned:
         return math.prod(self.shape) * self.dtype.itemsize
 
     def write(self, file: IO[bytes]) -> None:
-        """Streams the values into an open file.
-
-        Raises:
-            ValueError: the blocks do not add up to the shape; a fault in this program.
-        """
+        """Streams the values into an open file, in which they must add up to the shape."""
         written = 0
         for block in self.blocks():
             block = contiguous(block).astype(self.dtype, copy=False)
@@ -111,8 +107,7 @@ def contiguous(array: np.ndarray) -> np.ndarray:
 def in_dtype(tensor: Planned, dtype: np.dtype | None) -> Planned:
     """The same tensor in another dtype; None leaves it as it is.
 
-    Raises:
-        ValueError: when it is written, if a number is too large for float16.
+    A number that is too large for float16 is a ValueError when it is written.
     """
     if dtype is None or tensor.dtype == dtype:
         return tensor
@@ -158,11 +153,7 @@ def shown(tensors: Sequence[Planned], what: str) -> list[Planned]:
 
 
 def common_dtype(dtypes: Mapping[str, np.dtype]) -> str:
-    """The dtype of most tensors, by name of the tensor; norms may differ from the rest.
-
-    Raises:
-        ValueError: one does not have a floating-point dtype; its tensor is named.
-    """
+    """The dtype of most tensors, by name; norms may differ, integers are a ValueError."""
     counts: dict[str, int] = {}
     for place, dtype in dtypes.items():
         name = dtype.name

@@ -99,7 +99,7 @@ def test_a_tensor_larger_than_a_block_is_never_in_memory_as_a_whole(tmp_path, mo
     for axis, heads in ((0, 10), (1, 0), (0, 0)):
         shape = (8000, 1000) if axis == 0 else (4000, 2000)
         entry = layout.MetaTensor('x', 'y', shape, axis, heads)
-        tensor = layout.Whole(entry, [r.numpy() for r in rows]).planned()
+        tensor = layout.joined(entry, [r.numpy() for r in rows])
         tensor = in_dtype(tensor, DTYPES['bfloat16'])
         tracemalloc.start()
         with (tmp_path / 'out').open('wb') as file:

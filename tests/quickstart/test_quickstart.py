@@ -7,7 +7,7 @@ import re
 import pytest
 
 from belle_jax import config
-from belle_jax.quickstart import nearest, pairs, report, tokenizer
+from belle_jax.quickstart import pairs, report, tokenizer
 from belle_jax.quickstart.kinds import KINDS, numeral
 from belle_jax.quickstart.pairs import Pair
 
@@ -66,13 +66,13 @@ def test_in_most_kinds_no_held_out_answer_occurs_in_training(data):
 
 def test_the_nearest_training_row_answers_few_questions(data):
     train, held_out = data
-    answers = nearest.answers(train, [pair.instruction for pair in held_out])
+    answers = report.nearest(train, [pair.instruction for pair in held_out])
     assert sum(report.exact(held_out, answers)) < 0.4 * len(held_out)
 
 
 def test_the_nearest_row_is_the_most_similar_one():
     train = [Pair('', 'abcd', '1'), Pair('', 'xyz', '2'), Pair('', 'abc', '3')]
-    assert nearest.answers(train, ['abcd', 'abce', 'xy']) == ['1', '3', '2']
+    assert report.nearest(train, ['abcd', 'abce', 'xy']) == ['1', '3', '2']
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import time
 
+from belle_jax.runs.run_directory import read_metrics
 from belle_jax.training import metrics
 
 STEP = {'loss': 2.5, 'tokens_per_second': 9.0, 'learning_rate': 1e-3, 'grad_norm': float('nan')}
@@ -12,7 +13,7 @@ def recorded(directory, first_step, steps):
     for step in steps:
         recorder.write(step, STEP)
     recorder.close()
-    return metrics.read(recorder.path)
+    return read_metrics(recorder.path)
 
 
 def test_each_line_has_the_time_at_which_it_was_written(tmp_path):

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from belle_jax.diffs.delta import manifest, matching
+from belle_jax.diffs.delta import manifest
 from belle_jax.diffs.delta.blocks import ahead, decode, sha256
+from belle_jax.diffs.delta.making import named
 from belle_jax.diffs.delta.manifest import Carried, Delta
 from belle_jax.files import new_directory, require_new
 from belle_jax.formats import huggingface
@@ -68,7 +69,7 @@ def _find(delta: Delta, directory: Path) -> dict[str, Stored]:
     for entry in delta.tensors:
         if not (base := entry.base) or base.name in found:
             continue
-        if not (tensor := matching.named(base.name, stored)):
+        if not (tensor := named(base.name, stored)):
             raise ValueError(
                 f'--base={directory} has no {base.name}: {delta.directory} was made from '
                 f'{delta.called}, which has it.'

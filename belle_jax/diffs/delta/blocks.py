@@ -34,9 +34,6 @@ BLOCK = 2 * 2**20  # bytes; a thread holds it a dozen times; larger ones save le
 LEVELS = range(1, 23)  # of zstandard
 
 
-# --- coding ---------------------------------------------------------------------------------------
-
-
 def encode(array: np.ndarray, base: Stored | None, start: int, level: int) -> bytes:
     """Compresses the block that begins at byte `start` of a tuned tensor, against its base's."""
     first = start // array.itemsize
@@ -87,9 +84,6 @@ def _order(theirs: np.ndarray) -> np.ndarray | None:
     return np.argsort(exponents, kind='stable')  # by counting, for bytes
 
 
-# --- numbers --------------------------------------------------------------------------------------
-
-
 def facing(base: Stored | None, dtype: np.dtype, start: int, count: int) -> np.ndarray | None:
     """The base's numbers at some places of a tuned tensor, cast to its dtype.
 
@@ -127,9 +121,6 @@ def sha256(array: np.ndarray) -> str:
     for start in range(0, array.size, step):
         digest.update(flat(array, start, start + step).view(np.uint8).data)
     return digest.hexdigest()
-
-
-# --- threads --------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager

@@ -9,15 +9,16 @@ import filecmp
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Self
 
 import numpy as np
 
-from belle_jax.diffs.delta import blocks, manifest, matching
+from belle_jax.diffs.delta import blocks, manifest
 from belle_jax.diffs.delta.blocks import ahead, sha256
 from belle_jax.diffs.delta.manifest import Carried, Tensor
+from belle_jax.families import FAMILIES, HEAD
 from belle_jax.files import new_directory, require_new, write_text
 from belle_jax.formats import huggingface
 from belle_jax.progress import Progress
@@ -63,9 +64,7 @@ def make(
     called = Path(base).resolve().name if Path(base).exists() else str(base)
     base, tuned = huggingface.resolve(base), huggingface.resolve(tuned)
     bases = shards.read(base)
-    tensors = [
-        (name, t.array, matching.reference(t, bases)) for name, t in shards.read(tuned).items()
-    ]
+    tensors = [(name, t.array, reference(t, bases)) for name, t in shards.read(tuned).items()]
     total = sum(array.nbytes for _, array, _ in tensors)
     whole = sum(array.nbytes for _, array, theirs in tensors if not theirs)
     if 2 * whole > total or not any(theirs for _, _, theirs in tensors):
@@ -74,7 +73,7 @@ def make(
             'and would have to be carried whole: give the base from which it was made, with the '
             'same names.'
         )
-    files, left_out = matching.small_files(tuned)
+    files, left_out = small_files(tuned)
     for name in left_out:
         print(f'Passed over: {name}, which is neither settings nor vocabulary nor weights.')
     with new_directory(target, 0) as partial, DeltaWriter(partial, max_shard_size) as writer:
@@ -145,6 +144,53 @@ def _account(tensors: list[Triple], size: int) -> None:
     if rest := whole[10:]:
         print(f'Carried whole: {len(rest)} more, {sum(count for _, count in rest):,} bytes.')
     print(f'{size / 1e6:,.1f} MB for weights of {total / 1e6:,.1f} MB: {size / total:.1%}.')
+
+
+def reference(tensor: Stored, bases: Mapping[str, Stored]) -> Stored | None:
+    """The base's tensor that a tuned one is compared with; None: it is carried whole.
+
+    One of that name that it cannot be compared with is a ValueError.
+    """
+    found = named(tensor.name, bases)
+    if found is None and tensor.name == HEAD:
+        # A tied base has no output table of its own; the tuned one began as its embedding, which
+        # carrying it whole would publish.
+        found = next((f for f in (named(k.embedding, bases) for k in FAMILIES.values()) if f), None)
+    if found is None:
+        return None
+    ours, theirs = tensor.array, found.array
+    both_float = ours.dtype.kind in 'fV' and theirs.dtype.kind in 'fV'  # V: bfloat16
+    if manifest.comparable(ours.shape, theirs.shape) and (both_float or ours.dtype == theirs.dtype):
+        return found
+    if any(k.buffers.fullmatch(tensor.name.removeprefix(k.prefix)) for k in FAMILIES.values()):
+        return None  # computed from the configuration: nobody's weights
+    raise ValueError(
+        f'{tensor.place} is {ours.dtype} of shape {list(ours.shape)}, but {found.place} is '
+        f'{theirs.dtype} of shape {list(theirs.shape)}: only the number of rows and the kind of '
+        'floating-point number may differ, and carrying it whole could publish the base. Give the '
+        'base that it was made from.'
+    )
+
+
+def named(name: str, tensors: Mapping[str, Stored]) -> Stored | None:
+    """A tensor by its name, or by its name with or without a family's prefix."""
+    for prefix in ('', *(family.prefix for family in FAMILIES.values())):
+        for candidate in (prefix + name, name.removeprefix(prefix)):
+            if candidate in tensors:
+                return tensors[candidate]
+    return None
+
+
+def small_files(directory: Path) -> tuple[list[Path], list[str]]:
+    """A model's files beside its weights that a delta has, and the names of those left out."""
+    _, weights = shards.find(directory)
+    files, left_out = [], []
+    for path in sorted(directory.iterdir()):
+        if path.is_file() and manifest.is_carried(path.name):
+            files.append(path)
+        elif path not in weights and not path.name.endswith('.index.json'):
+            left_out.append(path.name)
+    return files, left_out
 
 
 class DeltaWriter:

@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from belle_jax.diffs.xor import checksums, cipher, file_pool
+from belle_jax.diffs.xor.blocks import Tell
 from belle_jax.diffs.xor.checksums import Checksums, shown
 from belle_jax.diffs.xor.cipher import Encrypted, Key
 from belle_jax.diffs.xor.file_kind import Verdict
+from belle_jax.diffs.xor.file_pool import Made
 
 LONGEST = 255 - 20  # bytes of a file name, with room for what it is called while it is written
 
@@ -138,10 +140,8 @@ def compare_sources(
 
 def measured(files: Iterable[Path], threads: int) -> dict[str, Checksums]:
     """Checksums of files, by name."""
-    return file_pool.each(
-        files,
-        lambda f: f.stat().st_size,
-        lambda f, tell: (f.name, checksums.measure(f, tell)),
-        'Checking',
-        threads,
-    )
+
+    def measure(file: Path, tell: Tell) -> Made:
+        return file.name, checksums.measure(file, tell)
+
+    return file_pool.each(files, lambda f: f.stat().st_size, measure, 'Checking', threads)

@@ -13,7 +13,7 @@ from belle_jax.data import tiktoken_model
 from belle_jax.files import read_json, write_json
 from belle_jax.formats import huggingface
 from belle_jax.formats.meta import layout, params, tokenizer_model
-from belle_jax.formats.meta.layout import BUFFERS, COLUMNS, ROWS, MetaTensor, Whole
+from belle_jax.formats.meta.layout import BUFFERS, COLUMNS, ROWS, MetaTensor
 from belle_jax.formats.meta.params import FILE, Params
 from belle_jax.formats.protocol import PublishedModel, new_model
 from belle_jax.weights import torch_files
@@ -141,18 +141,11 @@ def _warn(model: PublishedModel, by_rank: bool, dtype: str) -> None:
         )
 
 
-# --- the files ------------------------------------------------------------------------------------
-
-
 class MetaFiles:
     """The shards of a model in order, mapped, not read, and what their shapes say of the whole."""
 
     def __init__(self, directory: Path, params: Params):
-        """Opens the files of a directory, whose `params.json` says what they should hold.
-
-        Raises:
-            ValueError: a file is missing or damaged, or they are cut in another way than Meta's.
-        """
+        """Opens them; one that is missing, damaged or cut otherwise than Meta's is a ValueError."""
         self.paths = find(directory)
         self.tensors: list[dict[str, Stored]] = []
         for path in self.paths:
@@ -208,9 +201,9 @@ class MetaFiles:
                     f'{tensors[name].place} belongs to no part of a LLaMA with this {FILE}: '
                     'converting the rest would give another model than was saved.'
                 )
-        return [self._whole(entry).planned() for entry in entries]
+        return [self._whole(entry) for entry in entries]
 
-    def _whole(self, entry: MetaTensor) -> Whole:
+    def _whole(self, entry: MetaTensor) -> Planned:
         found = [tensors[entry.meta] for tensors in self.tensors]
         shape = entry.part_shape(len(found))
         for tensor in found:
@@ -232,15 +225,11 @@ class MetaFiles:
                         f'{tensor.place} differs from the one in {found[0].file.name}, and all '
                         'files must have the same. They belong to two models.'
                     )
-        return Whole(entry, [tensor.array for tensor in found])
+        return layout.joined(entry, [tensor.array for tensor in found])
 
 
 def find(directory: Path) -> list[Path]:
-    """The files of a model in order.
-
-    Raises:
-        ValueError: there are none, or one is missing in between; it is named.
-    """
+    """The files of a model in order; a ValueError names one that is missing."""
     if not directory.is_dir():
         raise ValueError(f"--source={directory} is not a directory: give the one of Meta's files.")
     found = {}

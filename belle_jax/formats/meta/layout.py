@@ -82,42 +82,32 @@ def check_divides(model: Architecture, shards: int, remedy: str) -> None:
             )
 
 
-class Whole:
-    """A tensor in parts, read by rows: a head of rotary pairs counts as one row."""
+def joined(entry: MetaTensor, parts: Sequence[np.ndarray]) -> Planned:
+    """A tensor for Hugging Face's files, read by rows from what each of Meta's has of it, in order.
 
-    def __init__(self, entry: MetaTensor, parts: Sequence[np.ndarray]):
-        """Takes what each of Meta's files has of it, in order."""
-        self.entry = entry
-        parts = parts[:1] if entry.axis is None else parts
-        if entry.heads:
-            parts = [_half_a_head_apart(part, entry.heads // len(parts)) for part in parts]
-        self.parts = parts
+    A head of rotary pairs counts as one row.
+    """
+    parts = parts[:1] if entry.axis is None else parts
+    if entry.heads:
+        parts = [_half_a_head_apart(part, entry.heads // len(parts)) for part in parts]
+    size = len(parts[0])
+    total = size if entry.axis == COLUMNS else size * len(parts)
+    step = max(1, BLOCK * total // max(sum(part.nbytes for part in parts), 1))
 
-    def __len__(self) -> int:
-        return sum(map(len, self.parts)) if self.entry.axis == ROWS else len(self.parts[0])
+    def pieces(start: int, stop: int) -> list[np.ndarray]:
+        if entry.axis == COLUMNS:
+            return [part[start:stop] for part in parts]
+        own = (
+            part[max(start - i * size, 0) : max(stop - i * size, 0)] for i, part in enumerate(parts)
+        )
+        return [piece for piece in own if len(piece)]
 
-    def rows(self, start: int, stop: int) -> np.ndarray:
-        """Rows of the whole, from those parts that have them."""
-        if self.entry.axis == COLUMNS:
-            pieces = [part[start:stop] for part in self.parts]
-            return pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=1)
-        pieces = []
-        for part in self.parts:
-            if piece := range(max(start, 0), min(stop, len(part))):
-                pieces.append(part[piece.start : piece.stop])
-            start, stop = start - len(part), stop - len(part)
-        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+    def blocks() -> Iterator[np.ndarray]:
+        for start in range(0, total, step):
+            found = pieces(start, start + step)
+            yield found[0] if len(found) == 1 else np.concatenate(found, axis=entry.axis)
 
-    def blocks(self) -> Iterator[np.ndarray]:
-        """All rows in order, `BLOCK` bytes at a time."""
-        size = sum(part.nbytes for part in self.parts)
-        step = max(1, BLOCK * len(self) // max(size, 1))
-        for start in range(0, len(self), step):
-            yield self.rows(start, min(start + step, len(self)))
-
-    def planned(self) -> Planned:
-        """The tensor for Hugging Face's files."""
-        return Planned(self.entry.name, self.entry.shape, self.parts[0].dtype, self.blocks)
+    return Planned(entry.name, entry.shape, parts[0].dtype, blocks)
 
 
 def part(entry: MetaTensor, whole: np.ndarray, index: int, shards: int) -> Planned:

@@ -14,11 +14,7 @@ BOS, EOS = '<s>', '</s>'
 
 
 def find(directory: Path) -> Path:
-    """The tokenizer of a model; LLaMA 1 has one for all sizes, a directory above.
-
-    Raises:
-        ValueError: there is none in either place.
-    """
+    """The tokenizer of a model, there or, for LLaMA 1, a directory above; else a ValueError."""
     for path in (directory / FILE, directory.absolute().parent / FILE):
         if path.is_file():
             return path
