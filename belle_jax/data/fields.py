@@ -109,15 +109,16 @@ def turns(row: Fields, field: str, role: str, content: str) -> list[Message]:
     for entry in entries:
         if not isinstance(entry, dict):
             raise BadRow('broken field', f'a turn in "{field}" is an object, not {kind(entry)}.')
-        turn = Fields(entry)
+        bare = len(entry) == 2 and role in entry and content in entry  # as most are, by far
+        turn = entry if bare else Fields(entry)
         speaker = _speaker(text(turn, role))
         message: Message = {'role': speaker, 'content': _content(turn, content)}
-        if speaker != 'assistant':  # is never learnt: only a mark that asks for it says something
-            turn.asked |= {name for name in MARKS if entry.get(name) == 1 - MARKS[name]}
-        elif not _trained(turn) or speaker == masked:
-            message['trained'] = False
         messages.append(message)
-        row.unread_inside += [f'{field}[].{name}' for name in turn.unread()]
+        if isinstance(turn, Fields):
+            _mark(message, turn)
+            row.unread_inside += [f'{field}[].{name}' for name in turn.unread()]
+        if speaker == masked == 'assistant':
+            message['trained'] = False
     return messages
 
 
@@ -145,7 +146,13 @@ def _content(turn: dict[str, Any], field: str) -> str:
     return ''.join(texts)
 
 
-def _trained(turn: dict[str, Any]) -> bool:
+def _mark(message: Message, turn: Fields) -> None:
+    """Reads the marks of a turn, which say of an answer whether it is learnt."""
+    if (
+        message['role'] != 'assistant'
+    ):  # is never learnt: only a mark that asks for it says something
+        turn.asked |= {name for name in MARKS if name in turn and turn[name] == 1 - MARKS[name]}
+        return
     for name in SPANS:
         if turn.get(name):
             raise BadRow(
@@ -159,4 +166,5 @@ def _trained(turn: dict[str, Any]) -> bool:
                 f'the field "{name}" of a turn must be 0, 1, true or false: '
                 'a turn is learnt whole or not at all.',
             )
-    return all(mark == MARKS[name] for name, mark in marks.items())
+    if any(mark != MARKS[name] for name, mark in marks.items()):
+        message['trained'] = False
