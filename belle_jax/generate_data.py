@@ -26,6 +26,7 @@ from absl import flags
 
 from belle_jax import cli
 from belle_jax.api import Breaker, Budget, Client, Limits, Retries, price
+from belle_jax.paths import distinct
 from belle_jax.progress import Progress
 from belle_jax.synthesis import dedupe, kinds, layouts, run
 from belle_jax.synthesis.harvest import Files
@@ -107,6 +108,8 @@ SETTINGS = (
     'seed language num_prompt_instructions tasks_per_request prompt_file evolve apart '
     'longest_answer api model_name max_tokens temperature top_p'
 ).split()
+# Flags whose values are files to read.
+FILES = 'seeds rows prompt_file categories characters tokens'.split()
 
 # BELLE's names.
 flags.DEFINE_alias('seed_tasks_path', 'seeds')
@@ -144,6 +147,7 @@ def generate() -> int:
             f'{files.output} is there already, and no journal {files.journal} that it was made '
             'from: it would be lost. Give another --output, or --overwrite.'
         )
+    distinct({f'--{name}': FLAGS[name].value for name in FILES}, files.written)
     settings = _settings()
     kind = kinds.make(KIND.value, settings)
     finite = kind.requests is not None and not FLAGS['count'].present

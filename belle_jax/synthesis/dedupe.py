@@ -14,6 +14,7 @@ from typing import Any
 
 from belle_jax.data.records import BadRow, layout, parse
 from belle_jax.data.row_file import RowFile, new_row_file
+from belle_jax.paths import distinct
 from belle_jax.progress import Progress
 from belle_jax.texts.minhash import RECALL, MinHashIndex, plan
 from belle_jax.texts.rouge import Tokens
@@ -105,7 +106,8 @@ def run(
     """
     removed = removed or pathlib.Path(output).with_suffix('.removed.jsonl')
     account = DedupeAccount(output=str(output), removed=str(removed))
-    _check(paths, (output, removed), threshold, compare, on_bad_row)
+    _check(paths, threshold, compare, on_bad_row)
+    distinct({'--rows': paths}, {'--output': [output, removed]})
     kept = _Kept(tokens, threshold, exact, account)
     progress = Progress('Deduplicating', 'rows')
     # Opened before anything is read: a name that is wrong is told at once.
@@ -213,11 +215,7 @@ def compared(row: Any, compare: str = 'instruction') -> str:
 
 
 def _check(
-    paths: Sequence[str | pathlib.Path],
-    outputs: tuple[str | pathlib.Path, str | pathlib.Path],
-    threshold: float,
-    compare: str,
-    on_bad_row: str,
+    paths: Sequence[str | pathlib.Path], threshold: float, compare: str, on_bad_row: str
 ) -> None:
     if not paths:
         raise ValueError('there are no files to read: name one or more.')
@@ -231,8 +229,3 @@ def _check(
     for name, value, known in choices:
         if value not in known:
             raise ValueError(f'{name}={value!r} is unknown: choose {", ".join(known)}.')
-    taken = {pathlib.Path(path).resolve() for path in paths}
-    for path in map(pathlib.Path, outputs):
-        if path.resolve() in taken:
-            raise ValueError(f'{path} is read and written: give another name for the output.')
-        taken.add(path.resolve())

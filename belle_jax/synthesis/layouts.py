@@ -13,6 +13,7 @@ from typing import Any
 from belle_jax.data.fields import MARKS
 from belle_jax.data.records import ROLES, TURNS, BadRow, Message, layout, parse
 from belle_jax.data.row_file import RowFile, new_row_file
+from belle_jax.paths import distinct
 from belle_jax.texts.filters import Row
 
 LAYOUTS = {  # and each as `records.layout` calls it
@@ -111,9 +112,8 @@ def convert(
     if on_bad_row not in ('error', 'skip'):
         raise ValueError(f"on_bad_row={on_bad_row!r} is unknown: set it to 'error' or 'skip'.")
     source, target = pathlib.Path(source), pathlib.Path(target)
+    distinct({'--rows': source}, {'--output': target})
     rows = RowFile(source)
-    if target.exists() and target.samefile(source):
-        raise ValueError(f'{target} is the source itself: give another name.')
     account = ConversionAccount(f'{source}: {rows.container}', f'{target}: {to}')
     strict = on_bad_row == 'error'
     with new_row_file(target, container, overwrite) as write:

@@ -155,3 +155,42 @@ def test_other_words_than_the_actions_are_refused(tmp_path):
         in errors
     )
     assert KEY not in errors and not list(tmp_path.iterdir()) and ROOT.is_dir()
+
+
+def test_no_file_of_a_command_is_written_over(tmp_path):
+    rows = tmp_path / 'a.json'
+    texts = {rows: '[{"instruction": "说说春天。", "input": "", "output": "春暖花开。"}]\n'}
+    texts |= {tmp_path / name: texts[rows] for name in ('b.jsonl', 'b.removed.jsonl', 'j-wal')}
+    texts |= {tmp_path / 'b.report.html': '改写：{operator}{instruction}'}
+    for path, text in texts.items():
+        path.write_text(text, 'utf-8')
+    (tmp_path / 'link.json').symlink_to(rows)
+    new, old = f'--output={tmp_path}/new.json', f'--output={rows}'
+    evol = ['--kind=evol', f'--rows={rows}', '--overwrite']
+    journal = f'--journal={tmp_path}'
+    for flags, one, other in (
+        ([*evol, old], '--output', '--rows'),
+        ([*evol, f'--output={tmp_path}/./link.json'], '--output', '--rows'),
+        ([new, f'{journal}/new.json'], '--journal', '--output'),
+        ([new, f'{journal}/new.report.html'], '--journal', '--output'),
+        ([new, f'{journal}/new.rejected.jsonl'], '--journal', '--output'),
+        ([new, f'{journal}/a.json', f'--seeds={rows}'], '--journal', '--seeds'),
+        ([new, f'{journal}/j', '--kind=label', f'--rows={tmp_path}/j-wal'], '--journal', '--rows'),
+        (
+            [*evol, f'--output={tmp_path}/b.json', f'--prompt_file={tmp_path}/b.report.html'],
+            '--output',
+            '--prompt_file',
+        ),
+        (['dedupe', f'--rows={rows}', old, '--overwrite'], '--output', '--rows'),
+        (
+            ['dedupe', f'--rows={tmp_path}/b.removed.jsonl', f'--output={tmp_path}/b.json']
+            + ['--overwrite'],
+            '--output',
+            '--rows',
+        ),
+        (['convert', f'--rows={rows}', old, '--overwrite'], '--output', '--rows'),
+    ):
+        errors = sentence(start(*flags, key=None))
+        assert f'(of {one}) is what {other} ' in errors, errors
+        assert {path: path.read_text('utf-8') for path in texts} == texts
+    assert len(list(tmp_path.iterdir())) == len(texts) + 1

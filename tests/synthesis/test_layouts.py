@@ -288,7 +288,7 @@ def test_a_target_is_whole_or_untouched(tmp_path, monkeypatch):
     whole = target.read_bytes()
     with pytest.raises(ValueError, match=r'b\.jsonl is there already'):
         convert(path, target, 'belle')
-    with pytest.raises(ValueError, match='is the source itself'):
+    with pytest.raises(ValueError, match='is what --rows reads'):
         convert(path, path, 'belle', overwrite=True)
     path.write_text(path.read_text('utf-8') + '\n{', 'utf-8')
     with pytest.raises(ValueError, match=':2: broken JSON'):
