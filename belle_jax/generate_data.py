@@ -26,13 +26,16 @@ from absl import flags
 
 from belle_jax import cli
 from belle_jax.api import Breaker, Budget, Client, Limits, Retries, price
+from belle_jax.flag_readers import require_read, table
 from belle_jax.paths import distinct
 from belle_jax.progress import Progress
 from belle_jax.synthesis import dedupe, kinds, layouts, run
+from belle_jax.synthesis.flag_table import BESIDE_NO_SIMILARITY, BESIDE_REBUILD, READ_BY
 from belle_jax.synthesis.harvest import Files
 from belle_jax.synthesis.settings import (
     CHOICES,
     MODELS,
+    OWN_ENGLISH_SEEDS,
     OWN_SEEDS,
     Settings,
     read_categories,
@@ -46,7 +49,7 @@ from belle_jax.texts.rouge import Tokens
 from belle_jax.texts.similarity import MEASURES, Similarity
 
 FLAGS = flags.FLAGS
-SEEDS = flags.DEFINE_string('seeds', '', 'Seed tasks; by default 175 Chinese ones of our own.')
+SEEDS = flags.DEFINE_string('seeds', '', 'Seed tasks; by default our own, in the language.')
 OUTPUT = flags.DEFINE_string('output', '', 'Rows: a JSON array, or JSON lines if it ends .jsonl.')
 COUNT = flags.DEFINE_integer('count', 100, 'Rows that are enough.', lower_bound=1)
 KIND = flags.DEFINE_enum('kind', 'self_instruct', list(kinds.KINDS), 'What is made.')
@@ -132,6 +135,7 @@ def main(action: str = 'generate', *more: str) -> int:
         raise ValueError(
             f'{wrong!r} is not an action: generate (which may be left out), dedupe and convert are.'
         )
+    _require_read('generate' if actions[action] is generate else action)
     # The end of a machine's time is told as Ctrl-C is: what was paid for is journaled and written.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     return actions[action]()
@@ -212,6 +216,17 @@ def deduplicate() -> int:
     return 0
 
 
+def _require_read(action: str) -> None:
+    making = action == 'generate'
+    idle = {
+        '--rebuild': BESIDE_REBUILD if making and REBUILD.value else '',
+        '--similarity=none': BESIDE_NO_SIMILARITY if making and SIMILARITY.value == 'none' else '',
+        '--tokens': 'language' if action == 'dedupe' and TOKENS.value else '',
+    }
+    chosen = (KIND.value, action) if making else (action,)
+    require_read(table(READ_BY), *chosen, unread_beside=idle)
+
+
 def _output(default: str = '') -> Path:
     if OUTPUT.value and OUTPUT_DIR.value:
         raise ValueError('--output and --output_dir both say where the rows go: give one of them.')
@@ -228,15 +243,10 @@ def _rows_files(one: bool = False) -> list[str]:
 
 
 def _settings() -> Settings:
-    shots = SHOTS.value
-    if LANGUAGE.value == 'en' and KIND.value == 'self_instruct' and not SEEDS.value:
-        raise ValueError(
-            '--language=en shows English seed tasks, and our own are Chinese: name a file of '
-            'English ones with --seeds.'
-        )
+    own_seeds = OWN_SEEDS if LANGUAGE.value == 'zh' else OWN_ENGLISH_SEEDS
     named: dict[str, Any] = {name: FLAGS[name].value for name in SETTINGS}
     return Settings(
-        seeds=read_seeds(SEEDS.value or OWN_SEEDS, shots),
+        seeds=read_seeds(SEEDS.value or own_seeds, SHOTS.value),
         rows=read_rows(ROWS.value),
         categories=read_categories(CATEGORIES.value) if CATEGORIES.value else (),
         characters=read_objects(CHARACTERS.value) if CHARACTERS.value else (),

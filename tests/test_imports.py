@@ -28,7 +28,7 @@ FLOORS = (
     'quantization',
     'training',
     'judging synthesis serving',
-    'cli',
+    'cli flag_readers',
     'train sample serve evaluate generate_data plan quickstart convert configs',
     'public __init__',
 )

@@ -199,9 +199,10 @@ def test_english_seeds_make_english_rows(shared, tmp_path):
 def test_labels_of_a_truthful_server_are_the_classes_of_belles_evaluation_set(shared, tmp_path):
     asked = shared / 'data/belle/eval_set.json'
     given = read(asked)
-    flags = ['--kind=label', f'--rows={asked}', *CHAT, '--concurrency=64']
+    flags = ['--kind=label', f'--rows={asked}', *CHAT]
     with serving(content=real_replies.true_label(asked)) as server:
-        run(f'--output={tmp_path}/rows.json', f'--base_url={server.url}', *flags)
+        asking = ['--concurrency=64', f'--base_url={server.url}']
+        run(f'--output={tmp_path}/rows.json', *asking, *flags)
     rows = read(tmp_path / 'rows.json')
     assert [row | {'category': ''} for row in rows] == [row | {'category': ''} for row in given]
     # One class, closed qa, is written with a no-break space.
@@ -272,7 +273,7 @@ def test_an_interrupted_run_writes_its_rows_and_goes_on_later(tmp_path, number):
     assert 0 < len(json.loads(before)) < 300
 
     if number == signal.SIGINT:
-        run(f'--output={output}', *flags(server.url), '--rebuild', key=None)
+        run(f'--output={output}', '--count=300', *CHAT, '--rebuild', key=None)
         assert output.read_bytes() == before
     else:
         with serving() as server:

@@ -47,10 +47,10 @@ def test_a_mistake_is_told_in_a_sentence_before_anything_is_asked(tmp_path):
         ],
         'broken.jsonl:2: broken JSON': [f'--seeds={broken}'],
         'alone.jsonl holds one seed task alone': [f'--seeds={alone}'],
-        'name a file of English ones with --seeds': ['--language=en'],
+        '--turns does nothing with math': ['--kind=math', '--turns=2,3'],
         'there.json cannot be made (file exists): write elsewhere': [f'--output={there}/rows.json'],
         'there.json is there already, and no journal': [f'--output={there}'],
-        'rows.journal.sqlite is not there: --rebuild makes rows again': ['--rebuild'],
+        '--base_url does nothing beside --rebuild': ['--rebuild'],
         "no filter 'no such' to switch off: this kind has needs a medium": ['--without=no such'],
         'a budget of 2 USD needs to know what the model costs': ['--budget_usd=2'],
         'silent.json:2: no question is found in the fields title': [
@@ -66,6 +66,8 @@ def test_a_mistake_is_told_in_a_sentence_before_anything_is_asked(tmp_path):
         for said, process in runs:
             errors = sentence(process)
             assert said in errors, errors
+    errors = sentence(start(f'--output={tmp_path}/new.json', *CHAT, '--rebuild', key=None))
+    assert 'new.journal.sqlite is not there: --rebuild makes rows again' in errors
     names = {'broken.jsonl', 'alone.jsonl', 'silent.json', 'there.json'}
     assert {path.name for path in tmp_path.iterdir()} - names <= {'rows.journal.sqlite'}
     assert there.read_text() == '[]\n'
