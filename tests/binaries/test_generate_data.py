@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import api_replies
+import english_replies
 import kind_replies
 import real_replies
 import training_runs
@@ -194,6 +195,25 @@ def test_english_seeds_make_english_rows(shared, tmp_path):
         assert '1. Instruction: ' in body['prompt'] and body['prompt'].endswith('4. Instruction:')
         shown = [text for text in known if text.rstrip(':') in body['prompt']]
         assert len(shown) >= 3
+
+
+@pytest.mark.parametrize('kind', kinds.KINDS)
+def test_each_kind_makes_english_rows_with_language_alone(tmp_path, kind):
+    rows, output = tmp_path / 'old.jsonl', tmp_path / 'rows.jsonl'
+    old = [
+        {'id': str(n), 'instruction': f'Name tea {n}.', 'output': f'Tea {n}.'} for n in range(60)
+    ]
+    rows.write_text('\n'.join(map(json.dumps, old)), 'utf-8')
+    more = [f'--rows={rows}'] if kind in ('evol', 'label') else []
+    with serving(content=getattr(english_replies, kind), keep_bodies=True) as server:
+        flags = [f'--output={output}', f'--base_url={server.url}', '--count=40', *CHAT]
+        run(f'--kind={kind}', '--language=en', *more, *flags)
+    made = read(output)
+    assert len(made) == 40 and len(list(RecordReader(str(output)))) == 40
+    asked = [body['messages'][0]['content'] for body in server.bodies]
+    if kind in ('self_instruct', 'multiturn'):  # a seed may ask for a translation
+        asked = [text for text in asked if 'Chinese' not in text]
+    assert not re.search('[\u4e00-\u9fff]', ''.join([*asked, output.read_text('utf-8')]))
 
 
 def test_labels_of_a_truthful_server_are_the_classes_of_belles_evaluation_set(shared, tmp_path):

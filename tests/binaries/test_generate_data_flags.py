@@ -63,7 +63,7 @@ def test_each_flag_is_read_by_each_action_and_kind_or_refused() -> None:
     }  # fmt: skip
     for key, sentence in said.items():
         given, reader, beside = key.split(' ')
-        name = aliases.get(given, given)
+        name = str(aliases.get(given, given))
         making = reader in KINDS
         heeded = reader in read_by[name] or (making and 'generate' in read_by[name])
         idle = {

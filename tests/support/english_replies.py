@@ -68,10 +68,9 @@ def math(body: dict, chance: random.Random) -> tuple[str, str]:
         left, wrong = boxes * each - gone, 10 * (chance.random() < 0.05)
         heading = f'**Problem {number}:**' if chance.random() < 0.3 else 'Problem:'
         problems.append(
-            f'{heading} {chance.choice(PEOPLE)} stores {boxes} boxes of {each} {thing} at the '
-            f'{chance.choice(PLACES)} and sells {gone} of them on '
-            f'{chance.choice(("Monday", "Friday"))}. {chance.choice(REMARKS)} How many {thing} '
-            f'are left?\nSolution:\nAltogether: {boxes}×{each}={boxes * each + wrong} ({thing})\n'
+            f'{heading} {_remarks(chance, 2)} {_subject(chance)} There are {boxes} boxes with '
+            f'{each} {thing} each; {gone} go. How many {thing} stay?\nSolution:\n'
+            f'Altogether: {boxes}×{each}={boxes * each + wrong} ({thing})\n'
             f'Left: {boxes * each}-{gone}={left} ({thing})\nThat is fewer than before.\n'
             f'Answer: {left} {thing}\n'
         )
