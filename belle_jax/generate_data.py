@@ -103,7 +103,9 @@ TOKENS = flags.DEFINE_string(
 NEIGHBOURS = flags.DEFINE_boolean('neighbours', True, "Rows tell their ten nearest, as BELLE's.")
 WITHOUT = flags.DEFINE_list('without', [], 'Filters to leave out, by name.')
 LAYOUT = flags.DEFINE_enum('layout', 'messages', list(layouts.LAYOUTS), 'For convert.')
-COMPARE = flags.DEFINE_enum('compare', 'instruction', list(dedupe.COMPARE), 'For dedupe.')
+COMPARE = flags.DEFINE_enum(
+    'compare', 'question', list(dedupe.COMPARE), 'For dedupe: all that is asked, or less, or more.'
+)
 ON_BAD_ROW = flags.DEFINE_enum('on_bad_row', 'error', ['error', 'skip'], 'For convert and dedupe.')
 
 # Fields of Settings that have a flag of their name, and take its value as it is.
