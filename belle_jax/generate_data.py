@@ -103,6 +103,11 @@ TOKENS = flags.DEFINE_string(
 NEIGHBOURS = flags.DEFINE_boolean('neighbours', True, "Rows tell their ten nearest, as BELLE's.")
 WITHOUT = flags.DEFINE_list('without', [], 'Filters to leave out, by name.')
 LAYOUT = flags.DEFINE_enum('layout', 'messages', list(layouts.LAYOUTS), 'For convert.')
+SEPARATOR = flags.DEFINE_string(
+    'separator',
+    'line',
+    'For convert, between instruction and input: line, belle (nothing) or a text.',
+)
 COMPARE = flags.DEFINE_enum(
     'compare', 'question', list(dedupe.COMPARE), 'For dedupe: all that is asked, or less, or more.'
 )
@@ -194,6 +199,7 @@ def convert() -> int:
         _rows_files(one=True)[0],
         _output(),
         LAYOUT.value,
+        separator=SEPARATOR.value,
         on_bad_row=ON_BAD_ROW.value,
         overwrite=OVERWRITE.value,
         progress=progress.show,

@@ -10,7 +10,7 @@ READ_BY = {  # `generate`: all kinds
     'rows': 'evol label dedupe convert',
     'on_bad_row': 'dedupe convert',
     'compare': 'dedupe',
-    'layout': 'convert',
+    'layout separator': 'convert',
     'language': 'generate dedupe',
     'kind count journal rebuild prompt_file give_up_after': 'generate',
     'api model_name max_tokens temperature top_p': 'generate',

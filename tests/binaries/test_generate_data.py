@@ -377,4 +377,6 @@ def test_files_are_deduplicated_and_converted(shared, tmp_path):
     assert len(records) == len(kept)
     for row, record in zip(kept, records):
         question, answer = (message['content'] for message in record.messages[-2:])
-        assert answer == row['output'] and question == row['instruction'] + (row['input'] or '')
+        first, given = row['instruction'], row['input'] or ''
+        there = not given or f'{first[-1]}{given[0]}'.strip() != f'{first[-1]}{given[0]}'
+        assert answer == row['output'] and question == first + '\n' * (not there) + given
