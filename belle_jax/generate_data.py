@@ -30,12 +30,16 @@ from absl import flags
 
 from belle_jax import cli
 from belle_jax.api import Breaker, Budget, Client, Limits, Retries, price
+from belle_jax.flag_readers import require_read, table
+from belle_jax.paths import distinct
 from belle_jax.progress import Progress
 from belle_jax.synthesis import dedupe, kinds, layouts, review, run
+from belle_jax.synthesis.flag_table import BESIDE_NO_SIMILARITY, BESIDE_REBUILD, READ_BY
 from belle_jax.synthesis.harvest import Files
 from belle_jax.synthesis.settings import (
     CHOICES,
     MODELS,
+    OWN_ENGLISH_SEEDS,
     OWN_SEEDS,
     Settings,
     read_categories,
@@ -49,7 +53,7 @@ from belle_jax.texts.rouge import Tokens
 from belle_jax.texts.similarity import MEASURES, Similarity
 
 FLAGS = flags.FLAGS
-SEEDS = flags.DEFINE_string('seeds', '', 'Seed tasks; by default 175 Chinese ones of our own.')
+SEEDS = flags.DEFINE_string('seeds', '', 'Seed tasks; by default our own, in the language.')
 OUTPUT = flags.DEFINE_string('output', '', 'Rows: a JSON array, or JSON lines if it ends .jsonl.')
 COUNT = flags.DEFINE_integer('count', 100, 'Rows that are enough.', lower_bound=1)
 KIND = flags.DEFINE_enum('kind', 'self_instruct', list(kinds.KINDS), 'What is made.')
@@ -109,7 +113,14 @@ TOKENS = flags.DEFINE_string(
 NEIGHBOURS = flags.DEFINE_boolean('neighbours', True, "Rows tell their ten nearest, as BELLE's.")
 WITHOUT = flags.DEFINE_list('without', [], 'Filters to leave out, by name.')
 LAYOUT = flags.DEFINE_enum('layout', 'messages', list(layouts.LAYOUTS), 'For convert.')
-COMPARE = flags.DEFINE_enum('compare', 'instruction', list(dedupe.COMPARE), 'For dedupe.')
+SEPARATOR = flags.DEFINE_string(
+    'separator',
+    'line',
+    'For convert, between instruction and input: line, belle (nothing) or a text.',
+)
+COMPARE = flags.DEFINE_enum(
+    'compare', 'question', list(dedupe.COMPARE), 'For dedupe: all that is asked, or less, or more.'
+)
 ON_BAD_ROW = flags.DEFINE_enum('on_bad_row', 'error', ['error', 'skip'], 'For convert and dedupe.')
 HOST = flags.DEFINE_string('host', '127.0.0.1', 'Of the page of review: who may reach it.')
 PORT = flags.DEFINE_integer('port', 0, 'Likewise; 0: one that is free.')
@@ -120,6 +131,8 @@ SETTINGS = (
     'seed language num_prompt_instructions tasks_per_request prompt_file evolve apart '
     'longest_answer api model_name max_tokens temperature top_p'
 ).split()
+# Flags whose values are files to read.
+FILES = 'seeds rows prompt_file categories characters tokens'.split()
 
 # BELLE's names.
 flags.DEFINE_alias('seed_tasks_path', 'seeds')
@@ -144,6 +157,7 @@ def main(action: str = 'generate', *more: str) -> int:
             f'{wrong!r} is not an action: generate (which may be left out), dedupe, convert and '
             'review are.'
         )
+    _require_read('generate' if actions[action] is generate else action)
     # The end of a machine's time is told as Ctrl-C is: what was paid for is journaled and written.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     return actions[action]()
@@ -159,6 +173,7 @@ def generate() -> int:
             f'{files.output} is there already, and no journal {files.journal} that it was made '
             'from: it would be lost. Give another --output, or --overwrite.'
         )
+    distinct({f'--{name}': FLAGS[name].value for name in FILES}, files.written)
     settings = _settings()
     kind = kinds.make(KIND.value, settings)
     finite = kind.requests is not None and not FLAGS['count'].present
@@ -202,6 +217,7 @@ def convert() -> int:
         _rows_files(one=True)[0],
         _output(),
         LAYOUT.value,
+        separator=SEPARATOR.value,
         on_bad_row=ON_BAD_ROW.value,
         overwrite=OVERWRITE.value,
         progress=progress.show,
@@ -236,6 +252,17 @@ def look() -> int:
     return 0
 
 
+def _require_read(action: str) -> None:
+    making = action == 'generate'
+    idle = {
+        '--rebuild': BESIDE_REBUILD if making and REBUILD.value else '',
+        '--similarity=none': BESIDE_NO_SIMILARITY if making and SIMILARITY.value == 'none' else '',
+        '--tokens': 'language' if action == 'dedupe' and TOKENS.value else '',
+    }
+    chosen = (KIND.value, action) if making else (action,)
+    require_read(table(READ_BY), *chosen, unread_beside=idle)
+
+
 def _output(default: str = '') -> Path:
     if OUTPUT.value and OUTPUT_DIR.value:
         raise ValueError('--output and --output_dir both say where the rows go: give one of them.')
@@ -252,15 +279,10 @@ def _rows_files(one: bool = False) -> list[str]:
 
 
 def _settings() -> Settings:
-    shots = SHOTS.value
-    if LANGUAGE.value == 'en' and KIND.value == 'self_instruct' and not SEEDS.value:
-        raise ValueError(
-            '--language=en shows English seed tasks, and our own are Chinese: name a file of '
-            'English ones with --seeds.'
-        )
+    own_seeds = OWN_SEEDS if LANGUAGE.value == 'zh' else OWN_ENGLISH_SEEDS
     named: dict[str, Any] = {name: FLAGS[name].value for name in SETTINGS}
     return Settings(
-        seeds=read_seeds(SEEDS.value or OWN_SEEDS, shots),
+        seeds=read_seeds(SEEDS.value or own_seeds, SHOTS.value),
         rows=read_rows(ROWS.value),
         categories=read_categories(CATEGORIES.value) if CATEGORIES.value else (),
         characters=read_objects(CHARACTERS.value) if CHARACTERS.value else (),

@@ -150,9 +150,13 @@ def main() -> None:
     settings = settings_by_length(chosen)
     from belle_jax.data import templates
     from belle_jax.decoding import assistant, prompt_file, terminal
+    from belle_jax.paths import distinct
 
     if (name := chosen.get('template')) and name not in templates.NAMES:
         raise ValueError(f'--template={name} is not known: {", ".join(templates.NAMES)} are.')
+    if OUTPUT.value:
+        beside = f'{OUTPUT.value}{prompt_file.SETTINGS}'
+        distinct({'--prompts': PROMPTS.value}, {'--output': [OUTPUT.value, beside]})
     rows = prompt_file.read_prompts(PROMPTS.value) if PROMPTS.value else []
     model = str(MODEL.value)
     voice = assistant.voice(model, chosen.get('template', ''), SYSTEM.value)

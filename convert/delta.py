@@ -12,6 +12,7 @@ from absl import flags
 
 from belle_jax import cli
 from belle_jax.diffs import delta
+from belle_jax.flag_readers import require_read, table
 from belle_jax.weights import shards
 
 BASE = flags.DEFINE_string('base', None, 'Hugging Face directory or hub name of the base.')
@@ -26,6 +27,7 @@ THREADS = flags.DEFINE_integer('threads', 0, '0: one a processor.', lower_bound=
 
 def main(action: str) -> object:
     """Makes or applies, and returns the directory."""
+    require_read(table({'tuned level': 'make', 'delta format': 'apply'}), action)
     needed = TUNED if action == 'make' else DELTA
     if not needed.value:
         raise ValueError(f'{action} needs --{needed.name}=DIR.')

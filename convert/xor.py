@@ -15,6 +15,7 @@ from absl import flags
 
 from belle_jax import cli
 from belle_jax.diffs import xor
+from belle_jax.flag_readers import require_read
 
 SOURCE = flags.DEFINE_string('source', None, 'File, or directory of files.')
 KEY = flags.DEFINE_string('key', '', "File to XOR with: the original's consolidated.00.pth.")
@@ -31,9 +32,8 @@ CHECK_KIND = flags.DEFINE_boolean(
 def main(action: str) -> object:
     """Does it, and returns the manifest, or what verify says."""
     source, key, target, md5 = str(SOURCE.value), KEY.value, TARGET.value, MD5.value
+    require_read({'target': ['encrypt', 'decrypt'], 'check_kind': ['decrypt', 'verify']}, action)
     if action == 'verify':
-        if target:
-            raise ValueError(f'--target={target}: verify writes nothing; give only --source.')
         return xor.verify(source, key, md5, THREADS.value, CHECK_KIND.value)
     for name, value in (('key', key), ('target', target)):
         if not value:

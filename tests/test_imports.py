@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # From the foundations up. A room imports what stands before its own line, and of its own line what
 # does not lead back to it.
 FLOORS = (
-    'files progress',
+    'files paths progress',
     'architecture',
     'families',
     'config',
@@ -28,7 +28,7 @@ FLOORS = (
     'quantization',
     'training',
     'judging synthesis serving',
-    'cli',
+    'cli flag_readers',
     'train sample serve evaluate generate_data plan quickstart convert configs',
     'public __init__',
 )

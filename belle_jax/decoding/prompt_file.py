@@ -18,6 +18,9 @@ from belle_jax.progress import Progress
 WINDOW = 16
 """Batches that are sorted by length together: answers wait for at most that many to be written."""
 
+SETTINGS = '.settings.json'
+"""Ending of the file beside an output that says whose answers they are."""
+
 ROLES = ('system', 'user', 'assistant')
 
 
@@ -102,7 +105,7 @@ class Output:
         self.done = 0
         text = json.dumps([[r.id, r.input] for r in rows], ensure_ascii=False)
         run = run | {'input': hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()}
-        settings = self.path.with_name(self.path.name + '.settings.json')
+        settings = self.path.with_name(self.path.name + SETTINGS)
         if self.path.exists() and self.path.stat().st_size:
             self._check(settings, json.loads(json.dumps(run)))
             self._resume()

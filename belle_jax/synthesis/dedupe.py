@@ -3,10 +3,16 @@
 Rows come from files of any layout, in order, and leave unchanged. They are read, compared and
 written block by block; in memory stay the compared texts of the kept rows and their index, which is
 exact until there are many, and MinHash then.
+
+What is compared is what a model would be asked: an instruction with its input, all questions of a
+conversation, without answers and system message. Two rows are alike if the whole is, and if they
+have equally many parts (instruction, input, each further question), each part is too: a long
+instruction does not hide that the inputs differ, nor a long input that the instructions do.
 """
 
 import collections
 import dataclasses
+import functools
 import itertools
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -14,12 +20,14 @@ from typing import Any
 
 from belle_jax.data.records import BadRow, layout, parse
 from belle_jax.data.row_file import RowFile, new_row_file
+from belle_jax.paths import distinct
 from belle_jax.progress import Progress
 from belle_jax.texts.minhash import RECALL, MinHashIndex, plan
+from belle_jax.texts.parts import Parts
 from belle_jax.texts.rouge import Tokens
 from belle_jax.texts.similarity import Index
 
-COMPARE = ('instruction', 'question', 'row')
+COMPARE = ('question', 'instruction', 'row')
 BLOCK = 1024  # rows that are read, compared and written at once
 # Kept rows up to which everything is compared exactly, which takes half a minute. The index' lists
 # grow with the pool, so the tenth hundred thousand would take ten minutes.
@@ -36,6 +44,8 @@ class DedupeAccount:
         kept: Rows written to the output.
         same: Rows removed whose compared text is that of a kept row.
         near: Rows removed whose score with a kept row reached the threshold.
+        asked_else: Removed rows that ask for more than the compared instruction, and something else
+            there than the kept row: another input, other questions after the first.
         empty: Kept rows without a token to compare.
         skipped: Rows that could not be used, by reason; in neither file.
         exact_until: Kept rows after which hashing found the candidates; None: it was never needed.
@@ -49,6 +59,7 @@ class DedupeAccount:
     kept: int = 0
     same: int = 0
     near: int = 0
+    asked_else: int = 0
     empty: int = 0
     skipped: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     exact_until: int | None = None
@@ -60,6 +71,11 @@ class DedupeAccount:
     def __str__(self) -> str:
         gone = f'{self.same:,} the same and {self.near:,} nearly the same as an earlier one'
         lines = [f'{self.read:,} rows read: {self.kept:,} kept, {gone}.']
+        if self.asked_else:
+            lines.append(
+                f'{self.asked_else:,} of the removed had another input, or other questions after '
+                'the first: --compare=question compares these too.'
+            )
         if self.skipped:
             reasons = ', '.join(f'{reason} ({n:,})' for reason, n in self.skipped.most_common())
             lines.append(f'Skipped: {reasons}.')
@@ -77,7 +93,7 @@ def run(
     output: str | pathlib.Path,
     threshold: float = 0.7,
     tokens: Tokens = 'characters',
-    compare: str = 'instruction',
+    compare: str = 'question',
     removed: str | pathlib.Path = '',
     exact: int = EXACT,
     on_bad_row: str = 'error',
@@ -90,7 +106,8 @@ def run(
         output: The file of the kept rows, as they were; JSON lines if it ends so, else an array.
         threshold: A row goes if its ROUGE-L F1 with a kept row is at least this.
         tokens: What is compared: 'characters', 'words', or a function (see `encoder`).
-        compare: 'instruction' or first question alone; 'question': with its input; 'row': all.
+        compare: 'question': all that is asked; 'instruction', or first question, alone; 'row':
+            answers too.
         removed: The file of the removed rows: each with where it stood, the number (from 1) of the
             kept row that is nearest, that row's compared text, and the score. By default the
             output's name with `.removed.jsonl`.
@@ -105,8 +122,9 @@ def run(
     """
     removed = removed or pathlib.Path(output).with_suffix('.removed.jsonl')
     account = DedupeAccount(output=str(output), removed=str(removed))
-    _check(paths, (output, removed), threshold, compare, on_bad_row)
-    kept = _Kept(tokens, threshold, exact, account)
+    _check(paths, threshold, compare, on_bad_row)
+    distinct({'--rows': paths}, {'--output': [output, removed]})
+    kept = _Kept(tokens, threshold, exact, account, compare == 'question')
     progress = Progress('Deduplicating', 'rows')
     # Opened before anything is read: a name that is wrong is told at once.
     files = [RowFile(path) for path in paths]
@@ -114,13 +132,13 @@ def run(
     kept_rows = new_row_file(output, overwrite=overwrite)
     with kept_rows as keep, new_row_file(removed, 'lines', overwrite) as remove:
         while block := list(itertools.islice(rows, BLOCK)):
-            kept.prepare([text for _, text, _ in block])
-            for where, text, row in block:
-                if near := kept.near(text):
+            kept.prepare([text for _, text, _, _ in block])
+            for where, text, parts, row in block:
+                if near := kept.near(text, parts):
                     remove({'where': where, **near, 'row': row})
                 else:
                     keep(row)
-                    kept.add(text)
+                    kept.add(text, parts)
             progress.show(account.read, sum(file.done for file in files) / len(files))
         if not account.kept:
             raise ValueError(f'{", ".join(map(str, paths))}: no usable row: {account}')
@@ -133,11 +151,13 @@ class _Kept:
     """The compared texts of the kept rows, their index, and how many rows each of them removed."""
 
     def __init__(
-        self, tokens: Tokens, threshold: float, exact: int, account: DedupeAccount
+        self, tokens: Tokens, threshold: float, exact: int, account: DedupeAccount, by_parts: bool
     ) -> None:
         self._index, self._threshold = Index(tokens), threshold
         self._exact, self._account = exact, account
+        self._alike = Parts(tokens, threshold) if by_parts else None
         self._texts: list[str] = []
+        self._parts: list[tuple[str, ...]] = []
         self._removed: collections.Counter[int] = collections.Counter()
 
     def prepare(self, texts: list[str]) -> None:
@@ -148,22 +168,29 @@ class _Kept:
             account.exact_until, account.recall = len(index), index.bands.recall(self._threshold)
         index.prepare(texts)
 
-    def near(self, text: str) -> dict[str, Any]:
+    def near(self, text: str, parts: tuple[str, ...]) -> dict[str, Any]:
         """The kept row that removes a text, as the file of the removed rows names it, or {}."""
-        match = self._index.nearest(text, self._threshold)
+        alike = self._alike and functools.partial(self._alike.alike, parts)
+        match = self._index.nearest(text, self._threshold, alike)
         if match.index < 0:
             return {}
+        if not alike:
+            self._account.asked_else += parts[1:] != self._parts[match.index][1:]
         self._removed[match.index] += 1
         self._account.same += match.score == 1
         self._account.near += match.score < 1
         nearest, score = self._texts[match.index], round(match.score, 4)
         return {'kept': match.index + 1, 'nearest': nearest, 'score': score}
 
-    def add(self, text: str) -> None:
-        """Adds the text of a row that is kept."""
+    def add(self, text: str, parts: tuple[str, ...]) -> None:
+        """Adds the text of a row that is kept, and the parts of what it asks."""
         self._account.kept += 1
         self._account.empty += not self._index.size(self._index.add(text))
         self._texts.append(text)
+        if self._alike:
+            self._alike.add(parts)
+        else:
+            self._parts.append(parts)
 
     def groups(self) -> list[tuple[int, int, str]]:
         """The kept rows that removed most others, as the account names them."""
@@ -172,14 +199,14 @@ class _Kept:
 
 def _rows(
     files: list[RowFile], compare: str, strict: bool, account: DedupeAccount
-) -> Iterator[tuple[str, str, Any]]:
-    """The rows of several files, each with its place and the text that is compared."""
+) -> Iterator[tuple[str, str, tuple[str, ...], Any]]:
+    """The rows of several files, each with its place, and what is compared: see `compared`."""
     for where, row in itertools.chain.from_iterable(files):
         account.read += 1
         try:
             if isinstance(row, BadRow):
                 raise row
-            yield where, compared(row, compare), row
+            yield where, *compared(row, compare), row
         except BadRow as bad:
             if strict:
                 raise ValueError(
@@ -188,14 +215,14 @@ def _rows(
             account.skipped[bad.reason] += 1
 
 
-def compared(row: Any, compare: str = 'instruction') -> str:
-    """The text of a row that is compared.
+def compared(row: Any, compare: str = 'question') -> tuple[str, tuple[str, ...]]:
+    """What is compared of a row.
 
     Args:
         row: A row of any layout, BELLE's seed tasks included.
-        compare: 'instruction' (or the first question), 'question' (with its input), or 'row'.
+        compare: One of COMPARE.
     Returns:
-        The text.
+        The text, and the parts of what the row asks; they are not told apart for 'row'.
     Raises:
         BadRow: the row is of no known layout.
     """
@@ -204,20 +231,18 @@ def compared(row: Any, compare: str = 'instruction') -> str:
         row = {'instruction': row.get('instruction'), 'input': '', 'output': '', **instance}
     record, _ = parse(row, layout(row))
     if record.text is not None:
-        return record.text
+        return record.text, ()
     turns = [message for message in record.messages if message['role'] != 'system']
     if compare != 'row':
-        turns = turns[:1]
-    fields = ('content',) if compare == 'instruction' else ('content', 'input')
-    return '\n'.join(turn[field] for turn in turns for field in fields if turn.get(field))
+        turns = [turn for turn in turns if turn['role'] == 'user']
+    fields = ('content', 'input')
+    parts = tuple(turn[field] for turn in turns for field in fields if turn.get(field))
+    text = '\n'.join(parts[:1] if compare == 'instruction' else parts)
+    return text, () if compare == 'row' else parts
 
 
 def _check(
-    paths: Sequence[str | pathlib.Path],
-    outputs: tuple[str | pathlib.Path, str | pathlib.Path],
-    threshold: float,
-    compare: str,
-    on_bad_row: str,
+    paths: Sequence[str | pathlib.Path], threshold: float, compare: str, on_bad_row: str
 ) -> None:
     if not paths:
         raise ValueError('there are no files to read: name one or more.')
@@ -231,8 +256,3 @@ def _check(
     for name, value, known in choices:
         if value not in known:
             raise ValueError(f'{name}={value!r} is unknown: choose {", ".join(known)}.')
-    taken = {pathlib.Path(path).resolve() for path in paths}
-    for path in map(pathlib.Path, outputs):
-        if path.resolve() in taken:
-            raise ValueError(f'{path} is read and written: give another name for the output.')
-        taken.add(path.resolve())

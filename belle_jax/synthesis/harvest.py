@@ -228,6 +228,12 @@ class Files:
         beside = [output.with_suffix(f'.{ending}') for ending in endings]
         return cls(output, journal or beside[0], *beside[1:])
 
+    @property
+    def written(self) -> dict[str, list[Path]]:
+        """What a run writes, by the flags that say where; SQLite has files beside its own."""
+        journal = [self.journal.with_name(self.journal.name + end) for end in ('', '-wal', '-shm')]
+        return {'--output': [self.output, self.rejected, self.report], '--journal': journal}
+
 
 @dataclass(frozen=True)
 class Result:

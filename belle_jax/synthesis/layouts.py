@@ -13,6 +13,7 @@ from typing import Any
 from belle_jax.data.fields import MARKS
 from belle_jax.data.records import ROLES, TURNS, BadRow, Message, layout, parse
 from belle_jax.data.row_file import RowFile, new_row_file
+from belle_jax.paths import distinct
 from belle_jax.texts.filters import Row
 
 LAYOUTS = {  # and each as `records.layout` calls it
@@ -34,6 +35,9 @@ SPEAKERS = {
     'sharegpt': {'system': 'system', 'user': 'human', 'assistant': 'gpt'},
     'messages': {'system': 'system', 'user': 'user', 'assistant': 'assistant'},
 }
+# What stands between instruction and input where a layout has one field for both, by name. BELLE's
+# own converter writes nothing there, which in English joins two words.
+SEPARATORS = {'line': '\n', 'belle': ''}
 NO_ANSWER = 'last question without an answer'
 # Fields that some layout reads: as a field of another layout's row they would change its meaning.
 MEANT = frozenset(
@@ -80,7 +84,7 @@ def convert(
     to: str,
     *,
     container: str = '',
-    separator: str = '',
+    separator: str = 'line',
     on_bad_row: str = 'error',
     overwrite: bool = False,
     progress: Callable[[int, float], None] | None = None,
@@ -95,8 +99,8 @@ def convert(
         target: The file to write; it appears under its name when it is complete.
         to: The layout, of LAYOUTS.
         container: 'array' or 'lines'; '' for what the target's ending says (.jsonl: lines).
-        separator: Between instruction and input where the layout has one field for both; BELLE's
-            own converter writes nothing there.
+        separator: Between instruction and input where the layout has one field for both: a name of
+            SEPARATORS, or any text. White space is not doubled.
         on_bad_row: 'error' or 'skip' for rows that cannot be read.
         overwrite: Whether a target that is there may be replaced.
         progress: Called with the number of rows and the fraction done.
@@ -111,9 +115,9 @@ def convert(
     if on_bad_row not in ('error', 'skip'):
         raise ValueError(f"on_bad_row={on_bad_row!r} is unknown: set it to 'error' or 'skip'.")
     source, target = pathlib.Path(source), pathlib.Path(target)
+    distinct({'--rows': source}, {'--output': target})
     rows = RowFile(source)
-    if target.exists() and target.samefile(source):
-        raise ValueError(f'{target} is the source itself: give another name.')
+    separator = SEPARATORS.get(separator, separator)
     account = ConversionAccount(f'{source}: {rows.container}', f'{target}: {to}')
     strict = on_bad_row == 'error'
     with new_row_file(target, container, overwrite) as write:
@@ -216,12 +220,11 @@ def _written(messages: list[Message], to: str, separator: str) -> tuple[Row, lis
         changed.append(f'{NO_ANSWER} left out')
     if to != 'alpaca' and any(message.get('input') for message in messages):
         messages = [
-            {'role': m['role'], 'content': f'{m["content"]}{separator}{m["input"]}'}
-            if m.get('input')
-            else m
+            {'role': m['role'], 'content': _joined(m, separator)} if m.get('input') else m
             for m in messages
         ]
-        changed.append('input joined to the instruction')
+        between = {'\n': 'a line feed', '': "nothing, as BELLE's"}.get(separator, repr(separator))
+        changed.append(f'input joined to the instruction by {between}')
     if to == 'belle_multiturn':
         # Labels stand between the turns, so that white space around them belongs to nobody.
         bare = [{**turn, 'content': turn['content'].strip()} for turn in messages[:-1]]
@@ -236,6 +239,12 @@ def _written(messages: list[Message], to: str, separator: str) -> tuple[Row, lis
     if again != messages:
         raise Unsayable(f'text that {to} would read otherwise')
     return fields, changed
+
+
+def _joined(turn: Message, separator: str) -> str:
+    before, after = turn['content'], turn['input']
+    there = not before or before[-1].isspace() or after[0].isspace()
+    return before + ('' if there and separator.isspace() else separator) + after
 
 
 def _fields(messages: list[Message], to: str) -> Row:

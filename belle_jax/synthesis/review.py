@@ -8,6 +8,7 @@ from pathlib import Path
 
 from belle_jax.data.row_file import new_row_file
 from belle_jax.pages.server import PageServer
+from belle_jax.paths import distinct
 from belle_jax.progress import Progress
 from belle_jax.synthesis.decisions import ByHand, DecisionLog, Names, rejected_row
 from belle_jax.synthesis.harvest import Files
@@ -31,8 +32,7 @@ def apply(rows: Path, output: Path, overwrite: bool = False) -> str:
         ValueError: there are no decisions, or a file cannot be read or written.
     """
     files = Files.beside(rows)
-    if output.resolve() in {Path(path).resolve() for path in vars(files).values()}:
-        raise ValueError(f'{output} is read and written: give another name for the output.')
+    distinct({'--rows': vars(files).values()}, {'--output': output})
     decided = DecisionLog(files.decisions).decided
     if not decided:
         raise ValueError(f'{files.decisions} has no decisions: make some without --apply first.')

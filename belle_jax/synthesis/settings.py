@@ -1,8 +1,8 @@
 """What a run is asked to do, and what it starts from: seed tasks, rows, categories.
 
-Seed tasks are the handful of examples that all generated instructions grow from. `OWN_SEEDS` is
-this project's file of 175 Chinese tasks in BELLE's format, with a category each. BELLE's own
-`zh_seed_tasks.json`, the English `seed_tasks.jsonl` of self-instruct and rows of instruction,
+Seed tasks are the handful of examples that all generated instructions grow from. `OWN_SEEDS` are
+this project's 175 Chinese ones in BELLE's format, with a category each; 52 are in English. BELLE's
+own `zh_seed_tasks.json`, the English `seed_tasks.jsonl` of self-instruct and rows of instruction,
 input and output are read too, as JSON lines or as a JSON array.
 """
 
@@ -34,6 +34,7 @@ CHOICES = {
     'evolve': ('both', 'deepen', 'widen'),
 }
 OWN_SEEDS = pathlib.Path(__file__).with_name('seeds.jsonl')
+OWN_ENGLISH_SEEDS = pathlib.Path(__file__).with_name('seeds_en.jsonl')
 OWN_CATEGORIES = pathlib.Path(__file__).with_name('categories.json')
 FIELDS = ('name', 'zh', 'definition')  # of a category
 
@@ -48,7 +49,7 @@ class Settings:
         categories: The classes, each with name, zh and definition.
         characters: Pairs for dialogues, each with a, b (name, about) and scenes; empty: our own.
         seed: Of every draw: seeds, topics, characters, operators.
-        language: 'zh' or 'en', of self-instruct's own prompt and of the rows' language rule.
+        language: 'zh' or 'en': of the prompts, the rows and the rules that they have to pass.
         num_prompt_instructions: Seed tasks shown in each prompt.
         tasks_per_request: New tasks asked for in each prompt.
         turns: Fewest and most questions of a conversation.

@@ -40,7 +40,7 @@ class Speakers:
             for spelling in spellings
         }
         known = '|'.join(sorted(map(re.escape, self._names), key=len, reverse=True))
-        other = r'|[^\W\d_]{1,8}' if others else ''
+        other = r'|[^\W\d_]{1,8}|[A-Z][a-z]{1,15}' if others else ''
         self._label = re.compile(
             r'^[ \t]*(?:[-*>•][ \t]+)?(?:\d+[.、)）][ \t]*)?(?:\*\*|[【\[「])?[ \t]*'
             rf'(?P<name>{known}{other})[ \t]*\d*[ \t]*'

@@ -38,6 +38,7 @@ SPELLING = (
     (re.compile(r'(?<=[\d\u4e00-\u9fff)])[ \t]*(?:\.{3,}|…+|⋯+)[ \t]*(?=\d)'), '余'),
     # 36(个): a unit in brackets.
     (re.compile(r'\(([\u4e00-\u9fff]+(?:/[\u4e00-\u9fff]+)?)(?:\^[23])?\)'), r'\1'),
+    (re.compile(r'(=[ \t]*[\d.,]+%?)[ \t]*\([A-Za-z][A-Za-z -]+\)'), r'\1'),  # =17 (books)
     (re.compile(r'([米])\^[23]'), r'\1'),
     (re.compile(r'\b([ckd]?m)\^[23]'), r'\1'),
     (re.compile(r'[ \t]*\n[ \t]*(?=[=≈])'), ''),  # a chain that goes on in the next line
@@ -46,10 +47,16 @@ SPELLING = (
 LISTED = re.compile(r'^[ \t]*(?:\d{1,2}[.)][ \t]+|\(\d{1,2}\)[ \t]*)(?=[\d(])', re.M)
 GLUED = re.compile(r'[ \t]*\d{1,2}\.(?=\d)')
 CLAUSE = re.compile(r'[^\n，。；;：:、？！?!“”"\'「」『』<>≤≥≠→⇒|~～∴∵…,]+')
-REMAINDER = re.compile(r'[ \t]*(\d+)[ \t]*[\u4e00-\u9fff]{0,3}?[ \t]*余(?:数?[是为]?)[ \t]*(\d+)')
+REMAINDER = re.compile(
+    r'[ \t]*(\d+)[ \t]*[\u4e00-\u9fff]{0,3}?[ \t]*(?:余(?:数?[是为]?)|,?[ \t]*(?:with[ \t]+)?'
+    r'(?:a[ \t]+)?(?:remainder|rem\.?|r)(?:[ \t]+of)?)[ \t]*(\d+)',
+    re.I,
+)
 # "25÷4=6（组），余1组": said beside the equation, that it is not exact.
 INEXACT = re.compile(
-    '余|剩|多|取整|整数|约|大约|进一|去尾|四舍五入|左右|保留|至少|最多|不足|不够|估'
+    '余|剩|多|取整|整数|约|大约|进一|去尾|四舍五入|左右|保留|至少|最多|不足|不够|估|remain|left|round|'
+    'about|approx|roughly|nearly|almost|estimat|decimal|at least|at most|whole|full|complete',
+    re.I,
 )
 UNITS = [
     sort.split()

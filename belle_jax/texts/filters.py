@@ -136,7 +136,8 @@ def _too_long(texts: Said) -> bool:
         return False
     instruction = texts.questions[0]
     example = '示例' in instruction or '例子' in instruction
-    return len(instruction) >= (LONGEST_WITH_EXAMPLE if example else LONGEST)
+    letters = 3 if instruction.isascii() else 1  # English takes three where Chinese takes one
+    return len(instruction) >= letters * (LONGEST_WITH_EXAMPLE if example else LONGEST)
 
 
 def _any(pattern: re.Pattern[str]) -> Callable[[Said], bool]:

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from belle_jax.texts.rouge import Match, Tokens, length_range, top
-from belle_jax.texts.similarity import Index
+from belle_jax.texts.similarity import Fits, Index
 
 RECALL = 0.95  # at the threshold itself, in the worst case; at 0.7 it is 0.9999 for scores of 0.8
 BLOCK = 1024  # texts that are hashed at once when another pool is taken over
@@ -84,9 +84,9 @@ class MinHashIndex(Index):
     def add(self, text: str) -> int:
         return self._add_codes(self._encode(text))
 
-    def nearest(self, text: str, cutoff: float = 0.0) -> Match:
+    def nearest(self, text: str, cutoff: float = 0.0, fits: Fits | None = None) -> Match:
         """The nearest text that reaches the cutoff and the pool's threshold."""
-        return super().nearest(text, max(cutoff, self.threshold))
+        return super().nearest(text, max(cutoff, self.threshold), fits)
 
     def most_similar(self, text: str, k: int = 10, compare: int | None = None) -> list[Match]:
         """The nearest of those texts that agree in a band: mostly those near the threshold."""

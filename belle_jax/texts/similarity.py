@@ -9,7 +9,7 @@ Source: Lin, 2004 (ROUGE), section 3; the prefix bound is that of Chaudhuri et a
 
 import array
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -28,6 +28,7 @@ from belle_jax.texts.rouge import (
     top,
 )
 
+Fits = Callable[[np.ndarray], np.ndarray]
 MEASURES = {'rouge': 'ROUGE-L F1', 'bm25': 'BM25'}
 ROUGE_REJECTED = 0.7  # as Stanford Alpaca and self-instruct
 NEIGHBOURS = 10  # most similar instructions that BELLE's rows list
@@ -80,13 +81,17 @@ class Index(Pool):
         """How many tokens text number `index` has."""
         return self._lengths[index]
 
-    def nearest(self, text: str, cutoff: float = 0.0) -> Match:
+    def nearest(self, text: str, cutoff: float = 0.0, fits: Fits | None = None) -> Match:
+        """As `Pool`; with a cutoff, `fits` chooses from the numbers of the texts in question."""
         codes = self._encode(text)
         if codes in self._same and codes:
-            return Match(1.0, self._same[codes])
+            same = np.array([self._same[codes]])
+            if fits is None or fits(same).size:
+                return Match(1.0, int(same[0]))
         if cutoff <= 0:
             return (self.most_similar(text, 1) or [NOTHING])[0]
-        return self._texts.best(codes, self._candidates(codes, cutoff), cutoff)
+        candidates = self._candidates(codes, cutoff)
+        return self._texts.best(codes, fits(candidates) if fits else candidates, cutoff)
 
     def first_over(self, text: str, threshold: float) -> Match | None:
         codes = self._encode(text)

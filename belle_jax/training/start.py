@@ -16,6 +16,7 @@ from belle_jax.config import Architecture, Run
 from belle_jax.data import Tokenizer, tokenizer
 from belle_jax.files import locked, write_json
 from belle_jax.formats import huggingface
+from belle_jax.paths import distinct
 from belle_jax.runs import conversion, run_directory
 from belle_jax.runs.checkpoints import Checkpoints
 from belle_jax.runs.parameters import Regrouped, place
@@ -28,7 +29,20 @@ class Start:
     """Resolves what a configuration leaves to files: the architecture and the tokenizer."""
 
     def __init__(self, run: Run, workdir: Path):
-        """Reads them; another run in the directory, or another tokenizer, is a ValueError."""
+        """Reads them, and holds the run against the one already in the directory.
+
+        Args:
+            run: As configured.
+            workdir: The run directory.
+        Raises:
+            ValueError: the directory holds another run, or the tokenizer does not fit.
+        """
+        run_files = (run_directory.CONFIG, run_directory.ACCOUNT, run_directory.METRICS)
+        read = {
+            '--config.data.path': [source.path for source in run.data.sources],
+            '--config.data.validation.path': run.data.validation.path,
+        }
+        distinct(read, {'--workdir': [workdir / name for name in run_files]})
         self.workdir, self._lock = workdir, contextlib.ExitStack()
         self.held, self.identity = Held(workdir), None
         # A converted directory has its own parameters: the source may be gone.

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import api_replies
+import english_replies
 import kind_replies
 import real_replies
 import training_runs
@@ -197,12 +198,32 @@ def test_english_seeds_make_english_rows(shared, tmp_path):
         assert len(shown) >= 3
 
 
+@pytest.mark.parametrize('kind', kinds.KINDS)
+def test_each_kind_makes_english_rows_with_language_alone(tmp_path, kind):
+    rows, output = tmp_path / 'old.jsonl', tmp_path / 'rows.jsonl'
+    old = [
+        {'id': str(n), 'instruction': f'Name tea {n}.', 'output': f'Tea {n}.'} for n in range(60)
+    ]
+    rows.write_text('\n'.join(map(json.dumps, old)), 'utf-8')
+    more = [f'--rows={rows}'] if kind in ('evol', 'label') else []
+    with serving(content=getattr(english_replies, kind), keep_bodies=True) as server:
+        flags = [f'--output={output}', f'--base_url={server.url}', '--count=40', *CHAT]
+        run(f'--kind={kind}', '--language=en', *more, *flags)
+    made = read(output)
+    assert len(made) == 40 and len(list(RecordReader(str(output)))) == 40
+    asked = [body['messages'][0]['content'] for body in server.bodies]
+    if kind in ('self_instruct', 'multiturn'):  # a seed may ask for a translation
+        asked = [text for text in asked if 'Chinese' not in text]
+    assert not re.search('[\u4e00-\u9fff]', ''.join([*asked, output.read_text('utf-8')]))
+
+
 def test_labels_of_a_truthful_server_are_the_classes_of_belles_evaluation_set(shared, tmp_path):
     asked = shared / 'data/belle/eval_set.json'
     given = read(asked)
-    flags = ['--kind=label', f'--rows={asked}', *CHAT, '--concurrency=64']
+    flags = ['--kind=label', f'--rows={asked}', *CHAT]
     with serving(content=real_replies.true_label(asked)) as server:
-        run(f'--output={tmp_path}/rows.json', f'--base_url={server.url}', *flags)
+        asking = ['--concurrency=64', f'--base_url={server.url}']
+        run(f'--output={tmp_path}/rows.json', *asking, *flags)
     rows = read(tmp_path / 'rows.json')
     assert [row | {'category': ''} for row in rows] == [row | {'category': ''} for row in given]
     # One class, closed qa, is written with a no-break space.
@@ -273,7 +294,7 @@ def test_an_interrupted_run_writes_its_rows_and_goes_on_later(tmp_path, number):
     assert 0 < len(json.loads(before)) < 300
 
     if number == signal.SIGINT:
-        run(f'--output={output}', *flags(server.url), '--rebuild', key=None)
+        run(f'--output={output}', '--count=300', *CHAT, '--rebuild', key=None)
         assert output.read_bytes() == before
     else:
         with serving() as server:
@@ -395,4 +416,6 @@ def test_files_are_deduplicated_and_converted(shared, tmp_path):
     assert len(records) == len(kept)
     for row, record in zip(kept, records):
         question, answer = (message['content'] for message in record.messages[-2:])
-        assert answer == row['output'] and question == row['instruction'] + (row['input'] or '')
+        first, given = row['instruction'], row['input'] or ''
+        there = not given or f'{first[-1]}{given[0]}'.strip() != f'{first[-1]}{given[0]}'
+        assert answer == row['output'] and question == first + '\n' * (not there) + given

@@ -47,10 +47,10 @@ def test_a_mistake_is_told_in_a_sentence_before_anything_is_asked(tmp_path):
         ],
         'broken.jsonl:2: broken JSON': [f'--seeds={broken}'],
         'alone.jsonl holds one seed task alone': [f'--seeds={alone}'],
-        'name a file of English ones with --seeds': ['--language=en'],
+        '--turns does nothing with math': ['--kind=math', '--turns=2,3'],
         'there.json cannot be made (file exists): write elsewhere': [f'--output={there}/rows.json'],
         'there.json is there already, and no journal': [f'--output={there}'],
-        'rows.journal.sqlite is not there: --rebuild makes rows again': ['--rebuild'],
+        '--base_url does nothing beside --rebuild': ['--rebuild'],
         "no filter 'no such' to switch off: this kind has needs a medium": ['--without=no such'],
         'a budget of 2 USD needs to know what the model costs': ['--budget_usd=2'],
         'silent.json:2: no question is found in the fields title': [
@@ -66,6 +66,8 @@ def test_a_mistake_is_told_in_a_sentence_before_anything_is_asked(tmp_path):
         for said, process in runs:
             errors = sentence(process)
             assert said in errors, errors
+    errors = sentence(start(f'--output={tmp_path}/new.json', *CHAT, '--rebuild', key=None))
+    assert 'new.journal.sqlite is not there: --rebuild makes rows again' in errors
     names = {'broken.jsonl', 'alone.jsonl', 'silent.json', 'there.json'}
     assert {path.name for path in tmp_path.iterdir()} - names <= {'rows.journal.sqlite'}
     assert there.read_text() == '[]\n'
@@ -155,3 +157,42 @@ def test_other_words_than_the_actions_are_refused(tmp_path):
         in errors
     )
     assert KEY not in errors and not list(tmp_path.iterdir()) and ROOT.is_dir()
+
+
+def test_no_file_of_a_command_is_written_over(tmp_path):
+    rows = tmp_path / 'a.json'
+    texts = {rows: '[{"instruction": "说说春天。", "input": "", "output": "春暖花开。"}]\n'}
+    texts |= {tmp_path / name: texts[rows] for name in ('b.jsonl', 'b.removed.jsonl', 'j-wal')}
+    texts |= {tmp_path / 'b.report.html': '改写：{operator}{instruction}'}
+    for path, text in texts.items():
+        path.write_text(text, 'utf-8')
+    (tmp_path / 'link.json').symlink_to(rows)
+    new, old = f'--output={tmp_path}/new.json', f'--output={rows}'
+    evol = ['--kind=evol', f'--rows={rows}', '--overwrite']
+    journal = f'--journal={tmp_path}'
+    for flags, one, other in (
+        ([*evol, old], '--output', '--rows'),
+        ([*evol, f'--output={tmp_path}/./link.json'], '--output', '--rows'),
+        ([new, f'{journal}/new.json'], '--journal', '--output'),
+        ([new, f'{journal}/new.report.html'], '--journal', '--output'),
+        ([new, f'{journal}/new.rejected.jsonl'], '--journal', '--output'),
+        ([new, f'{journal}/a.json', f'--seeds={rows}'], '--journal', '--seeds'),
+        ([new, f'{journal}/j', '--kind=label', f'--rows={tmp_path}/j-wal'], '--journal', '--rows'),
+        (
+            [*evol, f'--output={tmp_path}/b.json', f'--prompt_file={tmp_path}/b.report.html'],
+            '--output',
+            '--prompt_file',
+        ),
+        (['dedupe', f'--rows={rows}', old, '--overwrite'], '--output', '--rows'),
+        (
+            ['dedupe', f'--rows={tmp_path}/b.removed.jsonl', f'--output={tmp_path}/b.json']
+            + ['--overwrite'],
+            '--output',
+            '--rows',
+        ),
+        (['convert', f'--rows={rows}', old, '--overwrite'], '--output', '--rows'),
+    ):
+        errors = sentence(start(*flags, key=None))
+        assert f'(of {one}) is what {other} ' in errors, errors
+        assert {path: path.read_text('utf-8') for path in texts} == texts
+    assert len(list(tmp_path.iterdir())) == len(texts) + 1

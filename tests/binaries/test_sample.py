@@ -196,6 +196,11 @@ def run_sample(*arguments, stdin=''):
         (('--model=x', '--prompts=y'), '--prompts and --output belong together'),
         (('--model=x', '--top_p=1.5'), 'top_p=1.5 must be between 0 and 1'),
         (('--model=x', '--prompts=missing.jsonl', '--output=o'), 'No such file'),
+        (('--model=x', '--prompts=o', '--output=./o'), '(of --output) is what --prompts reads'),
+        (
+            ('--model=x', '--prompts=o.settings.json', '--output=o'),
+            'o.settings.json (of --output) is what --prompts reads',
+        ),
     ],
 )
 def test_a_mistake_is_one_sentence_and_exit_code_1(arguments, reason):

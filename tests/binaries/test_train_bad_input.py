@@ -56,6 +56,19 @@ def test_a_bad_row_names_its_file_and_line(tmp_path, tokenizer, line, sentence):
     assert not (tmp_path / 'run' / 'config.json').exists()
 
 
+@pytest.mark.parametrize('name', ['data.json', 'config.json', 'metrics/metrics.jsonl'])
+def test_rows_that_the_run_would_write_over_are_refused(tmp_path, tokenizer, name):
+    rows = tmp_path / 'run' / name
+    rows.parent.mkdir(parents=True)
+    rows.write_text(text := json.dumps(GOOD, ensure_ascii=False) + '\n', 'utf-8')
+    sentence = r'\(of --workdir\) is what --config\.data\.{}path reads'
+    with pytest.raises(ValueError, match=sentence.format('')):
+        prepare(tmp_path, tokenizer, data__path=f'{tmp_path}/rows.jsonl,{rows}=2')
+    with pytest.raises(ValueError, match=sentence.format(r'validation\.')):
+        prepare(tmp_path, tokenizer, data__validation={'path': str(rows)})
+    assert rows.read_text('utf-8') == text
+
+
 def test_no_usable_row_is_an_error(tmp_path, tokenizer):
     with pytest.raises(ValueError, match=r'rows\.jsonl'):
         prepare(tmp_path, tokenizer, b'\n\n')

@@ -491,7 +491,7 @@ def test_paths_that_cannot_be_meant_are_refused(tmp_path, model):
     check_refused(tmp_path, 'contains no file <name>', source='model')
     for action in (xor.decrypt, xor.encrypt):
         source = enc if action is xor.decrypt else tmp_path / 'model'
-        with pytest.raises(ValueError, match='is --source too'):
+        with pytest.raises(ValueError, match=r'\(of --target\) is what --source reads'):
             action(source, tmp_path / 'key', source)
         with pytest.raises(ValueError, match='is a file: give a directory'):
             action(source, tmp_path / 'key', tmp_path / 'key')
@@ -502,6 +502,12 @@ def test_paths_that_cannot_be_meant_are_refused(tmp_path, model):
         (tmp_path / 'empty').touch()
         with pytest.raises(ValueError, match='is empty: download it again'):
             action(source, tmp_path / 'empty', tmp_path / 'out')
+    (tmp_path / 'at').mkdir()
+    (tmp_path / 'at/config.json').symlink_to(tmp_path / 'key')
+    with pytest.raises(ValueError, match=r'config\.json \(of --target\) is what --key reads'):
+        xor.decrypt(enc, tmp_path / 'key', tmp_path / 'at')
+    with pytest.raises(ValueError, match=r'\(of --target\) is what --md5 reads'):
+        xor.encrypt(tmp_path / 'model', tmp_path / 'key', tmp_path, tmp_path / 'xor_manifest.json')
     with pytest.raises(ValueError, match='is encrypted already'):
         xor.encrypt(named(enc, 'config'), tmp_path / 'key', tmp_path / 'out')
     with pytest.raises(ValueError, match='contains no file to encrypt'):

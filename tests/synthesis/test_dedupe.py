@@ -34,7 +34,7 @@ def test_the_first_row_stays_and_the_others_say_what_they_resemble(tmp_path, wri
     first = write('a.jsonl', [SUM, SPRING, COLD])
     second = tmp_path / 'b.json'
     second.write_text(json.dumps([AUTUMN, READ, SUM], ensure_ascii=False, indent=1), 'utf-8')
-    account = dedupe.run([first, second], tmp_path / 'out.jsonl')
+    account = dedupe.run([first, second], tmp_path / 'out.jsonl', compare='instruction')
     assert lines(tmp_path / 'out.jsonl') == [SUM, SPRING, COLD]
     removed = lines(tmp_path / 'out.removed.jsonl')
     assert [r['row'] for r in removed] == [AUTUMN, READ, SUM]
@@ -47,6 +47,7 @@ def test_the_first_row_stays_and_the_others_say_what_they_resemble(tmp_path, wri
         (1, 1, SUM['instruction'])
     ]
     assert '6 rows read: 3 kept, 2 the same and 1 nearly the same' in str(account)
+    assert account.asked_else == 1 and '1 of the removed had another input' in str(account)
     assert str(tmp_path / 'out.jsonl') in str(account)
 
 
@@ -54,7 +55,8 @@ def test_the_first_row_stays_and_the_others_say_what_they_resemble(tmp_path, wri
     ('compare', 'threshold', 'kept'),
     [
         ('instruction', 0.7, [SPRING, COLD]),
-        ('question', 0.85, [SPRING, COLD, READ]),
+        ('question', 0.7, [SPRING, COLD, READ]),
+        ('question', 0.3, [SPRING, COLD, READ]),
         ('row', 0.95, [SPRING, AUTUMN, COLD, READ]),
         ('instruction', 1.0, [SPRING, AUTUMN, COLD]),
     ],
@@ -80,7 +82,7 @@ def test_what_is_compared_is_a_choice(tmp_path, write, compare, threshold, kept)
                     {'from': 'gpt', 'value': '四'},
                 ]
             },
-            ('一', '一', '一\n二\n三\n四'),
+            ('一', '一\n三', '一\n二\n三\n四'),
         ),
         (
             {
@@ -94,7 +96,7 @@ def test_what_is_compared_is_a_choice(tmp_path, write, compare, threshold, kept)
         ),
         (
             {'instruction': 'Human:一\nAssistant:二\nHuman:三\nAssistant:', 'output': '四'},
-            ('一', '一', '一\n二\n三\n四'),
+            ('一', '一\n三', '一\n二\n三\n四'),
         ),
         ({'text': '整段文字'}, ('整段文字', '整段文字', '整段文字')),
         (
@@ -105,8 +107,51 @@ def test_what_is_compared_is_a_choice(tmp_path, write, compare, threshold, kept)
     ids=['alpaca', 'early BELLE', 'ShareGPT', 'OpenAI', 'multiturn', 'text', 'seed task'],
 )
 def test_every_layout_has_a_text_to_compare(row, texts):
-    for compare, text in zip(dedupe.COMPARE, texts):
-        assert dedupe.compared(row, compare) == text
+    for compare, text in zip(('instruction', 'question', 'row'), texts):
+        assert dedupe.compared(row, compare)[0] == text
+
+
+def chat(*texts):
+    roles = ('user', 'assistant') * len(texts)
+    return {'messages': [{'role': role, 'content': text} for role, text in zip(roles, texts)]}
+
+
+@pytest.mark.parametrize('exact', [dedupe.EXACT, 1])  # compared with all, and found by hashing
+def test_what_asks_something_else_stays(tmp_path, write, monkeypatch, exact):
+    monkeypatch.setattr(dedupe, 'BLOCK', 2)
+    material = '春天来了，小草从土里钻出来，嫩嫩的，绿绿的。孩子们脱掉棉袄，跑到田野里放风筝。'
+    task = '请把下面给出的这一个句子准确而通顺地翻译成英文，不要遗漏任何内容。'
+    rows = [
+        # One instruction with three inputs; a long instruction does not hide that they differ.
+        *({'instruction': task, 'input': t, 'output': 'x'} for t in ('你好', '我饿了', '下雨吗')),
+        # Nor does a long input hide that the instructions do.
+        {'instruction': '概括大意。', 'input': material, 'output': '春天的孩子'},
+        {'instruction': '译成英文：', 'input': material, 'output': 'Spring has come.'},
+        # Conversations that begin alike and go on otherwise.
+        chat('推荐一本讲历史的书。', '《万历十五年》。', '作者是谁？', '黄仁宇。'),
+        chat('推荐一本讲历史的书。', '《史记》。', '有没有适合孩子的译本？', '有。'),
+    ]
+    again = [
+        {'instruction': task, 'input': '你好！', 'output': 'y'},
+        {'instruction': '概括大意：', 'input': material[:-1], 'output': 'y'},
+        chat('推荐一本讲历史的书', '《明朝那些事儿》。', '作者是谁', '当年明月。'),
+    ]
+    account = dedupe.run([write('a.jsonl', rows + again)], tmp_path / 'o.jsonl', exact=exact)
+    assert lines(tmp_path / 'o.jsonl') == rows
+    assert [removed['kept'] for removed in lines(tmp_path / 'o.removed.jsonl')] == [1, 4, 6]
+    assert account.asked_else == 0 and 'another input' not in str(account)
+    # Comparing instructions alone is on request, and says what it costs.
+    account = dedupe.run([tmp_path / 'o.jsonl'], tmp_path / 'i.jsonl', compare='instruction')
+    assert (account.kept, account.same, account.asked_else) == (4, 3, 3)
+    assert '3 of the removed had another input, or other questions' in str(account)
+
+
+def test_seed_tasks_and_early_rows_are_compared_by_what_they_ask(tmp_path, write):
+    seed = {'instruction': '翻译成英文', 'instances': [{'input': '早上好', 'output': 'Morning'}]}
+    rows = [seed, seed | {'instances': [{'input': '再见', 'output': 'Bye'}]}]
+    rows += [{'input': '翻译成英文\n早上好', 'target': 'Good morning'}]  # the same, said in one
+    dedupe.run([write('a.jsonl', rows)], tmp_path / 'o.jsonl', on_bad_row='skip')
+    assert lines(tmp_path / 'o.jsonl') == rows[:2]
 
 
 def many(count, seed=0):
@@ -192,12 +237,12 @@ def test_unusable_rows_stop_the_run_or_are_counted(tmp_path, write):
     [
         ({'threshold': 1.2}, 'threshold=1.2 must be from 0.1 to 1'),
         ({'threshold': 0.0}, 'threshold=0.0 must be from 0.1 to 1'),
-        ({'compare': 'input'}, "compare='input' is unknown: choose instruction, question, row"),
+        ({'compare': 'input'}, "compare='input' is unknown: choose question, instruction, row"),
         ({'on_bad_row': 'drop'}, "on_bad_row='drop' is unknown: choose error, skip"),
         ({'tokens': 'letters'}, "tokens='letters' is unknown: choose characters or words"),
-        ({'removed': 'a.jsonl'}, r'a\.jsonl is read and written: give another name'),
-        ({'output': 'a.jsonl'}, r'a\.jsonl is read and written: give another name'),
-        ({'removed': 'o.jsonl'}, r'o\.jsonl is read and written: give another name'),
+        ({'removed': 'a.jsonl'}, r'a\.jsonl \(of --output\) is what --rows reads'),
+        ({'output': 'a.jsonl'}, r'a\.jsonl \(of --output\) is what --rows reads'),
+        ({'removed': 'o.jsonl'}, r'o\.jsonl \(of --output\) is what --output writes'),
         ({'paths': []}, 'there are no files to read'),
         ({'paths': ['a.jsonl', 'gone.jsonl']}, r'gone\.jsonl cannot be read'),
         ({'paths': ['none.jsonl'], 'on_bad_row': 'skip'}, 'no usable row: 1 rows read: 0 kept'),

@@ -1,6 +1,7 @@
 """The kinds: prompts depend on settings and index, replies become rows or named rejections."""
 
 import collections
+import dataclasses
 import json
 import random
 import re
@@ -11,14 +12,16 @@ from typing import Any
 import pytest
 
 import api_replies
+import english_replies
 import kind_replies
 from belle_jax.api.request import Reply
 from belle_jax.data.records import layout, parse
 from belle_jax.synthesis import KINDS, Settings, apply_rules, make
-from belle_jax.synthesis.kinds.base import PROMPTS, Draw, fill, lines
+from belle_jax.synthesis.flag_table import READ_BY
+from belle_jax.synthesis.kinds.base import PLACEHOLDER, PROMPTS, Draw, fill, lines, own
 from belle_jax.synthesis.kinds.evol import operators
 from belle_jax.synthesis.kinds.math import final_answer, underived
-from belle_jax.synthesis.settings import BELLE_STOP, read_categories, read_seeds
+from belle_jax.synthesis.settings import BELLE_STOP, OWN_ENGLISH_SEEDS, read_categories, read_seeds
 
 SEEDS = [
     {
@@ -164,6 +167,92 @@ def test_a_bad_servers_replies_give_200_rows_that_training_reads(name: str) -> N
     for row in kept:
         record, unanswered = parse(row, layout(row))
         assert record.messages[-1]['role'] == 'assistant' and not unanswered
+
+
+@pytest.mark.parametrize('name', KINDS)
+def test_english_is_asked_for_in_english_and_kept(name: str) -> None:
+    old = [
+        {'id': str(n), 'instruction': f'Name tea number {n}.', 'input': '', 'output': f'Tea {n}.'}
+        for n in range(400)
+    ]
+    seeds = read_seeds(OWN_ENGLISH_SEEDS)
+    kind = make(name, Settings(seeds=seeds, rows=old, language='en', seed=7))
+    chinese = make(name, settings(rows=ROWS[:1] * 400))
+    kept, lost = [], collections.Counter()
+    for index in range(300):
+        prompt = kind.prompt(index)
+        # A seed may ask for a translation.
+        assert not re.search('[\u4e00-\u9fff]', prompt) or name in ('self_instruct', 'multiturn')
+        assert not re.search(r'\{[a-z_]+\}', prompt)
+        text, reason = getattr(english_replies, name)(kind.body(index), random.Random(index))
+        for candidate in kind.parse(reply(text, index, reason)):
+            row, rejected = candidate.row, candidate.rejected
+            if row is not None:
+                row, rejected = apply_rules(row, kind.rules)
+            lost[rejected] += row is None
+            kept += [row] if row is not None else []
+    assert len(kept) >= 240 and sum(lost.values()) < 0.25 * len(kept), lost
+    expected = {'math': 'wrong arithmetic', 'dialogue': 'unknown speaker', 'evol': 'unchanged'}
+    assert {'refusal', expected.get(name, 'refusal')} <= set(lost), lost
+    for row in kept:
+        assert parse(row, layout(row))[0].messages[-1]['role'] == 'assistant'
+        assert not re.search('[\u3000-\u9fff\uff00-\uffef]', json.dumps(row, ensure_ascii=False))
+    # What differs from request to request is drawn as for Chinese.
+    assert kind.most_rows == chinese.most_rows and kind.requests == chinese.requests
+
+
+def test_the_two_languages_stand_side_by_side() -> None:
+    names = {path.name for path in PROMPTS.iterdir() if '_en.' not in path.name}
+    assert {path.name.replace('_en.', '.') for path in PROMPTS.glob('*_en.*')} == names
+    for name in names:
+        zh, en = (own(name, language).read_text('utf-8') for language in ('zh', 'en'))
+        assert set(PLACEHOLDER.findall(zh)) == set(PLACEHOLDER.findall(en)), name
+        assert not re.search('[\u4e00-\u9fff]', en), name
+        if name != 'topics.txt':
+            assert len(zh.splitlines()) == len(en.splitlines()), name
+    sorts = [[(o.name, o.sort) for o in operators(language)] for language in ('zh', 'en')]
+    assert sorts[0] == sorts[1]
+
+
+@pytest.mark.parametrize('name', KINDS)
+def test_the_table_of_flags_says_what_each_kind_reads(name: str) -> None:
+    read: set[str] = set()
+
+    class Watched(Settings):
+        def __getattribute__(self, field: str) -> Any:
+            read.add(field)
+            return super().__getattribute__(field)
+
+    watched = Watched(seeds=SEEDS, rows=ROWS)
+    read.clear()
+    kind = make(name, watched)
+    answer = getattr(api_replies if name == 'self_instruct' else kind_replies, name)
+    for index in range(3):
+        text, reason = answer(kind.body(index), random.Random(index))
+        for candidate in kind.parse(reply(text, index, reason)):
+            if candidate.row and kind.compared(candidate.row):
+                read.add('seeds')  # they are compared with
+    assert kind.most_rows
+    fields = {field.name for field in dataclasses.fields(Settings)}
+    read_by = {n: r.split() for names, r in READ_BY.items() for n in names.split()}
+    table = {n for n in fields & set(read_by) if {name, 'generate'} & set(read_by[n])}
+    assert read & set(read_by) == table
+
+
+def test_an_english_remainder_is_not_wrong_arithmetic() -> None:
+    text = 'Problem: How many crates of 5 hold 17 jars?\nSolution: {}\nAnswer: 3 crates, 2 left'
+    for working, wrong in (
+        ('17÷5=3……2', ''),
+        ('17 ÷ 5 = 3 remainder 2', ''),
+        ('17÷5=3 R2', ''),
+        ('17÷5=3, with 2 left over', ''),
+        ('17÷5=3 remainder 1, so 2', 'wrong arithmetic'),
+        ('3×5=16 (jars), 2', 'wrong arithmetic'),
+    ):
+        (row,) = rows('math', text.format(working), language='en')
+        assert row['output'].endswith('\nAnswer: 3 crates, 2 left')
+        kind = make('math', settings(language='en'))
+        assert apply_rules(row, kind.rules)[1] == wrong, working
 
 
 def test_unknown_kinds_and_choices_are_named() -> None:

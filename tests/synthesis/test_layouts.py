@@ -5,7 +5,7 @@ import tracemalloc
 
 import pytest
 
-from belle_jax.data import row_file
+from belle_jax.data import row_file, templates
 from belle_jax.data.record_reader import RecordReader
 from belle_jax.data.records import BadRow
 from belle_jax.data.row_file import RowFile, new_row_file
@@ -84,7 +84,7 @@ def test_each_layout_becomes_each_other_and_itself_again(tmp_path, conversations
     rows = [row for row in made if row]
     path = save(tmp_path / 'source.jsonl', rows)
     for to in LAYOUTS:
-        account = convert(path, tmp_path / f'{to}.jsonl', to)
+        account = convert(path, tmp_path / f'{to}.jsonl', to, separator='belle')
         known = [dict(row) for row in kept]
         if source not in NAMES:  # the source has lost open questions already
             known = [row | {'texts': row['texts'][: len(row['texts']) // 2 * 2]} for row in known]
@@ -208,13 +208,50 @@ def test_fields_that_would_change_a_row_are_left_out_and_counted(tmp_path):
     assert account.changed == {'further fields of turns left out': 1}
 
 
-def test_the_separator_stands_between_instruction_and_input(tmp_path):
-    path = save(tmp_path / 'a.jsonl', [{'instruction': '译：', 'input': '水', 'output': 'water'}])
-    for separator in ('', '\n'):
-        target = tmp_path / 'b.jsonl'
-        account = convert(path, target, 'belle', separator=separator, overwrite=True)
-        assert load(target)[0]['conversations'][0]['value'] == f'译：{separator}水'
-        assert account.changed == {'input joined to the instruction': 1}
+@pytest.mark.parametrize(
+    ('instruction', 'given', 'separator', 'joined'),
+    [
+        ('Translate into French', 'Good morning', 'line', 'Translate into French\nGood morning'),
+        ('译成英文：', '早上好', 'line', '译成英文：\n早上好'),
+        ('Translate: ', 'Good morning', 'line', 'Translate: Good morning'),  # white space is there
+        ('Translate:', '\nGood morning', ' ', 'Translate:\nGood morning'),
+        ('译：', '水', 'belle', '译：水'),
+        ('译：', '水', '', '译：水'),
+        ('Translate ', 'water', ' -- ', 'Translate  -- water'),
+    ],
+)
+def test_instruction_and_input_are_not_run_together(
+    tmp_path, instruction, given, separator, joined
+):
+    row = {'instruction': instruction, 'input': given, 'output': 'x'}
+    path = save(tmp_path / 'a.jsonl', [row])
+    for to, read in (
+        ('belle', lambda row: row['conversations'][0]['value']),
+        ('messages', lambda row: row['messages'][0]['content']),
+        ('belle_early', lambda row: row['input']),
+        ('belle_multiturn', lambda row: row['instruction'][len('Human:') : -len('\nAssistant:')]),
+    ):
+        account = convert(path, tmp_path / f'{to}.jsonl', to, separator=separator)
+        assert read(load(tmp_path / f'{to}.jsonl')[0]) == joined
+        ((said, rows),) = account.changed.items()
+        words = {'line': 'a line feed', 'belle': "nothing, as BELLE's", '': "nothing, as BELLE's"}
+        between = words.get(separator, repr(separator))
+        assert (said, rows) == (f'input joined to the instruction by {between}', 1)
+    # By default there is a line feed.
+    default = convert(path, tmp_path / 'default.jsonl', 'belle')
+    assert 'by a line feed: 1 rows' in str(default)
+    # The layout that has a field for each joins nothing.
+    assert convert(path, tmp_path / 'b.jsonl', 'alpaca', separator='belle').changed == {}
+    assert load(tmp_path / 'b.jsonl') == [row]
+
+
+def test_belles_rule_gives_what_belles_template_trains_on(tmp_path):
+    row = {'instruction': 'Translate into French', 'input': 'Good morning', 'output': 'Bonjour'}
+    path = save(tmp_path / 'a.jsonl', [row])
+    convert(path, tmp_path / 'b.jsonl', 'belle', separator='belle')
+    turn = {'role': 'user', 'content': row['instruction'], 'input': row['input']}
+    said = templates.joined(turn, templates.STYLES['belle'].join)
+    assert load(tmp_path / 'b.jsonl')[0]['conversations'][0]['value'] == said
 
 
 def test_text_that_looks_like_a_layouts_marks_is_never_misread(tmp_path):
@@ -288,7 +325,7 @@ def test_a_target_is_whole_or_untouched(tmp_path, monkeypatch):
     whole = target.read_bytes()
     with pytest.raises(ValueError, match=r'b\.jsonl is there already'):
         convert(path, target, 'belle')
-    with pytest.raises(ValueError, match='is the source itself'):
+    with pytest.raises(ValueError, match='is what --rows reads'):
         convert(path, path, 'belle', overwrite=True)
     path.write_text(path.read_text('utf-8') + '\n{', 'utf-8')
     with pytest.raises(ValueError, match=':2: broken JSON'):

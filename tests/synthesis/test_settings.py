@@ -12,7 +12,13 @@ import sys
 
 import pytest
 
-from belle_jax.synthesis.settings import OWN_SEEDS, read_categories, read_seeds
+from belle_jax.synthesis import Settings, apply_rules, make
+from belle_jax.synthesis.settings import (
+    OWN_ENGLISH_SEEDS,
+    OWN_SEEDS,
+    read_categories,
+    read_seeds,
+)
 
 CATEGORIES = [
     'generation', 'brainstorming', 'rewrite', 'classification', 'extract', 'summarization',
@@ -259,7 +265,8 @@ def test_categories_are_belles_thirteen(tasks):
     assert [category['name'] for category in own] == CATEGORIES
     assert {task['category'] for task in tasks} == {category['name'] for category in own}
     for category in own:
-        assert set(category) == {'name', 'zh', 'definition'}
+        assert set(category) == {'name', 'zh', 'definition', 'english'}
+        assert category['english'].isascii() and len(category['english']) > 100
         assert re.search('[一-鿿]', category['zh']) and len(category['definition']) > 30
 
 
@@ -285,6 +292,27 @@ def test_broken_categories_are_told(tmp_path, text, said):
 
 def test_own_seeds_are_read_as_they_stand(tasks):
     assert read_seeds() == tasks
+
+
+def test_our_english_seeds_are_varied_and_pass_what_generated_ones_must_pass():
+    tasks = read_seeds(OWN_ENGLISH_SEEDS)
+    assert len(tasks) >= 50 and len({task['name'] for task in tasks}) == len(tasks)
+    counts = collections.Counter(task['category'] for task in tasks)
+    assert list(counts) == CATEGORIES and min(counts.values()) >= 4
+    assert sum(not only(task)['input'] for task in tasks) >= len(tasks) // 3
+    kind = make('self_instruct', Settings(seeds=tasks, language='en'))
+    for task in tasks:
+        row = {'instruction': task['instruction']} | only(task)
+        assert apply_rules(row, kind.rules)[1] == '', task
+        assert not re.search(r'\n20|###|Instruction:|Input:|Output:', str(row))
+    texts = [task['instruction'].lower().split() for task in tasks]
+    assert max(rouge_l(a, b) for a, b in itertools.combinations(texts, 2)) < 0.6
+    assert len({text[0] for text in texts}) > 25
+    space = {}
+    longest = next(task for task in tasks if task['name'] == 'python_longest_word')
+    exec(blocks(longest, 'python')[0], space)
+    assert space['longest_word']("It's a fine, sunny day!") == 'sunny'
+    assert space['longest_word']('') == ''
 
 
 @pytest.mark.parametrize(

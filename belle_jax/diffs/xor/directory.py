@@ -15,6 +15,7 @@ from belle_jax.diffs.xor.checksums import MANIFEST, Checksums, shown
 from belle_jax.diffs.xor.cipher import Encrypted, Key
 from belle_jax.diffs.xor.file_pool import Made
 from belle_jax.files import explaining, locked, remove_leftovers, require_room
+from belle_jax.paths import distinct
 
 STAYS = re.compile(
     r'\..*|(readme|licen[cs]e|notice|use_policy).*|.*\.(md|enc)|' + re.escape(MANIFEST),
@@ -52,11 +53,13 @@ def decrypt(
         ValueError: a file, the key or the list is wrong; no wrong file gets its name.
         OSError: the disk is full, or the target cannot be written.
     """
-    source, target = sources.apart(source, target)
+    source, target = sources.places(source, target)
     files = sources.files_of(source)
     tasks = sources.encrypted_of(source, files)
     sources.pass_over(source, [e.path for e in tasks.values()])
     sources.require_other([e.path for e in tasks.values()], key)
+    written = [target, *(target / name for name in (MANIFEST, *tasks))]
+    distinct({'--source': source, '--key': key, '--md5': md5}, {'--target': written})
     known = checksums.read_manifest(target)
     left = [e for e in tasks.values() if not _is_complete(e, target / e.name, known.get(e.name))]
     new = [e for e in left if not os.path.lexists(target / e.name)]
@@ -89,13 +92,15 @@ def encrypt(
     Returns:
         The directory.
     """
-    source, target = sources.apart(source, target)
+    source, target = sources.places(source, target)
     files = sources.files_of(source)
     tasks = {f.name: f for f in files if f == source or not STAYS.fullmatch(f.name)}
     sources.pass_over(source, tasks.values())
     if not tasks:
         raise ValueError(f'--source={source} contains no file to encrypt.')
     sources.require_other(tasks.values(), key)
+    written = [target, target / MANIFEST]
+    distinct({'--source': source, '--key': key, '--md5': md5}, {'--target': written})
     known = checksums.read_manifest(target)
     there: list[str] = []
 

@@ -17,13 +17,11 @@ from belle_jax.diffs.xor.file_pool import Made
 LONGEST = 255 - 20  # bytes of a file name, with room for what it is called while it is written
 
 
-def apart(source: str | Path, target: str | Path) -> tuple[Path, Path]:
-    """Both as paths, where they are two places and the target can be a directory."""
+def places(source: str | Path, target: str | Path) -> tuple[Path, Path]:
+    """Both as paths, where the target can be a directory."""
     source, target = Path(source), Path(target)
     if target.exists() and not target.is_dir():
         raise ValueError(f'--target={target} is a file: give a directory.')
-    if target.exists() and source.exists() and target.samefile(source):
-        raise ValueError(f'--target={target} is --source too: give another directory.')
     return source, target
 
 

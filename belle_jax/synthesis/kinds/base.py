@@ -55,23 +55,24 @@ class Draw:
         return chosen
 
 
-@functools.cache
-def own(name: str) -> str:
-    """The text of a file under prompts/."""
-    return (PROMPTS / f'{name}.txt').read_text(encoding='utf-8')
+def own(name: str, language: str = 'zh') -> pathlib.Path:
+    """The file under prompts/ in a language: the English one stands beside the Chinese."""
+    path = PROMPTS / name
+    return path if language == 'zh' else path.with_stem(f'{path.stem}_{language}')
 
 
 @functools.cache
-def lines(name: str) -> tuple[str, ...]:
+def lines(name: str, language: str = 'zh') -> tuple[str, ...]:
     """The lines of a list under prompts/, without empty ones and comments (#)."""
-    found = (line.strip() for line in own(name).splitlines())
+    text = own(f'{name}.txt', language).read_text('utf-8')
+    found = (line.strip() for line in text.splitlines())
     return tuple(line for line in found if line and not line.startswith('#'))
 
 
-def _read_prompt(name: str, file: str, needed: Iterable[str]) -> str:
+def _read_prompt(own_file: pathlib.Path, file: str, needed: Iterable[str]) -> str:
     """A kind's prompt: a person's file with the needed placeholders, or else our own text."""
     if not file:
-        return own(name)
+        return own_file.read_text('utf-8')
     try:
         text = pathlib.Path(file).read_text(encoding='utf-8-sig')
     except (OSError, UnicodeDecodeError) as error:
@@ -109,7 +110,7 @@ class Kind(abc.ABC):
     `read`.
 
     Attributes:
-        name: As in --kind; also of its text under prompts/.
+        name: As in --kind; also of its texts under prompts/, one for each language.
         needed: Placeholders that a person's own prompt must have.
         stop: Strings that end a reply.
         settings: What it was made with.
@@ -127,12 +128,17 @@ class Kind(abc.ABC):
             ValueError: something that this kind needs is missing or unfit.
         """
         self.settings = settings
-        self.text = _read_prompt(self.prompt_name(), settings.prompt_file, self.needed)
+        own_file = own(f'{self.name}.txt', settings.language)
+        self.text = _read_prompt(own_file, settings.prompt_file, self.needed)
         self.rules = self.filters()
 
-    def prompt_name(self) -> str:
-        """Which text under prompts/ it asks with."""
-        return self.name
+    def say(self, zh: T, en: T) -> T:
+        """The one of the two that is in the language of the run."""
+        return zh if self.settings.language == 'zh' else en
+
+    def lines(self, name: str) -> tuple[str, ...]:
+        """A list under prompts/, in the language of the run."""
+        return lines(name, self.settings.language)
 
     def filters(self) -> tuple[Rule, ...]:
         """The rules that its rows have to pass, in order."""

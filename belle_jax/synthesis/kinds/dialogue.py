@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from belle_jax.api import Reply
-from belle_jax.synthesis.kinds.base import PROMPTS, Draw, Kind, fill
+from belle_jax.synthesis.kinds.base import Draw, Kind, fill, own
 from belle_jax.synthesis.parsing import Candidate, refused
 from belle_jax.synthesis.settings import Settings, read_objects
 from belle_jax.synthesis.turns import Speakers
@@ -16,13 +16,12 @@ PAIR = '{"a": {"name", "about"}, "b": {"name", "about"}, "scenes": [...]}'
 
 
 def _spellings(names: list[str]) -> dict[str, list[str]]:
-    """How lines may name the two: by their names, by their given names (秀兰), by their places."""
-    given = [name[1:] if len(name) == 3 else name for name in names]
+    """How lines may name the two: by their names, their given names (秀兰, Ruth), their places."""
+    given = [n[1:] if len(n) == 3 and not n.isascii() else n.partition(' ')[0] for n in names]
     if given[0] == given[1]:
         given = names
-    return {
-        name: [name, short, place] for name, short, place in zip(names, given, ('角色一', '角色二'))
-    }
+    places = ('角色一', 'Character 1'), ('角色二', 'Character 2')
+    return {name: [name, short, *place] for name, short, place in zip(names, given, places)}
 
 
 class Dialogue(Kind):
@@ -34,7 +33,7 @@ class Dialogue(Kind):
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         self._pairs: Sequence[Mapping[str, Any]] = settings.characters or read_objects(
-            PROMPTS / 'characters.jsonl'
+            own('characters.jsonl', settings.language)
         )
         for number, pair in enumerate(self._pairs, 1):
             people = [pair.get(side) for side in 'ab']
@@ -50,14 +49,15 @@ class Dialogue(Kind):
             NAMES_A_MODEL,
             *length_rules(self.settings.longest_answer),
             BROKEN_TEXT,
-            language_rule('zh'),
+            language_rule(self.settings.language),
             REPETITION,
         )
 
     def _drawn(self, index: int) -> tuple[Mapping[str, Any], str, Draw]:
         draw = self.draw(index)
         pair = draw.one(self._pairs)
-        return pair, draw.one(pair.get('scenes') or ['两个人偶然相遇']), draw
+        met = self.say('两个人偶然相遇', 'the two meet by chance')
+        return pair, draw.one(pair.get('scenes') or [met]), draw
 
     def prompt(self, index: int) -> str:
         pair, scene, draw = self._drawn(index)
@@ -77,9 +77,12 @@ class Dialogue(Kind):
         pair, scene, _ = self._drawn(reply.index)
         names = [pair[side]['name'] for side in 'ab']
         speakers = Speakers(_spellings(names), others=True)
-        instruction = '根据以下角色信息完成一段对话\n' + ''.join(
-            f'{pair[side]["name"]}，{pair[side].get("about", "")}。\n' for side in 'ab'
-        )
+        task = self.say('根据以下角色信息完成一段对话', 'Write a dialogue between these characters')
+        comma, stop, colon = self.say(('，', '。', '：'), (', ', '.', ': '))
+        people = [
+            f'{pair[side]["name"]}{comma}{pair[side].get("about", "")}{stop}' for side in 'ab'
+        ]
+        instruction = '\n'.join([task, *people, f'{self.say("情景", "Scene")}{colon}{scene}'])
         pieces = list(speakers.pieces(text))
         for number, piece in enumerate(pieces, 1):
             turns = speakers.read(piece)
@@ -87,7 +90,7 @@ class Dialogue(Kind):
                 turns = turns[1:]  # "地点：…" before anybody speaks
             if cut and number == len(pieces):
                 turns = turns[:-1]  # the last line is not whole
-            output = '\n'.join(f'{turn.speaker}：{turn.text}' for turn in turns)
+            output = '\n'.join(f'{turn.speaker}{colon}{turn.text}' for turn in turns)
             said = {turn.speaker for turn in turns}
             if said - set(names):
                 yield refused('unknown speaker', piece)
@@ -96,9 +99,7 @@ class Dialogue(Kind):
             elif len(turns) < FEWEST or len(said) < 2:
                 yield refused('truncated' if cut else 'too few turns', piece)
             else:
-                yield Candidate(
-                    {'instruction': f'{instruction}情景：{scene}', 'input': '', 'output': output}
-                )
+                yield Candidate({'instruction': instruction, 'input': '', 'output': output})
 
     def compared(self, row: Row) -> str:
         return row['output']  # the same two people may meet again

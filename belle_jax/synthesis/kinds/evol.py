@@ -17,7 +17,9 @@ from belle_jax.texts.filters import GPT_PHRASES, NAMES_A_MODEL, UNAVAILABLE_MEDI
 
 # Words of the prompt, which a model that did not understand repeats as the instruction.
 PROMPT_WORDS = re.compile(
-    '原指令|原来的指令|新指令|新的指令|已有的指令|改写后的指令|改写方式|given prompt'
+    '原指令|原来的指令|新指令|新的指令|已有的指令|改写后的指令|改写方式|given prompt|'
+    '(?:given|original|new|rewritten|existing) instruction|way of changing',
+    re.I,
 )
 
 
@@ -30,9 +32,9 @@ class Operator(NamedTuple):
 
 
 @functools.cache
-def operators() -> tuple[Operator, ...]:
+def operators(language: str = 'zh') -> tuple[Operator, ...]:
     """All ways of prompts/evol_operators.txt."""
-    return tuple(Operator(*line.split('\t')) for line in lines('evol_operators'))
+    return tuple(Operator(*line.split('\t')) for line in lines('evol_operators', language))
 
 
 class Evol(Kind):
@@ -45,12 +47,13 @@ class Evol(Kind):
         super().__init__(settings)
         if not settings.rows:
             raise ValueError('kind=evol changes existing instructions: name their file in --rows.')
-        self._operators = [each for each in operators() if settings.evolve in ('both', each.sort)]
+        ways = operators(settings.language)
+        self._operators = [each for each in ways if settings.evolve in ('both', each.sort)]
 
     def filters(self) -> tuple[Rule, ...]:
         # Not BELLE's bound on the instruction's length: a deeper instruction is a longer one.
         belle = (UNAVAILABLE_MEDIUM, NAMES_A_MODEL, *GPT_PHRASES)
-        return (*belle, *cleaning('zh', self.settings.longest_answer))
+        return (*belle, *cleaning(self.settings.language, self.settings.longest_answer))
 
     def _chosen(self, index: int) -> tuple[int, Operator]:
         """A request's row number and operator; a row meets all operators before one comes again."""
@@ -65,14 +68,14 @@ class Evol(Kind):
             self.text,
             operator=operator.text,
             instruction=row.questions[0].strip(),
-            input=row.given.strip() or '<无输入>',
+            input=row.given.strip() or self.say('<无输入>', '<noinput>'),
         )
 
     def read(self, text: str, reply: Reply, cut: bool) -> Iterable[Candidate]:
         number, operator = self._chosen(reply.index)
         row = dict(self.settings.rows[number])
         before = said(row)
-        for candidate in TASK.read(text, cut, '指令:'):
+        for candidate in TASK.read(text, cut, self.say('指令:', 'Instruction:')):
             if candidate.row is None:
                 yield candidate
                 continue

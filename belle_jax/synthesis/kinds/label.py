@@ -45,17 +45,18 @@ class Label(Kind):
 
     def prompt(self, index: int) -> str:
         row = said(dict(self.settings.rows[index]))
-        lines = [
-            f'- {each["name"]}（{each.get("zh") or each["name"]}）：{each.get("definition") or ""}'
-            for each in self._categories
-        ]
+        lines = []
+        for each in self._categories:
+            name, told = each['name'], each.get('definition') or ''
+            zh = f'- {name}（{each.get("zh") or name}）：{told}'
+            lines.append(self.say(zh, f'- {name}: {each.get("english") or told}'))
         return fill(
             self.text,
             count=len(self._categories),
             categories='\n'.join(lines),
             instruction=_short('\n'.join(row.questions), LONGEST_QUESTION),
-            input=_short(row.given, LONGEST_QUESTION) or '（无）',
-            output=_short('\n'.join(row.answers), LONGEST_ANSWER) or '（无）',
+            input=_short(row.given, LONGEST_QUESTION) or self.say('（无）', '(none)'),
+            output=_short('\n'.join(row.answers), LONGEST_ANSWER) or self.say('（无）', '(none)'),
         )
 
     def read(self, text: str, reply: Reply, cut: bool) -> Iterable[Candidate]:

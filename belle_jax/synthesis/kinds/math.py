@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from fractions import Fraction
 
 from belle_jax.api import Reply
-from belle_jax.synthesis.kinds.base import Kind, fill, lines
+from belle_jax.synthesis.kinds.base import Kind, fill
 from belle_jax.synthesis.parsing import Candidate, Fields
 from belle_jax.texts.arithmetic import wrong_equations
 from belle_jax.texts.cleaning import cleaning
@@ -19,14 +19,13 @@ PROBLEM = Fields(
     solution=('解题过程', '解答过程', '解答', '解析', '解', 'solution'),
     answer=('最终答案', '答案', 'answer'),
 )
-MARK = '答案：'
-FINAL = re.compile(rf'\n{MARK}(?P<answer>[^\n]+)\Z')
+FINAL = re.compile(r'\n(?:答案：|Answer: )(?P<answer>[^\n]+)\Z')
 NUMBER = re.compile(r'\d+(?:\.\d+)?')
 THOUSANDS = re.compile(r'(?<=\d),(?=\d{3}(?!\d))')
 
 
 def final_answer(output: str) -> str:
-    """What stands behind 答案： in the last line; '' without such a line or if it calculates."""
+    """The last line behind 答案： or Answer:; '' without such a line or if it calculates."""
     match = FINAL.search(output)
     answer = match['answer'].strip() if match else ''
     return '' if len(answer) > LONGEST_ANSWER or re.search('[=＝≈?？]', answer) else answer
@@ -47,7 +46,7 @@ def _numbers(text: str) -> set[Fraction]:
 CHECKS = (
     reject_if(
         'no final answer',
-        'the last line is not 答案： and a result',
+        'the last line is not 答案： or Answer: and a result',
         lambda texts: not all(map(final_answer, texts.answers)),
     ),
     reject_if(
@@ -64,12 +63,16 @@ CHECKS = (
 
 
 class Math(Kind):
-    """Problems in BELLE's school_math layout, each answer ending with a line 答案：…."""
+    """Problems in BELLE's school_math layout; answers end with a line 答案：… or Answer: …."""
 
     name = 'math'
 
     def filters(self) -> tuple[Rule, ...]:
-        return (NAMES_A_MODEL, *cleaning('zh', self.settings.longest_answer), *CHECKS)
+        return (
+            NAMES_A_MODEL,
+            *cleaning(self.settings.language, self.settings.longest_answer),
+            *CHECKS,
+        )
 
     @property
     def most_rows(self) -> int:
@@ -77,13 +80,13 @@ class Math(Kind):
 
     def prompt(self, index: int) -> str:
         draw = self.draw(index)
-        grade, _, topic = draw.one(lines('math_topics')).partition('\t')
+        grade, _, topic = draw.one(self.lines('math_topics')).partition('\t')
         return fill(
             self.text,
             tasks=self.most_rows,
             grade=grade,
             topic=topic,
-            setting=draw.one(lines('math_settings')),
+            setting=draw.one(self.lines('math_settings')),
             steps=draw.number(*STEPS),
         )
 
@@ -91,7 +94,7 @@ class Math(Kind):
         for candidate in PROBLEM.read(text, cut):
             if problem := candidate.row:
                 answer = re.sub(r'\s*\n\s*', ' ', problem['answer'])
-                output = f'{problem["solution"]}\n{MARK}{answer}'
+                output = f'{problem["solution"]}\n{self.say("答案：", "Answer: ")}{answer}'
                 row = {'instruction': problem['question'], 'input': '', 'output': output}
                 candidate = Candidate(row)
             yield candidate

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from belle_jax.api import Reply
-from belle_jax.synthesis.kinds.base import Kind, fill, lines
+from belle_jax.synthesis.kinds.base import Kind, fill
 from belle_jax.synthesis.kinds.self_instruct import shot
 from belle_jax.synthesis.parsing import Candidate, refused
 from belle_jax.synthesis.turns import Speakers
@@ -12,7 +12,7 @@ from belle_jax.texts.filters import NAMES_A_MODEL, Row, Rule
 
 HUMAN = '用户 人类 顾客 提问者 问 Human User'.split()
 ASSISTANT = '助手 AI助手 智能助手 助理 机器人 答 Assistant AI Bot'.split()
-LONGEST_EXAMPLE = 60  # characters; longer ones hold their own material
+LONGEST_EXAMPLE = (60, 150)  # characters; longer ones hold their own material
 SPEAKERS = Speakers({'human': HUMAN, 'assistant': ASSISTANT})
 
 
@@ -22,20 +22,23 @@ class Multiturn(Kind):
     name = 'multiturn'
 
     def filters(self) -> tuple[Rule, ...]:
-        return (NAMES_A_MODEL, *cleaning('zh', self.settings.longest_answer))
+        return (NAMES_A_MODEL, *cleaning(self.settings.language, self.settings.longest_answer))
 
     def prompt(self, index: int) -> str:
         draw = self.draw(index)
         example = ''
         if self.settings.seeds:  # how the topic may begin; seeds are as diverse as data gets
             instruction = shot(draw.one(self.settings.seeds)).instruction
-            if len(instruction) <= LONGEST_EXAMPLE:
-                example = f'7. 其中一问可以与这个任务类似，但不要照抄：{instruction}\n'
+            if len(instruction) <= self.say(*LONGEST_EXAMPLE):
+                example = self.say(
+                    f'7. 其中一问可以与这个任务类似，但不要照抄：{instruction}\n',
+                    f'7. One question may be like this task, but not a copy of it: {instruction}\n',
+                )
         return fill(
             self.text,
-            topic=draw.one(lines('topics')),
-            user=draw.one(lines('users')),
-            shape=draw.one(lines('turns_shapes')),
+            topic=draw.one(self.lines('topics')),
+            user=draw.one(self.lines('users')),
+            shape=draw.one(self.lines('turns_shapes')),
             turns=draw.number(*self.settings.turns),
             example=example,
         )

@@ -5,17 +5,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from belle_jax.api import Reply
-from belle_jax.synthesis.kinds.base import Kind, fill, lines
+from belle_jax.synthesis.kinds.base import Kind, fill
 from belle_jax.synthesis.parsing import TASK, Candidate
 from belle_jax.synthesis.settings import LIST_STOP, Settings, read_categories
 from belle_jax.texts.cleaning import cleaning
 from belle_jax.texts.filters import BELLE, Rule
 
 TYPES, TOPICS = 4, 5  # drawn for each request
-WORDS = {
-    'zh': ('指令', '输入', '输出', '<无输入>', '、'),
-    'en': ('Instruction', 'Input', 'Output', '<noinput>', ', '),
-}
 
 
 class Shot(NamedTuple):
@@ -52,17 +48,10 @@ class SelfInstruct(Kind):
                 f'tasks, and --seeds holds {len(settings.seeds)}. Add seeds, or set '
                 '--num_prompt_instructions lower.'
             )
-        language = settings.language
-        self._instruction, self._input, self._output, self._none, self._comma = WORDS[language]
-        suffix = '' if language == 'zh' else '_en'
-        self._topics = lines(f'topics{suffix}')
-        spelling = 'zh' if language == 'zh' else 'name'
+        spelling = self.say('zh', 'name')
         self._types = [each[spelling] for each in settings.categories or read_categories()]
         self._shots = [shot(seed) for seed in settings.seeds]
         self._first = shown + 1
-
-    def prompt_name(self) -> str:
-        return self.name if self.settings.language == 'zh' else f'{self.name}_en'
 
     def filters(self) -> tuple[Rule, ...]:
         return (*BELLE, *cleaning(self.settings.language, self.settings.longest_answer))
@@ -72,27 +61,28 @@ class SelfInstruct(Kind):
         return self.settings.tasks_per_request
 
     def prompt(self, index: int) -> str:
-        draw = self.draw(index)
+        draw, comma = self.draw(index), self.say('、', ', ')
         text = fill(
             self.text,
             tasks=self.settings.tasks_per_request,
             first=self._first,
             last=self._first + self.settings.tasks_per_request - 1,
-            types=self._comma.join(draw.some(self._types, TYPES)),
-            topics=self._comma.join(draw.some(self._topics, TOPICS)),
+            types=comma.join(draw.some(self._types, TYPES)),
+            topics=comma.join(draw.some(self.lines('topics'), TOPICS)),
         )
         parts = [text.rstrip() + '\n']
         for number, each in enumerate(draw.some(self._shots, self._first - 1), 1):
             parts.append(
-                f'###\n{number}. {self._instruction}: {each.instruction}\n'
-                f'{number}. {self._input}:\n{each.input or self._none}\n'
-                f'{number}. {self._output}:\n{each.output}\n'
+                f'###\n{number}. {self.say("指令", "Instruction")}: {each.instruction}\n'
+                f'{number}. {self.say("输入", "Input")}:\n'
+                f'{each.input or self.say("<无输入>", "<noinput>")}\n'
+                f'{number}. {self.say("输出", "Output")}:\n{each.output}\n'
             )
         return ''.join(parts) + f'###\n{self._opening}'
 
     @property
     def _opening(self) -> str:
-        return f'{self._first}. {self._instruction}:'
+        return f'{self._first}. {self.say("指令", "Instruction")}:'
 
     def read(self, text: str, reply: Reply, cut: bool) -> Iterable[Candidate]:
         return TASK.read(text, cut, self._opening)
