@@ -20,7 +20,6 @@ Other actions:
         applies what was decided; for rows without a journal, --apply --output=reviewed.jsonl does.
 """
 
-import json
 import signal
 import sys
 from pathlib import Path
@@ -32,16 +31,13 @@ from belle_jax import cli
 from belle_jax.api import Breaker, Budget, Client, Limits, Retries, price
 from belle_jax.flag_readers import require_read, table
 from belle_jax.paths import distinct
-from belle_jax.progress import Progress
 from belle_jax.synthesis import dedupe, kinds, layouts, review, run
 from belle_jax.synthesis.flag_table import BESIDE_NO_SIMILARITY, BESIDE_REBUILD, READ_BY
 from belle_jax.synthesis.harvest import Files
-from belle_jax.synthesis.settings import (
-    CHOICES,
-    MODELS,
+from belle_jax.synthesis.settings import CHOICES, MODELS, Settings, read_request, read_turns
+from belle_jax.synthesis.sources import (
     OWN_ENGLISH_SEEDS,
     OWN_SEEDS,
-    Settings,
     read_categories,
     read_objects,
     read_rows,
@@ -114,9 +110,7 @@ NEIGHBOURS = flags.DEFINE_boolean('neighbours', True, "Rows tell their ten neare
 WITHOUT = flags.DEFINE_list('without', [], 'Filters to leave out, by name.')
 LAYOUT = flags.DEFINE_enum('layout', 'messages', list(layouts.LAYOUTS), 'For convert.')
 SEPARATOR = flags.DEFINE_string(
-    'separator',
-    'line',
-    'For convert, between instruction and input: line, belle (nothing) or a text.',
+    'separator', 'line', 'For convert, between instruction and input: line, belle or a text.'
 )
 COMPARE = flags.DEFINE_enum(
     'compare', 'question', list(dedupe.COMPARE), 'For dedupe: all that is asked, or less, or more.'
@@ -165,9 +159,8 @@ def main(action: str = 'generate', *more: str) -> int:
 
 def generate() -> int:
     """Asks a server for rows; returns the exit code."""
-    files = Files.beside(
-        _output('Belle.train.json'), Path(JOURNAL.value) if JOURNAL.value else None
-    )
+    journal = Path(JOURNAL.value) if JOURNAL.value else None
+    files = Files.beside(_output('Belle.train.json'), journal)
     if files.output.exists() and not files.journal.exists() and not OVERWRITE.value:
         raise ValueError(
             f'{files.output} is there already, and no journal {files.journal} that it was made '
@@ -198,10 +191,7 @@ def generate() -> int:
             breaker=Breaker(deadline=PATIENCE.value),
         )
         if not cost:
-            print(
-                f'What {settings.model} costs is not known, and not shown: see '
-                '--usd_per_million_input and --usd_per_million_output.'
-            )
+            print(f'What {settings.model} costs is not known: see --usd_per_million_input.')
         result = run.generate(job, files, client)
     print(result.account(files))
     if result.complaint:
@@ -212,7 +202,6 @@ def generate() -> int:
 
 def convert() -> int:
     """Writes rows in another layout; returns the exit code."""
-    progress = Progress('Converting', 'rows')
     account = layouts.convert(
         _rows_files(one=True)[0],
         _output(),
@@ -220,9 +209,7 @@ def convert() -> int:
         separator=SEPARATOR.value,
         on_bad_row=ON_BAD_ROW.value,
         overwrite=OVERWRITE.value,
-        progress=progress.show,
     )
-    progress.end(account.rows)
     print(account)
     return 0
 
@@ -286,31 +273,10 @@ def _settings() -> Settings:
         rows=read_rows(ROWS.value),
         categories=read_categories(CATEGORIES.value) if CATEGORIES.value else (),
         characters=read_objects(CHARACTERS.value) if CHARACTERS.value else (),
-        turns=_turns(),
-        request=_request(),
+        turns=read_turns(TURNS.value),
+        request=read_request(REQUEST.value),
         **named,
     )
-
-
-def _request() -> dict[str, Any]:
-    try:
-        fields = json.loads(REQUEST.value)
-    except ValueError:
-        fields = None
-    if not isinstance(fields, dict) or {'messages', 'prompt'} & fields.keys():
-        raise ValueError(
-            f'--request={REQUEST.value} is not a JSON object of fields beside the prompt, such as '
-            '{"top_k": 20}.'
-        )
-    return fields
-
-
-def _turns() -> tuple[int, int]:
-    try:
-        fewest, most = map(int, TURNS.value)
-    except ValueError as error:
-        raise ValueError(f'--turns={",".join(TURNS.value)} is not a pair such as 2,5.') from error
-    return fewest, most
 
 
 def _similarity(settings: Settings) -> Similarity | None:

@@ -20,7 +20,8 @@ from absl import app, flags
 from belle_jax.api import Journal, Reply, Request
 from belle_jax.synthesis import kinds
 from belle_jax.synthesis.harvest import Harvest
-from belle_jax.synthesis.settings import Settings, read_seeds
+from belle_jax.synthesis.settings import Settings
+from belle_jax.synthesis.sources import read_seeds
 from belle_jax.texts.similarity import Similarity
 from benchmarks import recombine
 

@@ -7,13 +7,14 @@ compared: what the target's layout cannot say is left out, counted and said, and
 import collections
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from belle_jax.data.fields import MARKS
 from belle_jax.data.records import ROLES, TURNS, BadRow, Message, layout, parse
 from belle_jax.data.row_file import RowFile, new_row_file
 from belle_jax.paths import distinct
+from belle_jax.progress import Progress
 from belle_jax.texts.filters import Row
 
 LAYOUTS = {  # and each as `records.layout` calls it
@@ -87,7 +88,6 @@ def convert(
     separator: str = 'line',
     on_bad_row: str = 'error',
     overwrite: bool = False,
-    progress: Callable[[int, float], None] | None = None,
 ) -> ConversionAccount:
     """Writes a file of rows again in another layout, row by row.
 
@@ -103,7 +103,6 @@ def convert(
             SEPARATORS, or any text. White space is not doubled.
         on_bad_row: 'error' or 'skip' for rows that cannot be read.
         overwrite: Whether a target that is there may be replaced.
-        progress: Called with the number of rows and the fraction done.
     Returns:
         What was read, written, left out and changed.
     Raises:
@@ -119,19 +118,19 @@ def convert(
     rows = RowFile(source)
     separator = SEPARATORS.get(separator, separator)
     account = ConversionAccount(f'{source}: {rows.container}', f'{target}: {to}')
-    strict = on_bad_row == 'error'
+    strict, progress = on_bad_row == 'error', Progress('Converting', 'rows')
     with new_row_file(target, container, overwrite) as write:
         for converted, changed in _converted_rows(rows, account, to, separator, strict):
             write(converted)
             account.written += 1
             account.changed.update(changed)
-            if progress:
-                progress(account.rows, rows.done)
+            progress.show(account.rows, rows.done)
         if not account.written:
             reasons = ', '.join(f'{reason} ({n})' for reason, n in account.skipped.items())
             raise ValueError(
                 f'no row of {source} can be written as {to}: {reasons or "it holds none"}.'
             )
+    progress.end(account.rows)
     return account
 
 

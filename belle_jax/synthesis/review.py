@@ -13,7 +13,7 @@ from belle_jax.progress import Progress
 from belle_jax.synthesis.decisions import ByHand, DecisionLog, Names, rejected_row
 from belle_jax.synthesis.harvest import Files
 from belle_jax.synthesis.review_page import Item, ReviewPage
-from belle_jax.synthesis.settings import objects
+from belle_jax.synthesis.sources import objects
 from belle_jax.texts.filters import Row
 
 ASSETS = ('style.css', 'review.css', 'review.js')

@@ -27,7 +27,8 @@ from belle_jax.data.record_reader import RecordReader
 from belle_jax.synthesis import kinds
 from belle_jax.synthesis.harvest import Files
 from belle_jax.synthesis.run import Job, generate
-from belle_jax.synthesis.settings import Settings, read_categories, read_seeds
+from belle_jax.synthesis.settings import Settings
+from belle_jax.synthesis.sources import read_categories, read_seeds
 from belle_jax.texts.similarity import Similarity
 from generate_runs import BAD, KEY, finish, journaled, run, serving, start
 from recipes import tiny as recipe

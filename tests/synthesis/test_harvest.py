@@ -9,7 +9,8 @@ from belle_jax.api import Counters, Reply
 from belle_jax.synthesis import kinds
 from belle_jax.synthesis.harvest import Harvest, Live
 from belle_jax.synthesis.run import journal_settings
-from belle_jax.synthesis.settings import Settings, read_rows, read_seeds
+from belle_jax.synthesis.settings import Settings
+from belle_jax.synthesis.sources import read_rows, read_seeds
 from belle_jax.texts.similarity import Similarity
 
 TASKS = (

@@ -21,7 +21,8 @@ from belle_jax.synthesis.flag_table import READ_BY
 from belle_jax.synthesis.kinds.base import PLACEHOLDER, PROMPTS, Draw, fill, lines, own
 from belle_jax.synthesis.kinds.evol import operators
 from belle_jax.synthesis.kinds.math import final_answer, underived
-from belle_jax.synthesis.settings import BELLE_STOP, OWN_ENGLISH_SEEDS, read_categories, read_seeds
+from belle_jax.synthesis.settings import BELLE_STOP
+from belle_jax.synthesis.sources import OWN_ENGLISH_SEEDS, read_categories, read_seeds
 
 SEEDS = [
     {

@@ -9,6 +9,7 @@ from belle_jax.data import row_file, templates
 from belle_jax.data.record_reader import RecordReader
 from belle_jax.data.records import BadRow
 from belle_jax.data.row_file import RowFile, new_row_file
+from belle_jax.progress import Progress
 from belle_jax.synthesis.layouts import LAYOUTS, convert
 
 NAMES = {
@@ -476,9 +477,10 @@ def test_parquet_is_read(tmp_path):
     ]
 
 
-def test_progress_is_told(tmp_path):
+def test_progress_is_told(tmp_path, monkeypatch):
     path = save(tmp_path / 'a.jsonl', [laid_out('alpaca', n, ['问', '答']) for n in range(4)])
     seen = []
-    convert(path, tmp_path / 'b', 'belle', progress=lambda rows, done: seen.append((rows, done)))
+    monkeypatch.setattr(Progress, 'show', lambda self, rows, done: seen.append((rows, done)))
+    convert(path, tmp_path / 'b', 'belle')
     assert [rows for rows, _ in seen] == [1, 2, 3, 4]
     assert seen[-1][1] == 1 and sorted(done for _, done in seen) == [done for _, done in seen]

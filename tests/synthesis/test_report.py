@@ -13,7 +13,7 @@ from belle_jax.pages.page import bars, compact, histogram, lines, percent, sunbu
 from belle_jax.synthesis import report_statistics
 from belle_jax.synthesis.report import Point, ReportData, page, write
 from belle_jax.synthesis.report_statistics import verb
-from belle_jax.synthesis.settings import read_seeds
+from belle_jax.synthesis.sources import read_seeds
 
 EVIL = '</style></title><script>alert(1)</script><img src=x onerror="alert(2)">\'&amp;'
 

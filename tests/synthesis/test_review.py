@@ -19,7 +19,8 @@ from belle_jax.synthesis import kinds, review, run
 from belle_jax.synthesis.decisions import ByHand, Decision, DecisionLog, Names, rejected_row
 from belle_jax.synthesis.harvest import Files
 from belle_jax.synthesis.review_page import SHOWN, ReviewPage
-from belle_jax.synthesis.settings import Settings, read_seeds
+from belle_jax.synthesis.settings import Settings
+from belle_jax.synthesis.sources import read_seeds
 from belle_jax.texts.similarity import Similarity
 from generate_runs import fails, start
 from generate_runs import run as program

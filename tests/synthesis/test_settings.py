@@ -13,12 +13,7 @@ import sys
 import pytest
 
 from belle_jax.synthesis import Settings, apply_rules, make
-from belle_jax.synthesis.settings import (
-    OWN_ENGLISH_SEEDS,
-    OWN_SEEDS,
-    read_categories,
-    read_seeds,
-)
+from belle_jax.synthesis.sources import OWN_ENGLISH_SEEDS, OWN_SEEDS, read_categories, read_seeds
 
 CATEGORIES = [
     'generation', 'brainstorming', 'rewrite', 'classification', 'extract', 'summarization',

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from belle_jax.synthesis.settings import read_seeds
+from belle_jax.synthesis.sources import read_seeds
 from belle_jax.texts.arithmetic import wrong_equations
 from belle_jax.texts.cleaning import cleaning, length_rules, loops
 from belle_jax.texts.filters import BELLE, Row, apply_rules, said, without

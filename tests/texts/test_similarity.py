@@ -11,7 +11,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from belle_jax.synthesis.settings import OWN_SEEDS
+from belle_jax.synthesis.sources import OWN_SEEDS
 from belle_jax.texts import bm25, minhash, similarity
 from belle_jax.texts.rouge import Tokens, encoder
 

@@ -6,7 +6,8 @@ from typing import Any
 from belle_jax.api import Reply
 from belle_jax.synthesis.kinds.base import Draw, Kind, fill, own
 from belle_jax.synthesis.parsing import Candidate, refused
-from belle_jax.synthesis.settings import Settings, read_objects
+from belle_jax.synthesis.settings import Settings
+from belle_jax.synthesis.sources import read_objects
 from belle_jax.synthesis.turns import Speakers
 from belle_jax.texts.cleaning import BROKEN_TEXT, REPETITION, language_rule, length_rules
 from belle_jax.texts.filters import NAMES_A_MODEL, Row, Rule

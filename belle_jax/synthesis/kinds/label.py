@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from belle_jax.api import Reply
 from belle_jax.synthesis.kinds.base import Kind, fill
 from belle_jax.synthesis.parsing import Candidate, refused
-from belle_jax.synthesis.settings import Settings, read_categories
+from belle_jax.synthesis.settings import Settings
+from belle_jax.synthesis.sources import read_categories
 from belle_jax.texts.filters import Row, said
 
 LONGEST_QUESTION, LONGEST_ANSWER = 1200, 400  # characters: enough to see what is asked

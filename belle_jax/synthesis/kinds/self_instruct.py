@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 from belle_jax.api import Reply
 from belle_jax.synthesis.kinds.base import Kind, fill
 from belle_jax.synthesis.parsing import TASK, Candidate
-from belle_jax.synthesis.settings import LIST_STOP, Settings, read_categories
+from belle_jax.synthesis.settings import LIST_STOP, Settings
+from belle_jax.synthesis.sources import read_categories
 from belle_jax.texts.cleaning import cleaning
 from belle_jax.texts.filters import BELLE, Rule
 
