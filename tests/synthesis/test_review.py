@@ -438,7 +438,7 @@ def test_the_program_writes_what_was_decided_and_nothing_over_another_file(rows,
     assert 'is there already' in fails(*flags, f'--output={output}')
     program(*flags, f'--output={output}', '--overwrite')
     for path in (rows, Files.beside(rows).decisions, Files.beside(rows).rejected):
-        assert 'is read and written' in fails(*flags, f'--output={path}', '--overwrite')
+        assert 'would be overwritten' in fails(*flags, f'--output={path}', '--overwrite')
     assert read(rows) == ROWS
     assert 'with --output' in fails(*flags) and 'with --rows' in fails('review')
     for name in ('none.jsonl', 'empty.jsonl'):
