@@ -3,8 +3,9 @@
 Each of BELLE's rules is here, with what it loses mended: tasks that nothing separates are all read,
 not the first alone; a heading or a line of ### inside an answer does not cut it; what a chat
 model says before its list does not become part of an instruction; a label is looked for at the
-beginning of a line first, so that "根据输入:" inside a sentence is text. Each rejected piece
-keeps its text and a named reason: 'no labels', 'missing label', 'empty field', 'truncated'.
+beginning of a line first, so that "根据输入:" inside a sentence is text. JSON with these fields is
+read as well. Each rejected piece keeps its text and a named reason: 'no labels', 'missing label',
+'empty field', 'broken JSON', 'truncated'.
 """
 
 import dataclasses
@@ -12,6 +13,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from belle_jax.synthesis import json_replies
 from belle_jax.texts.filters import Row
 
 COLON = '[:：﹕︰∶]'
@@ -79,6 +81,8 @@ class Fields:
         spelled = '|'.join(
             f'(?P<{name}>{"|".join(spellings)})' for name, spellings in labels.items()
         )
+        self._keys = '|'.join(spelling for known in labels.values() for spelling in known)
+        self._spelled = re.compile(spelled, re.I)
         space = r'[ \t]*'
         label = rf'{MARK}{space}(?:{spelled})(?P<after>{space}\d+)?{space}{MARK}{space}'
         # A label in bold, or with a number, that ends its line needs no colon.
@@ -104,6 +108,8 @@ class Fields:
             Rows of the fields, and rejected pieces.
         """
         text = plain(text)
+        if pieces := json_replies.pieces(text, self._keys, self._line):
+            return [self._of_json(piece) for piece in pieces]
         whole = not text.strip() or bool(re.search(r'(?:\A|\n)[ \t]*#{3,}[ \t]*\Z', text.rstrip()))
         first = next(self._line.finditer(text), None) or next(self._anywhere.finditer(text), None)
         if opening and first is not None and not first[self.names[0]]:
@@ -212,6 +218,20 @@ class Fields:
             return refused('missing label', text)
         ends = [label.start for label in order[1:]] + [stop]
         row = {label.field: tidy(piece[label.end : end]) for label, end in zip(order, ends)}
+        return self._candidate(row, text)
+
+    def _of_json(self, piece: json_replies.Piece) -> Candidate:
+        if piece.rejected:
+            return refused(piece.rejected, piece.text)
+        row = {'input': ''} if 'input' in self.names else {}
+        for key, value in piece.value.items():
+            if match := self._spelled.fullmatch(key):
+                row[str(match.lastgroup)] = json_replies.as_text(value).strip()
+        if row.keys() < set(self.names):
+            return refused('missing label', piece.text)
+        return self._candidate({name: row[name] for name in self.names}, piece.text)
+
+    def _candidate(self, row: Row, text: str) -> Candidate:
         if 'input' in row and NO_INPUT.fullmatch(row['input']):
             row['input'] = ''
         if any(not value for name, value in row.items() if name != 'input'):

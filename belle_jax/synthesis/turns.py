@@ -2,8 +2,9 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from belle_jax.synthesis import json_replies
 from belle_jax.synthesis.parsing import COLON, FENCE
 
 # Between two conversations in one reply: a rule, or a heading such as "**对话 2：**".
@@ -14,6 +15,11 @@ BREAK = re.compile(
     r'(?:\*\*)?[:：]?[ \t]*$',
     re.M | re.I,
 )
+
+
+# JSON: a list of turns by itself, or as a field of an object; each turn has a speaker and a text.
+LISTS = 'messages|conversations?|dialogues?|turns|lines|对话'
+SPEAKER, TEXT = 'role|from|speaker|name|角色|说话人', 'content|value|text|line|内容|台词'
 
 
 class Turn(NamedTuple):
@@ -48,6 +54,41 @@ class Speakers:
             rf'{COLON}[ \t]*(?:\*\*)?',
             re.M | re.I,
         )
+
+    def conversations(self, text: str, cut: bool) -> Iterator[tuple[str, list[Turn], bool]]:
+        """The conversations of a reply.
+
+        Args:
+            text: The reply.
+            cut: Whether it ended early.
+        Yields:
+            Each as it was written, its turns, and whether the last of them is not whole.
+        """
+        found = json_replies.pieces(text, f'{LISTS}|{SPEAKER}', self._label)
+        if not found:
+            pieces = list(self.pieces(text))
+            for number, piece in enumerate(pieces, 1):
+                yield piece, self.read(piece), cut and number == len(pieces)
+        single: list[Turn] = []  # turns that stand alone: of one conversation
+        for piece in found:
+            listed = next((v for v in piece.value.values() if isinstance(v, list)), None)
+            if listed is not None:
+                yield piece.text, [turn for each in listed for turn in self._turn(each)], False
+            else:
+                single += self._turn(piece.value) or [Turn('', '')]
+        if single:
+            yield text, single, bool(found[-1].rejected)
+
+    def _turn(self, value: Any) -> list[Turn]:
+        """A turn of JSON, or none where it has no speaker and text."""
+        found = [
+            json_replies.as_text(next((v for k, v in value.items() if re.fullmatch(keys, k)), ''))
+            for keys in (SPEAKER, TEXT)
+            if isinstance(value, dict)
+        ]
+        if not found or not found[0]:
+            return []
+        return [Turn(self._names.get(found[0].lower(), found[0]), found[1].strip())]
 
     def pieces(self, text: str) -> Iterator[str]:
         """The conversations of a reply, as texts; what has no turn is left out."""

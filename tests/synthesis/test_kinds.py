@@ -240,6 +240,113 @@ def test_the_table_of_flags_says_what_each_kind_reads(name: str) -> None:
     assert read & set(read_by) == table
 
 
+JSON_ROWS = {
+    'self_instruct': [
+        {'instruction': f'说出第{n}种“茶”的\n产地。', 'input': '绿茶{a}', 'output': f'["产地{n}"]'}
+        for n in range(3)
+    ],
+    'evol': [{'instruction': '用一百字介绍北京。', 'input': '', 'output': '北京是首都。'}] * 3,
+    'math': [
+        {'question': f'{n}加5是多少？', 'solution': f'{n}+5={n + 5}', 'answer': f'{n + 5}'}
+        for n in range(3)
+    ],
+    'multiturn': [
+        {
+            'messages': [
+                {'role': role, 'content': f'{role}：第{n}句\n用户：不是标记'}
+                for n, role in enumerate(('user', 'assistant') * 2)
+            ]
+        }
+    ]
+    * 3,
+    'dialogue': [
+        {'speaker': ('林秀兰', '子航')[n % 2], 'text': f'这是第{n}句话。'} for n in range(6)
+    ],
+    'label': [{'category': 'open qa', 'reason': 'not closed qa'}],
+}
+PAIR = {'a': {'name': '林秀兰', 'about': '外婆'}, 'b': {'name': '周子航', 'about': '外孙'}}
+
+
+@pytest.mark.parametrize('name', KINDS)
+def test_json_with_the_right_fields_is_read_like_labels(name: str) -> None:
+    rows_of_json, changes = JSON_ROWS[name], {'characters': [PAIR]}
+    text = json.dumps(rows_of_json, ensure_ascii=False)
+    want = rows(name, text, **changes)
+    assert len(want) == (1 if name in ('dialogue', 'label') else 3)
+    if name in ('self_instruct', 'evol'):
+        fields = ('instruction', 'input', 'output')
+        assert [{f: row[f] for f in fields} for row in want] == rows_of_json
+    if name == 'multiturn':
+        turn = rows_of_json[0]['messages'][1]
+        assert want[0]['conversations'][1] == {'from': 'assistant', 'value': turn['content']}
+    if name == 'dialogue':
+        assert want[0]['output'].startswith('林秀兰：这是第0句话。\n周子航：这是第1句话。')
+    if name == 'label':
+        assert want == [ROWS[0] | {'category': 'open qa'}]
+    pretty = json.dumps(rows_of_json, ensure_ascii=False, indent=2)
+    lines_of_json = '\n'.join(json.dumps(row, ensure_ascii=False) for row in rows_of_json)
+    for other in (
+        pretty,
+        lines_of_json,
+        f'```json\n{pretty}\n```',
+        f'好的，以下是结果：\n\n```json\n{text}\n```\n希望对您有帮助！',
+        json.dumps({'tasks' if name != 'dialogue' else 'dialogue': rows_of_json}),
+        f'```\n{lines_of_json}\n```',
+    ):
+        assert rows(name, other, **changes) == want, other
+        assert set(reasons(name, other, **changes)) == {''}
+
+
+@pytest.mark.parametrize('name', ['self_instruct', 'evol', 'math', 'multiturn'])
+@pytest.mark.parametrize('reason', ['length', 'stop'])  # a server may not say that it cut
+def test_json_that_was_cut_gives_its_whole_objects(name: str, reason: str) -> None:
+    for before in ('', '```json\n'):
+        text = before + json.dumps(JSON_ROWS[name], ensure_ascii=False, indent=1)
+        cut = text[: text.rindex('{') + 30] if name != 'multiturn' else text[: text.rindex('me')]
+        assert reasons(name, cut, reason=reason) == ['', '', 'truncated']
+        assert rows(name, cut, reason=reason) == rows(name, text)[:2]
+
+
+def test_a_cut_conversation_in_json_keeps_its_whole_turns() -> None:
+    text = json.dumps(JSON_ROWS['multiturn'][0]['messages'] * 2, ensure_ascii=False)
+    (whole,) = rows('multiturn', text)
+    (cut,) = rows('multiturn', text[:-30], reason='length')
+    assert len(whole['conversations']) == 8 and cut['conversations'] == whole['conversations'][:6]
+
+
+@pytest.mark.parametrize(
+    ('text', 'want'),
+    [
+        ('[{"instruction": "写诗", "output": "好"}]', ['']),  # no input
+        ('[{"指令": "写诗", "输入": null, "输出": {"诗": 1}}]', ['']),
+        ('{"instruction": "写诗", "input": "无", "output": "好\n的"}', ['']),  # a raw line end
+        ('[{"instruction": "写诗", "input": ""}]', ['missing label']),
+        ('[{"instruction": "写诗", "input": "", "output": " "}]', ['empty field']),
+        (
+            '[{"instruction": "说"好"", "output": "a"},\n {"instruction": "b", "output": "c"}]',
+            ['broken JSON', ''],
+        ),
+        ('{"title": "写诗", "text": "好"}', ['no labels']),
+        ('[1, 2', ['no labels']),
+    ],
+)
+def test_json_with_something_wrong_is_counted_by_name(text: str, want: list[str]) -> None:
+    assert reasons('self_instruct', text) == want
+
+
+def test_json_inside_a_task_stays_text() -> None:
+    inner = '[\n{"instruction": "a", "output": "b"}\n]'
+    for text in (
+        f' 列出一个数据集。\n4. 输入: <无输入>\n4. 输出:\n{inner}',
+        f' 把{{"instruction": "x"}}改写成表格。\n4. 输入: <无输入>\n4. 输出:\n{inner}',
+        f'好的：\n4. 指令: 列出一个数据集。\n4. 输入:\n{inner}\n4. 输出:\n{inner}',
+    ):
+        (row,) = rows('self_instruct', text)
+        assert row['output'] == inner
+    (row,) = rows('multiturn', TALK.replace('再看。', f'再看：\n{inner}'))
+    assert row['conversations'][-1]['value'].endswith(inner)
+
+
 def test_an_english_remainder_is_not_wrong_arithmetic() -> None:
     text = 'Problem: How many crates of 5 hold 17 jars?\nSolution: {}\nAnswer: 3 crates, 2 left'
     for working, wrong in (

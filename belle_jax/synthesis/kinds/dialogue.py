@@ -84,12 +84,10 @@ class Dialogue(Kind):
             f'{pair[side]["name"]}{comma}{pair[side].get("about", "")}{stop}' for side in 'ab'
         ]
         instruction = '\n'.join([task, *people, f'{self.say("情景", "Scene")}{colon}{scene}'])
-        pieces = list(speakers.pieces(text))
-        for number, piece in enumerate(pieces, 1):
-            turns = speakers.read(piece)
+        for piece, turns, is_cut in speakers.conversations(text, cut):
             while turns and turns[0].speaker not in names:
                 turns = turns[1:]  # "地点：…" before anybody speaks
-            if cut and number == len(pieces):
+            if is_cut:
                 turns = turns[:-1]  # the last line is not whole
             output = '\n'.join(f'{turn.speaker}{colon}{turn.text}' for turn in turns)
             said = {turn.speaker for turn in turns}

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable
 
 from belle_jax.api import Reply
+from belle_jax.synthesis import json_replies
 from belle_jax.synthesis.kinds.base import Kind, fill
 from belle_jax.synthesis.parsing import Candidate, refused
 from belle_jax.synthesis.settings import Settings
@@ -11,6 +12,7 @@ from belle_jax.synthesis.sources import read_categories
 from belle_jax.texts.filters import Row, said
 
 LONGEST_QUESTION, LONGEST_ANSWER = 1200, 400  # characters: enough to see what is asked
+KEYS = '类别|分类|标签|答案|category|label|class|name'
 ANNOUNCED = re.compile(
     r'(?:类别|分类|标签|答案|category|label|class)\s*(?:名称)?\s*(?:是|为|[:：])+\s*', re.I
 )
@@ -62,6 +64,9 @@ class Label(Kind):
 
     def read(self, text: str, reply: Reply, cut: bool) -> Iterable[Candidate]:
         row = dict(self.settings.rows[reply.index])
+        for piece in json_replies.pieces(text, KEYS, ANNOUNCED):
+            said = [value for key, value in piece.value.items() if re.fullmatch(KEYS, key, re.I)]
+            text = '\n'.join(map(json_replies.as_text, said)) or text
         name = self._category(text)
         if not name:
             yield refused('ambiguous label' if name == '' else 'unknown label', text)

@@ -1,17 +1,18 @@
 """Conversations of several turns between a user and an assistant."""
 
+import itertools
 from collections.abc import Iterable
 
 from belle_jax.api import Reply
 from belle_jax.synthesis.kinds.base import Kind, fill
 from belle_jax.synthesis.kinds.self_instruct import shot
 from belle_jax.synthesis.parsing import Candidate, refused
-from belle_jax.synthesis.turns import Speakers
+from belle_jax.synthesis.turns import Speakers, Turn
 from belle_jax.texts.cleaning import cleaning
 from belle_jax.texts.filters import NAMES_A_MODEL, Row, Rule
 
 HUMAN = '用户 人类 顾客 提问者 问 Human User'.split()
-ASSISTANT = '助手 AI助手 智能助手 助理 机器人 答 Assistant AI Bot'.split()
+ASSISTANT = '助手 AI助手 智能助手 助理 机器人 答 Assistant AI Bot GPT'.split()
 LONGEST_EXAMPLE = (60, 150)  # characters; longer ones hold their own material
 SPEAKERS = Speakers({'human': HUMAN, 'assistant': ASSISTANT})
 
@@ -44,14 +45,11 @@ class Multiturn(Kind):
         )
 
     def read(self, text: str, reply: Reply, cut: bool) -> Iterable[Candidate]:
-        pieces = list(SPEAKERS.pieces(text))
-        for number, piece in enumerate(pieces, 1):
-            yield self._conversation(piece, cut and number == len(pieces))
+        return itertools.starmap(self._conversation, SPEAKERS.conversations(text, cut))
 
-    def _conversation(self, piece: str, cut: bool) -> Candidate:
-        turns = SPEAKERS.read(piece)
-        if turns and turns[0].speaker == 'assistant':
-            turns = turns[1:]  # a greeting before anybody asked
+    def _conversation(self, piece: str, turns: list[Turn], cut: bool) -> Candidate:
+        if turns and turns[0].speaker != 'human':
+            turns = turns[1:]  # a greeting, or a system message, before anybody asked
         if cut:
             turns = turns[:-1]  # the last one is not whole; those before are
         if len(turns) % 2:
