@@ -269,7 +269,8 @@ PAIR = {'a': {'name': '林秀兰', 'about': '外婆'}, 'b': {'name': '周子航'
 
 @pytest.mark.parametrize('name', KINDS)
 def test_json_with_the_right_fields_is_read_like_labels(name: str) -> None:
-    rows_of_json, changes = JSON_ROWS[name], {'characters': [PAIR]}
+    rows_of_json: Any = JSON_ROWS[name]
+    changes: Any = {'characters': [PAIR]}
     text = json.dumps(rows_of_json, ensure_ascii=False)
     want = rows(name, text, **changes)
     assert len(want) == (1 if name in ('dialogue', 'label') else 3)
