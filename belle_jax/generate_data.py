@@ -246,7 +246,7 @@ def _require_read(action: str) -> None:
         '--similarity=none': BESIDE_NO_SIMILARITY if making and SIMILARITY.value == 'none' else '',
         '--tokens': 'language' if action == 'dedupe' and TOKENS.value else '',
     }
-    chosen = (KIND.value, action) if making else (action,)
+    chosen = (KIND.value, action) if making else ('--apply' if APPLY.value else action,)
     require_read(table(READ_BY), *chosen, unread_beside=idle)
 
 

@@ -5,13 +5,14 @@ costs as much as one that does.
 """
 
 WRITING = 'self_instruct multiturn dialogue math evol'  # the kinds whose rows are new texts
-READ_BY = {  # `generate`: all kinds
-    'output output_dir overwrite': 'generate dedupe convert review',
-    'rows': 'evol label dedupe convert review',
+READ_BY = {  # `generate`: all kinds; `--apply`: of a review
+    'output output_dir overwrite': 'generate dedupe convert --apply',
+    'rows': 'evol label dedupe convert review --apply',
+    'apply': 'review --apply',
     'on_bad_row': 'dedupe convert',
     'compare': 'dedupe',
     'layout separator': 'convert',
-    'host port apply': 'review',
+    'host port': 'review',
     'language': 'generate dedupe',
     'kind count journal rebuild prompt_file give_up_after': 'generate',
     'api model_name max_tokens temperature top_p request': 'generate',
