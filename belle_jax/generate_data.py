@@ -112,9 +112,7 @@ LAYOUT = flags.DEFINE_enum('layout', 'messages', list(layouts.LAYOUTS), 'For con
 SEPARATOR = flags.DEFINE_string(
     'separator', 'line', 'For convert, between instruction and input: line, belle or a text.'
 )
-COMPARE = flags.DEFINE_enum(
-    'compare', 'question', list(dedupe.COMPARE), 'For dedupe: all that is asked, or less, or more.'
-)
+COMPARE = flags.DEFINE_enum('compare', 'question', list(dedupe.COMPARE), 'Of rows, by dedupe.')
 ON_BAD_ROW = flags.DEFINE_enum('on_bad_row', 'error', ['error', 'skip'], 'For convert and dedupe.')
 HOST = flags.DEFINE_string('host', '127.0.0.1', 'Of the page of review: who may reach it.')
 PORT = flags.DEFINE_integer('port', 0, 'Likewise; 0: one that is free.')

@@ -9,6 +9,7 @@ from collections import Counter
 import pytest
 
 import api_replies
+import english_replies
 import kind_replies
 import quirks
 from belle_jax.api import Journal
@@ -27,16 +28,18 @@ FAULTS = {
 KILLS, CONCURRENCY = 4, 8
 # Rows of some thirty requests: few, and enough to meet the quirks; label: as many as there are.
 COUNTS = {'self_instruct': 90, 'multiturn': 30, 'dialogue': 24, 'math': 80, 'evol': 26, 'label': 0}
-SOAKED = [pytest.param(kind, marks=pytest.mark.soak) for kind in list(COUNTS)[1:]]
+RUNS = [(kind, language) for kind in COUNTS for language in ('zh', 'en')]
+SOAKED = [pytest.param(*run, marks=pytest.mark.soak) for run in RUNS[1:]]
 
 
-def flags(kind, folder, url):
+def flags(kind, language, folder, url):
     rows = [f'--rows={_rows(folder.parent)}'] if kind in ('evol', 'label') else []
     count = [f'--count={COUNTS[kind]}'] if COUNTS[kind] else []
     return [
-        f'--kind={kind}', f'--output={folder}/rows.json', f'--base_url={url}', *rows, *count,
-        '--model_name=m', '--usd_per_million_input=2', '--usd_per_million_output=8',
-        '--threshold=0.8', f'--concurrency={CONCURRENCY}', '--timeout=20', '--give_up_after=0',
+        f'--kind={kind}', f'--language={language}', f'--output={folder}/rows.json', *rows, *count,
+        f'--base_url={url}', '--model_name=m', '--usd_per_million_input=2',
+        '--usd_per_million_output=8', f'--concurrency={CONCURRENCY}', '--timeout=20',
+        '--give_up_after=0', *([] if kind == 'label' else ['--threshold=0.8']),
     ]  # fmt: skip
 
 
@@ -66,11 +69,14 @@ def journaled(path):
         return answered, journal.spent(), journal.lost
 
 
-@pytest.mark.parametrize('kind', ['self_instruct', *SOAKED])
-def test_a_run_from_a_server_with_every_quirk_is_the_same_after_four_kills(tmp_path, kind):
-    content = getattr(kind_replies, kind, None) or api_replies.self_instruct
+@pytest.mark.parametrize(('kind', 'language'), [RUNS[0], *SOAKED])
+def test_a_run_from_a_server_with_every_quirk_is_the_same_after_four_kills(
+    tmp_path, kind, language
+):
+    replies = kind_replies if language == 'zh' else english_replies
+    content = getattr(replies, kind, None) or api_replies.self_instruct
     with serving(content=content, **FAULTS) as server:
-        account, _ = finish(start(*flags(kind, tmp_path / 'calm', server.url)))
+        account, _ = finish(start(*flags(kind, language, tmp_path / 'calm', server.url)))
         bodies, cost = server.bodies, charged(server)
     _, spent, lost = journaled(tmp_path / 'calm/rows.journal.sqlite')
     # What was answered is paid as the server charged it, whatever it counted.
@@ -79,11 +85,11 @@ def test_a_run_from_a_server_with_every_quirk_is_the_same_after_four_kills(tmp_p
     assert 'began with thoughts' in account
     assert '草稿' not in (tmp_path / 'calm/rows.json').read_text('utf-8')
 
-    chance, before = random.Random(kind), set()
+    chance, before = random.Random(kind + language), set()
     with serving(content=content, **FAULTS) as server:
         for number in range(KILLS + 1):
             begun = len(server.bodies)
-            process = start(*flags(kind, tmp_path / 'killed', server.url))
+            process = start(*flags(kind, language, tmp_path / 'killed', server.url))
             if number < KILLS:
                 wanted = begun + chance.randint(1, len(bodies) // (KILLS + 1))
                 while len(server.bodies) < wanted and process.poll() is None:
