@@ -3,7 +3,7 @@
 import pytest
 
 from belle_jax import progress
-from belle_jax.progress import Line, Progress, duration
+from belle_jax.progress import Line, Progress, duration, usd
 
 
 @pytest.fixture
@@ -86,3 +86,9 @@ def test_durations_are_for_people():
     assert [duration(s) for s in (0, 59.9, 250, 36_061)] == [
         '0:00:00', '0:00:59', '0:04:10', '10:01:01',
     ]  # fmt: skip
+
+
+def test_money_has_as_many_digits_as_say_something():
+    amounts = (1234.5, 12.345, 0.5, 0.0942, 0.0042, 0.000012, 0)
+    shown = ['$1,234', '$12.35', '$0.50', '$0.094', '$0.0042', '$0.000012', '$0']
+    assert [usd(amount) for amount in amounts] == shown
