@@ -117,10 +117,8 @@ def resolve(name: str | Path) -> Path:
     try:
         files = huggingface_hub.HfApi().list_repo_files(str(name))
         safe = any(f.endswith('.safetensors') for f in files)
-        weights = ['*.safetensors'] if safe else ['pytorch_model*.bin']
-        return Path(
-            huggingface_hub.snapshot_download(str(name), allow_patterns=[*HUB_FILES, *weights])
-        )
+        patterns = [*HUB_FILES, '*.safetensors' if safe else 'pytorch_model*.bin']
+        return Path(huggingface_hub.snapshot_download(str(name), allow_patterns=patterns))
     except (OSError, ValueError) as error:  # what the hub's client raises are kinds of these
         try:
             return Path(huggingface_hub.snapshot_download(str(name), local_files_only=True))
