@@ -17,17 +17,11 @@ from belle_jax.training.step import State, make_evaluation, make_step
 
 
 class Layout(NamedTuple):
-    """Where a model lives and what of it is trained.
-
-    Attributes:
-        mesh: The devices.
-        blueprint: Of the model, its layers grouped by what is trained.
-        trained: Names of the parameters that the optimiser moves.
-    """
+    """Where a model lives and what of it is trained."""
 
     mesh: jax.sharding.Mesh
-    blueprint: models.Blueprint
-    trained: frozenset[str]
+    blueprint: models.Blueprint  # its layers grouped by what is trained
+    trained: frozenset[str]  # names of the parameters that the optimiser moves
 
 
 def lay_out(run: Run, architecture: Architecture, devices: Sequence[Any] | None = None) -> Layout:
