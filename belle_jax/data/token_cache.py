@@ -119,9 +119,7 @@ def open_source(
 def _write(work: pathlib.Path, reader: RecordReader, template: Template, system: str) -> None:
     """Tokenises a source into a directory."""
     dtype = np.dtype(np.uint16 if len(template.tokenizer) <= 1 << 16 else np.int32)
-    columns: dict[str, list[np.ndarray]] = {
-        name: [] for name in ('length', 'record', 'trained_count', 'kind')
-    }
+    columns: list[tuple[np.ndarray, ...]] = []
     hashes: list[int] = []
     total = 0
     progress = Progress(f'tokenising {reader.path}', 'tokens')
@@ -134,13 +132,12 @@ def _write(work: pathlib.Path, reader: RecordReader, template: Template, system:
             total += len(tokens)
             before = np.concatenate([[0], np.cumsum(trained)])
             ends = np.cumsum(lengths)
-            columns['length'].append(lengths)
-            columns['record'].append(np.asarray(owners, np.int64))
-            columns['trained_count'].append(before[ends] - before[ends - lengths])
-            columns['kind'].append(np.asarray(kinds, np.uint8))
+            count = before[ends] - before[ends - lengths]
+            columns.append((lengths, owners.astype(np.int64), count, kinds.astype(np.uint8)))
             progress.show(total, reader.done)
     progress.end(total)
-    table = {name: np.concatenate(parts) for name, parts in columns.items()}
+    names = ('length', 'record', 'trained_count', 'kind')
+    table = {name: np.concatenate(parts) for name, parts in zip(names, zip(*columns))}
     table['record_hash'] = np.asarray(hashes, np.uint64)
     np.savez(work / 'examples.npz', allow_pickle=False, **table)
     meta = {

@@ -190,11 +190,8 @@ def load(path: str | pathlib.Path) -> Tokenizer:
     directory = tokenizer_directory.find(path)
     settings = tokenizer_directory.read_settings(directory)
     backend = tokenizer_directory.read_backend(directory, settings)
-    special = {
-        token.content: index
-        for index, token in backend.get_added_tokens_decoder().items()
-        if token.special
-    }
+    added = backend.get_added_tokens_decoder().items()
+    special = {token.content: index for index, token in added if token.special}
     bos_id, eos_id, pad_id = (
         tokenizer_directory.special_id(backend, settings, kind) for kind in ('bos', 'eos', 'pad')
     )

@@ -17,19 +17,12 @@ from belle_jax.runs.load import load_model
 
 @dataclasses.dataclass(frozen=True)
 class Voice:
-    """What a directory says about how its model is spoken to.
-
-    Attributes:
-        tokenizer: Text to tokens.
-        template: Messages to a prompt.
-        system: The system message of conversations without one.
-        checkpoint: The run's newest good one, or the one named; None for a Hugging Face directory.
-    """
+    """What a directory says about how its model is spoken to."""
 
     tokenizer: tokenizer.Tokenizer
     template: templates.Template
-    system: str
-    checkpoint: run_directory.Checkpoint | None
+    system: str  # the system message of conversations without one
+    checkpoint: run_directory.Checkpoint | None  # the newest good one, or the one named, of a run
 
     @property
     def step(self) -> int | None:

@@ -132,14 +132,9 @@ def _candidates(state: Beams, logits, program, rows: loop.RowSettings, kept: int
     """The best continuations: summed scores, which hypothesis each continues, and its token."""
     batch, beams, _ = state.running.shape
     spread = functools.partial(jnp.repeat, repeats=beams, axis=0)
-    scores = sampling.process(
-        jax.nn.log_softmax(logits),
-        jax.tree.map(spread, rows.filters),
-        program.plan,
-        seen=state.seen,
-        made=jnp.full(batch * beams, state.made),
-        eos_ids=program.eos_ids,
-    )
+    filters, made = jax.tree.map(spread, rows.filters), jnp.full(batch * beams, state.made)
+    so_far: Any = {'seen': state.seen, 'made': made, 'eos_ids': program.eos_ids}
+    scores = sampling.process(jax.nn.log_softmax(logits), filters, program.plan, **so_far)
     vocab = scores.shape[-1]
     scores = scores.reshape(batch, beams, vocab) + state.running_scores[:, :, None]
     best, index = jax.lax.top_k(scores.reshape(batch, -1), kept)

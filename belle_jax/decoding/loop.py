@@ -147,14 +147,8 @@ def advance(program: Program, params, state: LoopState, rows: RowSettings, stopp
 
 
 def _choose(model, program: Program, h, state: LoopState, rows: RowSettings):
-    logits = sampling.process(
-        model.logits(h)[:, 0],
-        rows.filters,
-        program.plan,
-        seen=state.seen,
-        made=state.made,
-        eos_ids=program.eos_ids,
-    )
+    so_far: Any = {'seen': state.seen, 'made': state.made, 'eos_ids': program.eos_ids}
+    logits = sampling.process(model.logits(h)[:, 0], rows.filters, program.plan, **so_far)
     return sampling.choose(logits, rows.filters, program.plan, state.length)
 
 

@@ -26,19 +26,12 @@ ROLES = ('system', 'user', 'assistant')
 
 @dataclasses.dataclass(frozen=True)
 class PromptRow:
-    """One line of a prompts file.
+    """One line of a prompts file."""
 
-    Attributes:
-        place: 'FILE:LINE', for errors.
-        id: The row's own, or the number of its line.
-        input: The value of its field, as it was given.
-        messages: The conversation to answer.
-    """
-
-    place: str
-    id: Any
-    input: Any
-    messages: list[Message]
+    place: str  # 'FILE:LINE', for errors
+    id: Any  # the row's own, or the number of its line
+    input: Any  # the value of its field, as it was given
+    messages: list[Message]  # the conversation to answer
 
 
 def read_prompts(path: str | Path) -> list[PromptRow]:

@@ -117,10 +117,8 @@ def resolve(name: str | Path) -> Path:
     try:
         files = huggingface_hub.HfApi().list_repo_files(str(name))
         safe = any(f.endswith('.safetensors') for f in files)
-        weights = ['*.safetensors'] if safe else ['pytorch_model*.bin']
-        return Path(
-            huggingface_hub.snapshot_download(str(name), allow_patterns=[*HUB_FILES, *weights])
-        )
+        patterns = [*HUB_FILES, '*.safetensors' if safe else 'pytorch_model*.bin']
+        return Path(huggingface_hub.snapshot_download(str(name), allow_patterns=patterns))
     except (OSError, ValueError) as error:  # what the hub's client raises are kinds of these
         try:
             return Path(huggingface_hub.snapshot_download(str(name), local_files_only=True))
@@ -185,9 +183,10 @@ def architecture_from_config(
             'model.'
         )
     ends = (generation or {}).get('eos_token_id', config.get('eos_token_id', 2))
+    ids = [_token('eos_token_id', one) for one in (ends if isinstance(ends, list) else [ends])]
     special = {
         'bos_id': _token('bos_token_id', config.get('bos_token_id', 1)),
-        'eos_ids': _ends(ends),
+        'eos_ids': tuple(index for index in ids if index is not None),
         'pad_id': _token('pad_token_id', config.get('pad_token_id')),
     }
     return FAMILIES[name].from_config(PublishedConfig(config), special)
@@ -198,11 +197,6 @@ def _token(name: str, value: Any) -> int | None:
     if value is not None and type(value) is not int:
         raise ValueError(f'{name}={value!r} must be the number of a token.')
     return value if value is not None and value >= 0 else None
-
-
-def _ends(value: Any) -> tuple[int, ...]:
-    ids = (_token('eos_token_id', one) for one in (value if isinstance(value, list) else [value]))
-    return tuple(index for index in ids if index is not None)
 
 
 def architecture_to_hf_config(architecture: Architecture, dtype: str) -> dict[str, Any]:

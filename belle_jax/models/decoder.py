@@ -229,12 +229,10 @@ def empty_cache(model: Decoder, batch: int, length: int) -> tuple[Cache, ...]:
         length: S in tokens.
     """
     a = model.architecture
-    shape = (batch, a.kv_heads, length, a.head_dim)
+    shape, axes = (batch, a.kv_heads, length, a.head_dim), ('batch', 'heads', 'length', 'head_dim')
 
     def zeros():
-        return sharding.constrain(
-            jnp.zeros(shape, model.dtype), ('batch', 'heads', 'length', 'head_dim')
-        )
+        return sharding.constrain(jnp.zeros(shape, model.dtype), axes)
 
     return tuple((zeros(), zeros()) for _ in range(a.layers))
 

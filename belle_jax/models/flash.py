@@ -163,11 +163,8 @@ def _splash(q_btnh, k_bskh, v_bskh, segment_ids, scale):
     length, heads = q_btnh.shape[1], q_btnh.shape[2]
     head_dim = v_bskh.shape[-1]
     width = -(-q_btnh.shape[-1] // LANES) * LANES
-    q_btnh, k_bskh, v_bskh = (
-        _pad_features(q_btnh, width),
-        _pad_features(k_bskh, width),
-        _pad_features(v_bskh, -(-head_dim // LANES) * LANES),
-    )
+    q_btnh, k_bskh = _pad_features(q_btnh, width), _pad_features(k_bskh, width)
+    v_bskh = _pad_features(v_bskh, -(-head_dim // LANES) * LANES)
     block = max(b for b in (128, 256, 512) if length % b == 0)
     passes = ('q', 'kv', 'q_dkv', 'kv_dkv', 'q_dq', 'kv_dq')
     sizes: dict[str, Any] = {f'block_{name}': block for name in passes}

@@ -46,26 +46,19 @@ def project(equation: str, x: jax.Array, w: jax.Array) -> jax.Array:
     several times faster than [B, T, D] ones, forward and backward, and no backend minds.
 
     Args:
-        equation: Like 'btd,dnh->btnh': two leading dimensions, the contracted ones, the weight's.
+        equation: Like 'btd,dnh->btnh': two leading dimensions, the contracted ones, the others.
         x: Activations [B, T, ...].
         w: Weight; cast to the dtype of x.
     Returns:
         The product, in the dtype of x.
     """
-    inputs, output = equation.split('->')
-    x_axes, w_axes = inputs.split(',')
-    contracted = ''.join(a for a in x_axes[2:])
-    kept = output[2:]
-    if w_axes not in (contracted + kept, kept + contracted) or output[:2] != x_axes[:2]:
+    axes, output = equation.split('->')
+    x_axes, w_axes = axes.split(',')
+    if w_axes != x_axes[2:] + output[2:] or output[:2] != x_axes[:2]:
         raise ValueError(f'{equation!r} is not a product of tokens and a weight.')
-    n_in = math.prod(x.shape[2:])
-    x_flat = x.reshape(-1, n_in)
-    w = w.astype(x.dtype)
-    if w_axes == contracted + kept:
-        out, tail = x_flat @ w.reshape(n_in, -1), w.shape[len(contracted) :]
-    else:
-        out, tail = x_flat @ w.reshape(-1, n_in).T, w.shape[: len(kept)]
-    return out.reshape(*x.shape[:2], *tail)
+    inputs = math.prod(x.shape[2:])
+    out = x.reshape(-1, inputs) @ w.astype(x.dtype).reshape(inputs, -1)
+    return out.reshape(*x.shape[:2], *w.shape[x.ndim - 2 :])
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:

@@ -43,21 +43,13 @@ Draw = Callable[[random.Random], tuple[tuple, str]]
 
 @dataclass(frozen=True)
 class TaskKind:
-    """One kind of task.
+    """One kind of task."""
 
-    Attributes:
-        name: What it is called in the data and in the printed table.
-        draw: Takes a random generator, returns the values for a phrasing, and the answer.
-        phrasings: Ways to ask, format strings over the drawn values.
-        pairs: How many to make, held-out ones included.
-        new_answers: Whether held-out answers must be ones that no training row has.
-    """
-
-    name: str
-    draw: Draw
-    phrasings: tuple[str, ...]
-    pairs: int = 1000
-    new_answers: bool = True
+    name: str  # in the data and in the printed table
+    draw: Draw  # takes a random generator, returns the values for a phrasing, and the answer
+    phrasings: tuple[str, ...]  # ways to ask, format strings over the drawn values
+    pairs: int = 1000  # to make, held-out ones included
+    new_answers: bool = True  # whether held-out answers must be ones that no training row has
 
 
 def numeral(number: int) -> str:

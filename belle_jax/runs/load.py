@@ -1,8 +1,7 @@
 """From any kind of source to an architecture, to parameters, to a model that runs."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from absl import logging
 
@@ -50,19 +49,6 @@ def open_parameters(
             logging.warning('A newer checkpoint is passed over: %s', reason)
         return Saved(checkpoint)
     return huggingface.open(path, architecture)
-
-
-def load_parameters(
-    source: str | Path,
-    architecture: Architecture | None = None,
-    shardings: Mapping[str, Any] | None = None,
-    dtype: str = 'float32',
-) -> dict[str, Any]:
-    """Arrays by checkpoint name, each shard straight from the files.
-
-    The arguments are those of `open_parameters` and `place`.
-    """
-    return place(open_parameters(source, architecture), shardings, dtype)
 
 
 def load_model(

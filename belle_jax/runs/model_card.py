@@ -140,10 +140,8 @@ def _data(checkpoint: run_directory.Checkpoint) -> str:
     account = json.loads(path.read_text('utf-8'))
     for part in {'sources', 'validation'} & account.keys():
         account[part] = [_public(entry) for entry in account[part]]
-    rows = [
-        f'| source | {" | ".join(COUNTS)} |'.replace('_', ' '),
-        '|---' * (1 + len(COUNTS)) + '|',
-    ]
+    head = f'| source | {" | ".join(COUNTS)} |'.replace('_', ' ')
+    rows = [head, '|---' * (1 + len(COUNTS)) + '|']
     for entry in account.get('sources', []):
         counts = ' | '.join(f'{entry.get(name, 0):,}' for name in COUNTS)
         rows.append(f'| {_plain(entry.get("path", ""))} | {counts} |')

@@ -48,15 +48,13 @@ class Parameters(Protocol):
         ...
 
 
-def place(
-    parameters: Parameters, shardings: Mapping[str, Any] | None = None, dtype: str = 'float32'
-) -> dict[str, Any]:
+def place(parameters: Parameters, shardings: Mapping[str, Any], dtype: str) -> dict[str, Any]:
     """Reads open parameters into their shards.
 
     Args:
         parameters: Open files.
         shardings: `jax.sharding.Sharding` by name of the parameters wanted; each process reads the
-            slices of its own devices. None: whole NumPy arrays of all, and JAX is not needed.
+            slices of its own devices.
         dtype: 'float32', 'bfloat16' or 'float16'; '' leaves each parameter as it is stored.
     Returns:
         Arrays by checkpoint name.
@@ -65,11 +63,6 @@ def place(
     def numbers(name: str) -> np.dtype:
         return DTYPES[dtype] if dtype else parameters.dtype_of(name)
 
-    if shardings is None:
-        return {
-            name: parameters.read(name, tuple(slice(0, n) for n in shape), numbers(name))
-            for name, shape in parameters.shapes.items()
-        }
     import jax
 
     def array(name: str, shape: tuple[int, ...]) -> jax.Array:

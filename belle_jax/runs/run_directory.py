@@ -120,10 +120,7 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
 
 def root(path: Path) -> Path:
     """The run directory that a path is, or that a checkpoint lies in."""
-    found = _split(path)
-    if found is None:
-        raise ValueError(f'{path} is neither a run directory nor a checkpoint of one.')
-    return found[0]
+    return (_split(path) or (path, None))[0]
 
 
 def _split(path: Path) -> tuple[Path, int | None] | None:

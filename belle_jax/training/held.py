@@ -11,6 +11,7 @@ from belle_jax.config import Run
 from belle_jax.data import Tokenizer
 from belle_jax.files import read_json
 from belle_jax.runs import run_directory
+from belle_jax.runs.load import open_parameters
 from belle_jax.runs.parameters import Parameters
 
 FIXED = ('seed', 'model', 'data', 'batch', 'optim', 'train.objective', 'train.only', 'train.freeze')
@@ -73,11 +74,9 @@ class Held:
 
     def check_source(self, recorded: str | None, source: str) -> None:
         """Refuses a source whose `identity` is not the recorded one, wherever it lies."""
-        if self.run and source not in ('', self.run.model.source):
-            from belle_jax.runs.load import open_parameters
-
-            if recorded != identity(open_parameters(source)):
-                raise self.another('model.source')
+        elsewhere = self.run and source not in ('', self.run.model.source)
+        if elsewhere and recorded != identity(open_parameters(source)):
+            raise self.another('model.source')
 
     def another(self, name: str) -> ValueError:
         """What is said of a field that may not change."""

@@ -44,11 +44,9 @@ def check_warmup(optim: config.Optim, steps: int) -> None:
     """Warns of a warm-up that is longer than the run, whose peak is never reached."""
     if optim.warmup_steps > steps:
         logging.warning(
-            '--config.optim.warmup_steps=%d is longer than the run of %d steps: the learning rate '
-            'ends at %.0f %% of its peak. Set it lower, or set warmup_ratio instead.',
-            optim.warmup_steps,
-            steps,
-            100 * steps / optim.warmup_steps,
+            f'--config.optim.warmup_steps={optim.warmup_steps} is longer than the run of {steps} '
+            f'steps: the learning rate ends at {100 * steps / optim.warmup_steps:.0f} % of its '
+            'peak. Set it lower, or set warmup_ratio instead.'
         )
 
 

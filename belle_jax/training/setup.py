@@ -1,6 +1,7 @@
 """What prepares a training step: made once, for training, planning, benchmarks and tests."""
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -16,17 +17,11 @@ from belle_jax.training.step import State, make_evaluation, make_step
 
 
 class Layout(NamedTuple):
-    """Where a model lives and what of it is trained.
-
-    Attributes:
-        mesh: The devices.
-        blueprint: Of the model, its layers grouped by what is trained.
-        trained: Names of the parameters that the optimiser moves.
-    """
+    """Where a model lives and what of it is trained."""
 
     mesh: jax.sharding.Mesh
-    blueprint: models.Blueprint
-    trained: frozenset[str]
+    blueprint: models.Blueprint  # its layers grouped by what is trained
+    trained: frozenset[str]  # names of the parameters that the optimiser moves
 
 
 def lay_out(run: Run, architecture: Architecture, devices: Sequence[Any] | None = None) -> Layout:
@@ -64,9 +59,7 @@ class Placement:
         self.shape = (accumulation, size // accumulation, seq_len)
         slices: Any = self.sharding.addressable_devices_indices_map(self.shape).values()
         local = sorted({r for s in slices for r in range(*s[1].indices(self.shape[1]))})
-        self.rows: Sequence[int] = [
-            a * self.shape[1] + r for a in range(accumulation) for r in local
-        ]
+        self.rows = [a * self.shape[1] + r for a in range(accumulation) for r in local]
 
     def put(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
         """Global arrays [A, B, T] from this process's rows [len(rows), T]."""
@@ -75,14 +68,9 @@ class Placement:
 
     def stream(self, batches: Iterator[Mapping[str, np.ndarray]]) -> Iterator[dict[str, jax.Array]]:
         """`put` over an iterator, one batch ahead of its use."""
-        ahead = None
-        for batch in batches:
-            placed = self.put(batch)
-            if ahead is not None:
-                yield ahead
-            ahead = placed
-        if ahead is not None:
-            yield ahead
+        placed: Iterator[Any] = itertools.chain(map(self.put, batches), [None])
+        for batch, _ in itertools.pairwise(placed):  # which takes the next one first
+            yield batch
 
 
 def batch_sharding(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:

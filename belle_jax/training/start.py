@@ -19,6 +19,7 @@ from belle_jax.formats import huggingface
 from belle_jax.paths import distinct
 from belle_jax.runs import conversion, run_directory
 from belle_jax.runs.checkpoints import Checkpoints
+from belle_jax.runs.load import open_parameters, read_architecture
 from belle_jax.runs.parameters import Regrouped, place
 from belle_jax.training.held import Held, identity
 from belle_jax.training.setup import Setup
@@ -62,14 +63,11 @@ class Start:
         limit = families.of(self.architecture).context_limit(self.architecture)
         if limit and run.data.seq_len > limit:
             logging.warning(
-                '--config.data.seq_len=%d is longer than the context of %d tokens: what stands '
-                'beyond it is trained on, and no answer is ever given there.',
-                run.data.seq_len,
-                limit,
+                f'--config.data.seq_len={run.data.seq_len} is longer than the context of {limit} '
+                'tokens: what stands beyond it is trained on, and no answer is ever given there.'
             )
-        self.run = dataclasses.replace(
-            run, model=dataclasses.replace(run.model, architecture=self.architecture)
-        )
+        model = dataclasses.replace(run.model, architecture=self.architecture)
+        self.run = dataclasses.replace(run, model=model)
         self.held.check(self.run)
 
     def parameters(self, setup: Setup) -> dict[str, jax.Array]:
@@ -81,8 +79,6 @@ class Start:
         if not self._source:
             key = jax.random.key(self.run.seed)
             return models.initialise(setup.blueprint, key, shardings)
-        from belle_jax.runs.load import open_parameters
-
         source = open_parameters(self._source, self.architecture)
         self.identity = identity(source)
         if self.held.converted:
@@ -198,10 +194,8 @@ class Saving:
             )
         if meta.get('steps', self._steps) != self._steps:
             logging.warning(
-                'The run was planned for %d steps and is now for %d: the learning rate follows '
-                'the new plan.',
-                meta['steps'],
-                self._steps,
+                f'The run was planned for {meta["steps"]} steps and is now for {self._steps}: the '
+                'learning rate follows the new plan.'
             )
 
     def _keep_frozen(self, frozen: Mapping[str, jax.Array]) -> None:
@@ -242,8 +236,6 @@ def _tokenizer_path(run: Run) -> str:
 
 def _architecture(run: Run, words: Tokenizer) -> Architecture:
     if run.model.source:
-        from belle_jax.runs.load import read_architecture
-
         return read_architecture(run.model.source)
     architecture = run.model.architecture or config.PRESETS[run.model.preset]
     if architecture.vocab_size:

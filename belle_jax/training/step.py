@@ -15,17 +15,11 @@ Params = dict[str, Any]
 
 
 class State(NamedTuple):
-    """What a run has come to.
+    """What a run has come to."""
 
-    Attributes:
-        trainable: The parameters that the optimiser moves, by name.
-        frozen: All others, which stay as they came.
-        optimiser: The optimiser's state, over the trainable ones alone.
-    """
-
-    trainable: Params
-    frozen: Params
-    optimiser: Any
+    trainable: Params  # what the optimiser moves, by name
+    frozen: Params  # all others, which stay as they came
+    optimiser: Any  # its state, over the trainable ones alone
 
 
 def make_step(

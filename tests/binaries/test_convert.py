@@ -22,10 +22,10 @@ from belle_jax.families import HEAD, Architecture, Rope
 from belle_jax.formats import huggingface
 from belle_jax.runs import conversion, run_directory
 from belle_jax.runs.checkpoints import Checkpoints
-from belle_jax.runs.load import load_parameters
 from belle_jax.runs.run_directory import open_checkpoint
 from belle_jax.weights import shards
 from belle_jax.weights.tensors import DTYPES, planned
+from loaded import load_parameters
 
 ROOT = Path(__file__).resolve().parents[2]
 RNG = np.random.default_rng(8)

@@ -17,7 +17,8 @@ from belle_jax import config, sample
 from belle_jax.decoding import Sampling, assistant, prompt_file, terminal
 from belle_jax.runs.checkpoints import Checkpoints
 from belle_jax.runs.conversion import keep_origin
-from belle_jax.runs.load import load_parameters, read_architecture
+from belle_jax.runs.load import read_architecture
+from loaded import load_parameters
 
 ROOT = Path(__file__).resolve().parents[2]
 

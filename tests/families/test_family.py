@@ -16,10 +16,11 @@ from belle_jax.families import FAMILIES, PRESETS, Architecture, Rope
 from belle_jax.formats import huggingface
 from belle_jax.formats.protocol import PublishedModel
 from belle_jax.runs.conversion import to_huggingface
-from belle_jax.runs.load import load_model, load_parameters
+from belle_jax.runs.load import load_model
 from belle_jax.training.loop import Trainer
 from belle_jax.weights.tensors import planned
 from learned import LearnedFamily
+from loaded import load_parameters
 from recipes import tiny as recipe
 
 

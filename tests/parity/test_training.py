@@ -7,10 +7,11 @@ import pytest
 
 import tiny
 from belle_jax import config, models
-from belle_jax.runs.load import load_parameters, read_architecture
+from belle_jax.runs.load import read_architecture
 from belle_jax.training import optim
 from belle_jax.training.objectives import NextToken
 from belle_jax.training.step import make_step
+from loaded import load_parameters
 
 torch = pytest.importorskip('torch')
 transformers = pytest.importorskip('transformers')

@@ -13,10 +13,10 @@ import training_runs
 from belle_jax import config, models
 from belle_jax.formats import huggingface
 from belle_jax.runs.conversion import to_huggingface
-from belle_jax.runs.load import load_parameters
 from belle_jax.runs.parameters import Arrays, Saved
 from belle_jax.runs.run_directory import open_checkpoint
 from belle_jax.training.loop import Trainer
+from loaded import load_parameters
 from recipes import tiny as recipe
 
 

@@ -92,7 +92,8 @@ def _write(
     threads: int,
 ) -> int:
     """Compresses everything; returns the bytes of the delta."""
-    same = [p for p in files if _is_same(p, base / p.name)]
+    both = [p for p in files if p.stat().st_size > SETTINGS and (base / p.name).is_file()]
+    same = [p for p in both if filecmp.cmp(p, base / p.name, shallow=False)]
     carried: list[Triple] = [(p.name, map_file(p), None) for p in files if p not in same]
     everything = tensors + carried
     progress = Progress('Making the delta', 'MB')
@@ -128,11 +129,6 @@ def _tasks(everything: list[Triple], level: int) -> Iterator[Callable[[], Any]]:
             yield lambda a=theirs.array: sha256(a)
         for start in range(0, array.nbytes, blocks.BLOCK):
             yield lambda a=array, b=theirs, s=start: blocks.encode(a, b, s, level)
-
-
-def _is_same(path: Path, theirs: Path) -> bool:
-    large = path.stat().st_size > SETTINGS
-    return large and theirs.is_file() and filecmp.cmp(path, theirs, shallow=False)
 
 
 def _account(tensors: list[Triple], size: int) -> None:

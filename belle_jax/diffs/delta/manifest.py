@@ -56,15 +56,10 @@ class Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class Carried(Tensor):
-    """A tensor of the tuned model, or one of its small files (dtype 'U8', shape [bytes]).
+    """A tensor of the tuned model, or one of its small files (dtype 'U8', shape [bytes])."""
 
-    Attributes:
-        base: What it is compared with; None where it is carried whole.
-        blocks: Bytes of its compressed blocks; None for a file that is the base's.
-    """
-
-    base: Tensor | None
-    blocks: tuple[int, ...] | None
+    base: Tensor | None  # what it is compared with; None where it is carried whole
+    blocks: tuple[int, ...] | None  # bytes, compressed; None for a file that is the base's
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,19 +15,12 @@ MANIFEST = 'xor_manifest.json'
 
 @dataclasses.dataclass(frozen=True)
 class Checksums:
-    """What is known of a file.
+    """What is known of a file; the checksums are in hex."""
 
-    Attributes:
-        size: Bytes.
-        sha256: In hex.
-        md5: In hex; not against forgery, but it is what model cards list.
-        source: Name of the file that it was made from.
-    """
-
-    size: int
+    size: int  # bytes
     sha256: str
-    md5: str
-    source: str = ''
+    md5: str  # not against forgery, but it is what model cards list
+    source: str = ''  # name of the file that it was made from
 
 
 def measure(path: Path, tell: blocks.Tell, source: str = '') -> Checksums:

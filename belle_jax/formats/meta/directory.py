@@ -65,15 +65,14 @@ def open(directory: str | Path, max_position: int = 0) -> PublishedModel:
         model, reason = meant(tied=True)
     if max_position:
         model, reason = dataclasses.replace(model, max_position=max_position), '--max_position'
+    note = f"Context: {model.max_position:,} tokens ({reason}), which Meta's files do not give."
     return PublishedModel(
         directory=source,
         architecture=model,
         tensors={tensor.name: tensor for tensor in tensors},
         dtype=dtype,
         carry=functools.partial(_carry, words_file, tokenizer),
-        notes=[
-            f"Context: {model.max_position:,} tokens ({reason}), which Meta's files do not give."
-        ],
+        notes=[note],
     )
 
 
