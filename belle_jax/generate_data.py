@@ -21,7 +21,6 @@ Other actions:
 """
 
 import json
-import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -144,8 +143,6 @@ def main(action: str = 'generate', *more: str) -> int:
             f'{wrong!r} is not an action: generate (which may be left out), dedupe, convert and '
             'review are.'
         )
-    # The end of a machine's time is told as Ctrl-C is: what was paid for is journaled and written.
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     return actions[action]()
 
 

@@ -12,9 +12,11 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+from belle_jax import signals
 from belle_jax.api import Budget, Client, Journal, Request, ask_all
 from belle_jax.data.row_file import new_row_file
-from belle_jax.files import remove_leftovers
+from belle_jax.disk import sentence
+from belle_jax.files import sweep
 from belle_jax.progress import Progress
 from belle_jax.synthesis import report
 from belle_jax.synthesis.decisions import ByHand, DecisionLog
@@ -73,7 +75,7 @@ def generate(job: Job, files: Files, client: Client) -> Result:
         outcome, error = 'interrupted', None
         try:
             outcome = asyncio.run(_ask(job, harvest, client, journal))
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, asyncio.CancelledError):
             pass
         except (ValueError, OSError) as caught:
             outcome, error = 'error', caught
@@ -119,10 +121,8 @@ def _journal(job: Job, files: Files) -> Journal:
     try:
         files.journal.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise ValueError(
-            f'the folder {files.journal.parent} cannot be made ({reason}): write elsewhere.'
-        ) from error
+        what = f'the folder {files.journal.parent} cannot be made'
+        raise ValueError(sentence(error, what)) from error
     return Journal(files.journal, journal_settings(job.kind))
 
 
@@ -166,18 +166,22 @@ async def _ask(job: Job, harvest: Harvest, client: Client, journal: Journal) -> 
     if harvest.ended:
         return 'enough'
     live = Live(harvest, client.counters)
+    # What arrived is journaled and written: the task is cancelled where it waits, not anywhere.
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
     async with client:
         showing = asyncio.ensure_future(live.run())
         try:
-            return await ask_all(
-                _requests(job.kind),
-                client,
-                journal,
-                concurrency=job.concurrency,
-                use=harvest.use,
-                more=harvest.needs,
-                budget=job.budget,
-            )
+            with signals.heeding(lambda: loop.call_soon_threadsafe(task.cancel)):
+                return await ask_all(
+                    _requests(job.kind),
+                    client,
+                    journal,
+                    concurrency=job.concurrency,
+                    use=harvest.use,
+                    more=harvest.needs,
+                    budget=job.budget,
+                )
         finally:
             showing.cancel()
             live.end()
@@ -193,7 +197,7 @@ def _harvest(job: Job, files: Files) -> Iterator[Harvest]:
     """A harvest whose rejected pieces go to their file as they come; the rest is written after."""
     # The journal's lock says that no other run writes them.
     for path in (files.output, files.rejected, files.report, files.harvested):
-        remove_leftovers(path.parent, path.name.__eq__)
+        sweep(path.parent, path.name.__eq__)
     by_hand = ByHand(DecisionLog(files.decisions).decided)
     with (
         # Opened before anything is asked: what cannot be written is told before it is paid for.

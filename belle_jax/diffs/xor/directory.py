@@ -14,7 +14,8 @@ from belle_jax.diffs.xor.blocks import Tell
 from belle_jax.diffs.xor.checksums import MANIFEST, Checksums, shown
 from belle_jax.diffs.xor.cipher import Encrypted, Key
 from belle_jax.diffs.xor.file_pool import Made
-from belle_jax.files import explaining, locked, remove_leftovers, require_room
+from belle_jax.disk import explaining, require_room
+from belle_jax.files import locked, sweep
 
 STAYS = re.compile(
     r'\..*|(readme|licen[cs]e|notice|use_policy).*|.*\.(md|enc)|' + re.escape(MANIFEST),
@@ -260,7 +261,7 @@ def _manifest(
         with explaining(target, name, FULL):
             target.mkdir(parents=True, exist_ok=True)
             with locked(target, busy):
-                remove_leftovers(target, lambda n: is_ours(n) or n == MANIFEST)
+                sweep(target, lambda n: is_ours(n) or n == MANIFEST)
                 yield enter
     finally:
         if new:
