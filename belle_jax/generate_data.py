@@ -75,7 +75,9 @@ USD_INPUT = flags.DEFINE_float('usd_per_million_input', None, 'Price of prompt t
 USD_OUTPUT = flags.DEFINE_float('usd_per_million_output', None, 'Price of answer tokens.')
 JOURNAL = flags.DEFINE_string('journal', '', 'By default beside the output.')
 REBUILD = flags.DEFINE_boolean('rebuild', False, 'Only from the journal; asks nothing.')
-OVERWRITE = flags.DEFINE_boolean('overwrite', False, 'Replace an output that has no journal.')
+OVERWRITE = flags.DEFINE_boolean(
+    'overwrite', False, 'Replace an output whose journal is gone or has become smaller.'
+)
 GIVE_UP = flags.DEFINE_integer('give_up_after', 100, 'Replies in a row without a row; 0: never.')
 
 SHOTS = flags.DEFINE_integer('num_prompt_instructions', 3, 'Seed tasks in each prompt.')
@@ -167,6 +169,7 @@ def generate() -> int:
         concurrency=CONCURRENCY.value,
         budget=Budget(BUDGET_USD.value, BUDGET_TOKENS.value),
         give_up_after=GIVE_UP.value,
+        overwrite=OVERWRITE.value,
     )
     if REBUILD.value:
         result = run.rebuild(job, files)

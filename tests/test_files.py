@@ -51,7 +51,7 @@ def test_a_file_is_replaced_when_the_block_ends_and_untouched_when_it_fails(
 
 @pytest.mark.parametrize('length', [1, 10**6])  # refused at the end, and while writing
 def test_a_full_disk_leaves_no_file(tmp_path, monkeypatch, length):
-    monkeypatch.setattr(os, 'fdopen', lambda *_, **__: open('/dev/full', 'wb'))
+    monkeypatch.setattr(os, 'fdopen', lambda *_, **__: open('/dev/full', 'wb'))  # noqa: SIM115
     with pytest.raises(OSError, match='No space'), files.whole_file(tmp_path / 'a') as out:
         out.write(b'x' * length)
     with (
@@ -215,9 +215,9 @@ def test_without_locks_who_comes_last_is_believed(tmp_path, monkeypatch):
 def test_a_lock_file_goes_with_the_lock(tmp_path):
     with files.locked(tmp_path / 'a.lock', ValueError('busy')):
         assert names(tmp_path) == ['a.lock']
-        with pytest.raises(ValueError, match='busy'):
-            with files.locked(tmp_path / 'a.lock', ValueError('busy')):
-                pass
+        refused = pytest.raises(ValueError, match='busy')
+        with refused, files.locked(tmp_path / 'a.lock', ValueError('busy')):
+            pass
     assert names(tmp_path) == []
 
 
