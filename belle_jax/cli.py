@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
-from belle_jax import __version__
+from belle_jax import __version__, disk, signals
 
 # The map, in the order of the road from nothing to a model that is passed on.
 ROAD = {
@@ -61,7 +61,7 @@ def run(
         required: Flags that must be given.
         actions: Where the program has several, one of them stands on the command line without
             dashes, and `main` is called with it. None: `main` judges what stands there.
-        stopped: What is said after Ctrl-C.
+        stopped: What is said after Ctrl-C, SIGTERM or SIGHUP.
         stopped_code: The exit code then.
     """
 
@@ -75,9 +75,12 @@ def run(
                     raise ValueError(
                         f'--{flag.name} is missing. {flag.help} See python -m {program()} --help.'
                     )
-            result = main(*words)
-        except (ValueError, OSError) as error:
+            with signals.heeding(signals.interrupt):
+                result = main(*words)
+        except ValueError as error:
             fail(error)
+        except OSError as error:
+            fail(disk.sentence(error))
         except KeyboardInterrupt:
             fail(stopped, stopped_code)
         if isinstance(result, int):
@@ -86,6 +89,17 @@ def run(
             print(result)
 
     app.run(guarded, flags_parser=_parse)
+
+
+def _unhandled(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """Ctrl-C while the modules of a program are loaded is no error of theirs."""
+    if issubclass(kind, KeyboardInterrupt):
+        print(f'{program()}: stopped before it began.', file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+sys.excepthook = _unhandled
 
 
 def fail(sentence: object, code: int = 1) -> NoReturn:
@@ -171,10 +185,7 @@ def _folder(name: str) -> Path:
 def _start(module: str, words: Sequence[str]) -> None:
     """Runs a module as `python -m` does."""
     sys.argv[1:] = words
-    try:
-        runpy.run_module(module, run_name='__main__', alter_sys=True)
-    except KeyboardInterrupt:  # while it was being imported
-        fail('stopped.')
+    runpy.run_module(module, run_name='__main__', alter_sys=True)
 
 
 def _map() -> str:

@@ -1,23 +1,22 @@
-"""Files and directories that appear whole: what a program writes is there completely or not at all.
+"""Files and directories that appear whole and go away whole, whatever ends the program.
 
-What is being written has a hidden name beside its place, `.NAME.partial-PROCESS`, and gets its own
-when it is complete and on the disk. Errors and Ctrl-C leave nothing; what a kill leaves under such
-a name, `remove_leftovers` removes.
+What is being written lies beside its place as `.NAME.partial` and gets its own name when it is
+complete and on the disk; what is being removed is first renamed to `.NAME.deleted`. A writer has a
+lock on its partial as long as it lives: whoever comes next knows by it whether another process is
+at work or was killed, and removes what the dead left. Where a file system has no locks, whoever
+comes last is believed; on a network's, locks on directories may hold on one machine alone.
 """
 
 import contextlib
-import errno
 import fcntl
 import json
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, Self
 
-REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+from belle_jax.disk import WRITING, amount, explaining, require_room, sentence
 
 
 def without_dots(path: str | Path) -> Path:
@@ -30,28 +29,34 @@ def without_dots(path: str | Path) -> Path:
 
 
 @contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[IO[bytes]]:
+def whole_file(path: Path, wait: bool = False) -> Iterator[IO[bytes]]:
     """A file to write, which gets its name when the block ends without an error.
 
     Args:
         path: The target, in a directory that exists; a file of that name is replaced.
+        wait: For another process that writes it, instead of an OSError that says so.
     Yields:
         The open file.
     """
-    partial = _partial(path)
-    file = partial.open('wb')
-    try:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-        file.close()
-        partial.replace(path)
-    finally:
-        # Closing writes what is left, which a full disk refuses a second time.
-        with contextlib.suppress(OSError):
-            file.close()
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
+    partial = _hidden(path, 'partial')
+    with _held(partial, False, None if wait else _busy(path)) as held:
+        os.truncate(held, 0)
+        file = os.fdopen(held, 'wb', closefd=False)
+        try:
+            yield file
+            file.flush()
+            os.fsync(held)
+            partial.replace(path)
+        except OSError as error:
+            if error.filename is None and error.errno in WRITING:
+                error.filename = str(path)  # the system names no file that it was writing
+            raise
+        finally:
+            # Closing writes what is left, which a full disk refuses a second time.
+            with contextlib.suppress(OSError):
+                file.close()
+            if _is(held, partial):
+                partial.unlink()
 
 
 class WholeText:
@@ -86,15 +91,12 @@ class WholeText:
         try:
             yield
         except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            raise ValueError(
-                f'{self.path} cannot be written ({reason}): write elsewhere.'
-            ) from error
+            raise ValueError(sentence(error, f'{self.path} cannot be written')) from error
 
 
 def write_text(path: Path, text: str) -> None:
     """Writes a UTF-8 file; a kill leaves the old one or the new one."""
-    with whole_file(path) as file:
+    with whole_file(path, wait=True) as file:
         file.write(text.encode())
 
 
@@ -140,37 +142,34 @@ def new_directory(target: str | Path, size: int, flag: str = '--target') -> Iter
         A hidden directory beside the target; it is removed when the block fails.
     Raises:
         ValueError: the target is a file, or not empty.
-        OSError: no room, no permission, or the disk is full; nothing is left behind.
+        OSError: no room, no permission, the disk is full, or another process is writing the
+            target; nothing is left behind.
     """
-    target = Path(target)
+    target, name = Path(target), f'{flag}={target}'
     require_new(target, flag)
-    require_room(target, size, flag)
-    partial = _partial(target.absolute())
-    planned = f'{gb(size)} were to be written, and ' if size else ''
+    planned = f'{amount(size)} were to be written, and ' if size else ''
     full = f'{planned}nothing is left of what was. Make room, or give a {flag} on another disk.'
-    try:
-        with explaining(partial, f'{flag}={target}', full):
-            partial.mkdir(parents=True)
-            yield partial
-            partial.replace(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with (
+        explaining(_hidden(target.absolute(), 'partial'), name, full),
+        _filled(target.absolute(), name) as partial,
+    ):
+        require_new(target, flag)  # it may have come while we looked
+        require_room(target, size, flag)
+        yield partial
+        partial.replace(target)
 
 
 @contextlib.contextmanager
 def whole_directory(target: Path) -> Iterator[Path]:
-    """A directory of files to fill, without folders, for a place where nobody else is writing.
+    """A directory of files to fill, without folders.
 
-    What killed processes left of it is removed first. If the target is there, files of the same
-    names are replaced in it, one by one; if nothing was written, nothing appears.
+    If the target is there, files of the same names are replaced in it, one by one; if nothing was
+    written, nothing appears.
 
     Yields:
         A hidden directory beside the target; it is removed when the block fails.
     """
-    remove_leftovers(target.parent, target.name.__eq__)
-    partial = _partial(target)
-    try:
-        partial.mkdir(parents=True)
+    with _filled(target) as partial:
         yield partial
         files = list(partial.iterdir())
         for file in files:
@@ -181,8 +180,20 @@ def whole_directory(target: Path) -> Iterator[Path]:
                 file.replace(target / file.name)
         elif files:
             partial.rename(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _filled(target: Path, name: str = '') -> Iterator[Path]:
+    """The empty directory `.NAME.partial`, locked; what is not renamed in the block goes again."""
+    partial = _hidden(target, 'partial')
+    with _held(partial, True, _busy(name or target)) as held:
+        for left in partial.iterdir():
+            _delete(left)
+        try:
+            yield partial
+        finally:
+            if _is(held, partial):
+                shutil.rmtree(partial, ignore_errors=True)
 
 
 def require_new(target: str | Path, flag: str = '--target') -> None:
@@ -199,97 +210,89 @@ def require_new(target: str | Path, flag: str = '--target') -> None:
         )
 
 
-def require_room(target: Path, size: int, flag: str = '--target') -> None:
-    """Finds out before the work that it cannot be finished.
+# --- going away, locks, and what the dead left ----------------------------------------------------
+
+
+def remove(path: Path) -> None:
+    """Removes a file or directory, if it is there; a kill leaves all of its name or nothing."""
+    deleted = _hidden(path, 'deleted')
+    _delete(deleted)
+    with contextlib.suppress(FileNotFoundError):
+        path.rename(deleted)
+    _delete(deleted)
+
+
+def sweep(folder: Path, is_ours: Callable[[str], bool] = lambda name: True) -> None:
+    """Removes from a folder what killed processes left half written or half removed.
 
     Args:
-        target: A file or directory to write, which need not exist.
-        size: Bytes.
-        flag: How messages name the target.
-    Raises:
-        OSError: there is not enough room.
+        folder: Where it lies; what living processes are writing there stays.
+        is_ours: Whether a name, as it would have been, is one to remove.
     """
-    parent = target.absolute()
-    while not parent.exists():
-        parent = parent.parent
-    if (free := shutil.disk_usage(parent).free) < size:
-        raise OSError(
-            f'{flag}={target} needs {gb(size)} and its disk has {gb(free)} free: make room, or '
-            'give a directory on another disk.'
-        )
-
-
-def gb(size: int) -> str:
-    """A number of bytes for people."""
-    return f'{size / 1e9:,.2f} GB'
-
-
-# --- what others do, and what they left -----------------------------------------------------------
-
-
-@contextlib.contextmanager
-def explaining(folder: Path, name: str, full: str) -> Iterator[None]:
-    """Makes one sentence of it where the disk refuses what the block writes to a directory.
-
-    Args:
-        folder: The directory; errors that name files elsewhere pass as they are.
-        name: How the sentence calls it, such as '--target=out'.
-        full: What a full disk leaves, and what to do.
-    Raises:
-        OSError: the disk is full, or may not be written.
-    """
-    try:
-        yield
-    except OSError as error:
-        named = error.filename if isinstance(error.filename, str | bytes) else str(folder)
-        file, folder = Path(os.fsdecode(named)).absolute(), folder.absolute()
-        ours = file.is_relative_to(folder) or folder.is_relative_to(file)
-        if error.errno in REFUSED and ours:
-            raise OSError(
-                f'{name} cannot be written ({error.strerror}): give a directory where you may '
-                'write.'
-            ) from error
-        if error.errno in FULL:
-            raise OSError(f'the disk of {name} is full: {full}') from error
-        raise
+    for path in [*folder.glob('.*.partial'), *folder.glob('.*.deleted')]:
+        if is_ours(path.name[1:].rpartition('.')[0]):
+            with contextlib.suppress(OSError), _held(path, path.is_dir(), _busy(path)):
+                _delete(path)
 
 
 @contextlib.contextmanager
 def locked(path: Path, busy: Exception | None = None) -> Iterator[None]:
     """Keeps other processes out while the block runs; the lock ends with the process, too.
 
-    Where the file system has no locks, as some on a network, the block runs all the same.
-
     Args:
-        path: A file, made if need be, or a directory.
+        path: A directory, or a file, made if need be. One that is called `…lock` is there for this
+            alone, and goes with the lock.
         busy: What is raised if another process holds the lock; None waits for it.
     """
-    how = os.O_RDONLY if path.is_dir() else os.O_CREAT | os.O_RDWR
-    descriptor = os.open(path, how, 0o666)
-    try:
+    with _held(path, path.is_dir(), busy):
+        try:
+            yield
+        finally:
+            if path.name.endswith('.lock'):
+                path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _held(path: Path, is_directory: bool, busy: Exception | None) -> Iterator[int]:
+    """Opens a file or directory, made if need be, and locks it; yields the descriptor."""
+    while True:
+        if is_directory:
+            path.mkdir(parents=True, exist_ok=True)
+        how = os.O_RDONLY if is_directory else os.O_CREAT | os.O_RDWR
+        descriptor = os.open(path, how, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
-        except OSError as error:
-            if busy and isinstance(error, BlockingIOError):
-                raise busy from error
-        yield
+        except BlockingIOError:
+            os.close(descriptor)
+            raise busy or AssertionError('it waits') from None
+        except OSError:  # no locks here
+            break
+        if _is(descriptor, path):
+            break
+        os.close(descriptor)  # who had it has renamed or removed it meanwhile
+    try:
+        yield descriptor
     finally:
         os.close(descriptor)
 
 
-def remove_leftovers(folder: Path, is_ours: Callable[[str], bool]) -> None:
-    """Removes what killed processes left half written; for those who know that nobody writes it.
-
-    Args:
-        folder: The directory where it lies.
-        is_ours: Whether a name, as it would have been, is one to remove.
-    """
-    for path in folder.glob('.*.partial*'):
-        found = re.fullmatch(r'\.(.+)\.partial(-\d+)?', path.name, re.DOTALL)
-        if found and is_ours(found[1]):
-            with contextlib.suppress(OSError):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+def _is(descriptor: int, path: Path) -> bool:
+    """Whether a path still leads to what was opened."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
-def _partial(path: Path) -> Path:
-    return path.with_name(f'.{path.name}.partial-{os.getpid()}')
+def _busy(name: object) -> OSError:
+    return OSError(f'another process is writing {name}: wait until it has ended, or give another.')
+
+
+def _delete(path: Path) -> None:
+    """Removes a file or directory that another may be removing, too."""
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def _hidden(path: Path, state: str) -> Path:
+    return path.with_name(f'.{path.name}.{state}')

@@ -20,7 +20,6 @@ Other actions:
         applies what was decided; for rows without a journal, --apply --output=reviewed.jsonl does.
 """
 
-import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ from belle_jax.api import Breaker, Budget, Client, Limits, Retries, price
 from belle_jax.flag_readers import require_read, table
 from belle_jax.paths import distinct
 from belle_jax.synthesis import dedupe, kinds, layouts, review, run
-from belle_jax.synthesis.flag_table import BESIDE_NO_SIMILARITY, BESIDE_REBUILD, READ_BY
+from belle_jax.synthesis.flag_table import BESIDE_NO_SIMILARITY, READ_BY
 from belle_jax.synthesis.harvest import Files
 from belle_jax.synthesis.settings import CHOICES, MODELS, Settings, read_request, read_turns
 from belle_jax.synthesis.sources import (
@@ -76,7 +75,9 @@ USD_INPUT = flags.DEFINE_float('usd_per_million_input', None, 'Price of prompt t
 USD_OUTPUT = flags.DEFINE_float('usd_per_million_output', None, 'Price of answer tokens.')
 JOURNAL = flags.DEFINE_string('journal', '', 'By default beside the output.')
 REBUILD = flags.DEFINE_boolean('rebuild', False, 'Only from the journal; asks nothing.')
-OVERWRITE = flags.DEFINE_boolean('overwrite', False, 'Replace an output that has no journal.')
+OVERWRITE = flags.DEFINE_boolean(
+    'overwrite', False, 'Replace an output whose journal is gone or has become smaller.'
+)
 GIVE_UP = flags.DEFINE_integer('give_up_after', 100, 'Replies in a row without a row; 0: never.')
 
 SHOTS = flags.DEFINE_integer('num_prompt_instructions', 3, 'Seed tasks in each prompt.')
@@ -150,8 +151,6 @@ def main(action: str = 'generate', *more: str) -> int:
             'review are.'
         )
     _require_read('generate' if actions[action] is generate else action)
-    # The end of a machine's time is told as Ctrl-C is: what was paid for is journaled and written.
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     return actions[action]()
 
 
@@ -176,6 +175,7 @@ def generate() -> int:
         concurrency=CONCURRENCY.value,
         budget=Budget(BUDGET_USD.value, BUDGET_TOKENS.value),
         give_up_after=GIVE_UP.value,
+        overwrite=OVERWRITE.value,
     )
     if REBUILD.value:
         result = run.rebuild(job, files)
@@ -240,7 +240,6 @@ def look() -> int:
 def _require_read(action: str) -> None:
     making = action == 'generate'
     idle = {
-        '--rebuild': BESIDE_REBUILD if making and REBUILD.value else '',
         '--similarity=none': BESIDE_NO_SIMILARITY if making and SIMILARITY.value == 'none' else '',
         '--tokens': 'language' if action == 'dedupe' and TOKENS.value else '',
     }

@@ -27,7 +27,7 @@ from typing import Any
 
 from absl import flags
 
-from belle_jax import cli
+from belle_jax import cli, signals
 
 # BELLE's published settings: its model cards; its GPTQ scripts, whose lengths count the prompt and
 # whose top_k is transformers' default of the time; its Gradio page.
@@ -177,6 +177,7 @@ def main() -> None:
         model, voice, dtype=DTYPE.value, batch_size=BATCH_SIZE.value, devices=DEVICES.value
     )
     if output is None:
+        signals.as_usual()
         terminal.converse(engine, voice, settings, assistant.title(model, engine, voice))
     else:
         prompt_file.answer(engine, voice, rows, output, settings)

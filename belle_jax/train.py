@@ -74,4 +74,5 @@ if __name__ == '__main__':
         main,
         required=('config', 'workdir'),
         stopped='stopped; the same command goes on from the last checkpoint.',
+        stopped_code=STOPPED,
     )

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import os
 import shutil
 import signal
@@ -40,7 +41,7 @@ def test_a_file_is_replaced_when_the_block_ends_and_untouched_when_it_fails(
     path = tmp_path / 'a'
     with opened(path) as write:
         write('贝壳'.encode())
-        assert names(tmp_path) == [f'.a.partial-{os.getpid()}']
+        assert names(tmp_path) == ['.a.partial']
     assert path.read_text('utf-8') == '贝壳'
     with pytest.raises(error), opened(path) as write:
         write(b'other')
@@ -50,13 +51,7 @@ def test_a_file_is_replaced_when_the_block_ends_and_untouched_when_it_fails(
 
 @pytest.mark.parametrize('length', [1, 10**6])  # refused at the end, and while writing
 def test_a_full_disk_leaves_no_file(tmp_path, monkeypatch, length):
-    real = Path.open
-
-    def full(path, mode):
-        real(path, mode).close()
-        return open('/dev/full', mode)
-
-    monkeypatch.setattr(Path, 'open', full)
+    monkeypatch.setattr(os, 'fdopen', lambda *_, **__: open('/dev/full', 'wb'))  # noqa: SIM115
     with pytest.raises(OSError, match='No space'), files.whole_file(tmp_path / 'a') as out:
         out.write(b'x' * length)
     with (
@@ -115,8 +110,8 @@ def test_a_new_directory_is_whole_or_not_there(tmp_path):
 @pytest.mark.parametrize(
     ('code', 'message'),
     [
-        (errno.ENOSPC, 'the disk of --to=.*out is full: 0.00 GB were .* on another disk'),
-        (errno.EROFS, r'--to=.*out cannot be written \(Read-only.*may write\.'),
+        (errno.ENOSPC, 'the disk of --to=.*out is full: 10 bytes were .* on another disk'),
+        (errno.EROFS, r'--to=.*out cannot be written \(read-only.*may write\.'),
         (errno.EIO, 'Input/output'),
     ],
 )
@@ -135,7 +130,7 @@ def test_what_a_disk_refuses_is_one_sentence(tmp_path, code, message, monkeypatc
     usage = shutil._ntuple_diskusage(10, 5, 5)  # type: ignore[attr-defined]
     monkeypatch.setattr(shutil, 'disk_usage', lambda _: usage)
     with (
-        pytest.raises(OSError, match='out needs 0.00 GB and its disk has 0.00 GB free: make room'),
+        pytest.raises(OSError, match='out needs 10 bytes and its disk has 5 bytes free: make room'),
         files.new_directory(tmp_path / 'out', 10),
     ):
         pass
@@ -143,7 +138,7 @@ def test_what_a_disk_refuses_is_one_sentence(tmp_path, code, message, monkeypatc
 
 
 def test_a_directory_of_files_joins_one_that_is_there_and_stays_away_when_empty(tmp_path):
-    left = tmp_path / '.a.partial-1'
+    left = tmp_path / '.a.partial'
     left.mkdir()
     (left / 'half').write_text('of a killed process')
     with files.whole_directory(tmp_path / 'a'):
@@ -157,13 +152,73 @@ def test_a_directory_of_files_joins_one_that_is_there_and_stays_away_when_empty(
     assert (tmp_path / 'a' / 'both').read_text() == 'new'
 
 
-def test_leftovers_are_removed_by_the_name_that_they_would_have_had(tmp_path):
-    for name in ('.a.partial-12', '.a.partial', '.b.partial-12', '.a.partial-x', 'a.partial-1'):
+def test_what_the_dead_left_is_swept_and_what_the_living_write_stays(tmp_path):
+    for name in ('.a.partial', '.b.partial', 'a.partial', '.a', '.c.deleted'):
         (tmp_path / name).touch()
-    (tmp_path / '.a.partial-13').mkdir()
-    files.remove_leftovers(tmp_path, 'a'.__eq__)
-    files.remove_leftovers(tmp_path / 'absent', 'a'.__eq__)
-    assert names(tmp_path) == ['.a.partial-x', '.b.partial-12', 'a.partial-1']
+    (tmp_path / '.d.deleted').mkdir()
+    (tmp_path / '.d.deleted' / 'x').touch()
+    with files.whole_file(tmp_path / 'e'), files.whole_directory(tmp_path / 'f'):
+        files.sweep(tmp_path, lambda name: name != 'b')
+        files.sweep(tmp_path / 'absent')
+        assert names(tmp_path) == ['.a', '.b.partial', '.e.partial', '.f.partial', 'a.partial']
+    files.sweep(tmp_path)
+    assert names(tmp_path) == ['.a', 'a.partial', 'e']
+
+
+def test_a_second_writer_is_told_and_takes_nothing_away(tmp_path):
+    for writing, opened in (
+        (files.whole_file(tmp_path / 'a'), lambda: files.whole_file(tmp_path / 'a')),
+        (files.new_directory(tmp_path / 'b', 0), lambda: files.new_directory(tmp_path / 'b', 0)),
+    ):
+        with writing as first:
+            with pytest.raises(OSError, match='another process is writing'), opened():
+                pass
+            first.write(b'1') if not isinstance(first, Path) else (first / 'x').touch()
+    assert names(tmp_path) == ['a', 'b'] and names(tmp_path / 'b') == ['x']
+
+
+def test_what_a_killed_process_left_makes_room_before_room_is_looked_for(tmp_path, monkeypatch):
+    left = tmp_path / '.out.partial'
+    left.mkdir()
+    (left / 'half').write_text('of a killed process')
+
+    def usage(_):
+        return shutil._ntuple_diskusage(10, 5, 5 if any(left.iterdir()) else 10)  # type: ignore
+
+    monkeypatch.setattr(shutil, 'disk_usage', usage)
+    with files.new_directory(tmp_path / 'out', 10) as partial:
+        (partial / 'x').touch()
+    assert names(tmp_path) == ['out'] and names(tmp_path / 'out') == ['x']
+
+
+def test_what_is_removed_is_gone_at_once_or_swept(tmp_path, monkeypatch):
+    for name in ('.a.deleted', 'a'):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / 'x').touch()
+    files.remove(tmp_path / 'a')
+    files.remove(tmp_path / 'absent')
+    assert names(tmp_path) == []
+
+
+def test_without_locks_who_comes_last_is_believed(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, 'No locks available')
+
+    monkeypatch.setattr(fcntl, 'flock', refuse)
+    (tmp_path / '.a.partial').write_text('of a killed process')
+    files.write_text(tmp_path / 'a', '1')
+    with files.whole_directory(tmp_path / 'b') as partial:
+        (partial / 'x').touch()
+    assert names(tmp_path) == ['a', 'b'] and (tmp_path / 'a').read_text() == '1'
+
+
+def test_a_lock_file_goes_with_the_lock(tmp_path):
+    with files.locked(tmp_path / 'a.lock', ValueError('busy')):
+        assert names(tmp_path) == ['a.lock']
+        refused = pytest.raises(ValueError, match='busy')
+        with refused, files.locked(tmp_path / 'a.lock', ValueError('busy')):
+            pass
+    assert names(tmp_path) == []
 
 
 @pytest.mark.parametrize('name', ['lock', '.'])

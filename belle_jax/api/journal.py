@@ -51,6 +51,7 @@ class Journal:
     Attributes:
         path: The file.
         settings: That it was begun with.
+        stored: Replies, with requests that were given up and damaged rows: never fewer than before.
         lost: Requests that were at the server when an earlier run was killed.
         damaged: Rows that are not what was written, and so count as missing.
     """
@@ -75,10 +76,12 @@ class Journal:
         with self._query(
             """SELECT COUNT(*) FILTER (WHERE error = ''), COUNT(*) FILTER (WHERE error = ?),
             COALESCE(MAX("index"), -1), TOTAL(prompt_tokens), TOTAL(completion_tokens),
-            TOTAL(cost_usd) FROM replies""",
+            TOTAL(cost_usd), COUNT(*) FROM replies""",
             DAMAGED,
         ) as found:
-            self._answers, self.damaged, self._last, sent, received, usd = found.fetchone()
+            self._answers, self.damaged, self._last, sent, received, usd, self.stored = (
+                found.fetchone()
+            )
         self._spent = Spent(int(sent), int(received), usd)
         with self._query(
             'SELECT COUNT(*), TOTAL(tokens), TOTAL(cost_usd), COALESCE(MAX(id), 0) FROM flights'
@@ -245,6 +248,7 @@ class Journal:
             for _, _, done in batch:
                 done.set_exception(OSError(f'{self.path} cannot be written: {error}.'))
             return
+        self.stored += len(replies)
         self._answers += sum(not reply.error for reply in replies)
         self._spent = Spent(
             self._spent.prompt_tokens + sum(reply.prompt_tokens for reply in replies),

@@ -21,7 +21,6 @@ import itertools
 import json
 import os
 import pathlib
-import shutil
 import time
 import zipfile
 from collections.abc import Iterator
@@ -33,7 +32,7 @@ from belle_jax.data.record_reader import RecordReader
 from belle_jax.data.records import Record
 from belle_jax.data.templates import Template
 from belle_jax.data.tokenizer import Piece
-from belle_jax.files import locked, whole_directory, write_text
+from belle_jax.files import locked, remove, whole_directory, write_text
 from belle_jax.progress import Progress
 
 VERSION = 2  # raise it when the same source gives other tokens, or the files change
@@ -101,7 +100,7 @@ def open_source(
         with locked(cache / f'{key}.lock'):
             found = _open(entry)  # another process may have made it meanwhile
             if found is None:
-                shutil.rmtree(entry, ignore_errors=True)
+                remove(entry)
                 with whole_directory(entry) as work:
                     _write(work, reader, template, system)
                 found = _open(entry)

@@ -8,7 +8,6 @@ Its files are in runs/quickstart of the working directory; those of an earlier q
 """
 
 import json
-import shutil
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from absl import flags
 
 from belle_jax import cli
 from belle_jax.data.row_file import new_row_file
+from belle_jax.files import remove
 from belle_jax.quickstart import pairs, report, tokenizer
 from belle_jax.quickstart.pairs import Pair
 
@@ -60,7 +60,7 @@ def main() -> None:
 
 def _prepare(train: Sequence[Pair], held_out: Sequence[Pair]) -> None:
     """Writes what the recipe reads; what an earlier quickstart left makes room."""
-    shutil.rmtree(HOME, ignore_errors=True)
+    remove(HOME)
     for name, chosen in (('train', train), ('held_out', held_out)):
         pairs.write(chosen, HOME / f'{name}.jsonl')
     texts = (f'Human: {pair.instruction}\n\nAssistant:{pair.output}' for pair in train)

@@ -5,7 +5,7 @@ the files agree with it. Old ones are deleted after that, never before.
 """
 
 import json
-import shutil
+import os
 import sys
 import threading
 from collections.abc import Mapping
@@ -19,7 +19,8 @@ import orbax.checkpoint as ocp
 from absl import logging
 from jax.experimental import multihost_utils
 
-from belle_jax.files import without_dots
+from belle_jax import disk
+from belle_jax.files import remove, sweep, without_dots
 from belle_jax.runs import run_directory
 
 # Orbax logs a traceback in every thread that an error passes; the error itself reaches the caller.
@@ -89,10 +90,9 @@ class Checkpoints:
         """
         step = -1
         if jax.process_index() == 0:
+            self._sweep()
+            self._manager.reload()
             for candidate in sorted(self._manager.all_steps(), reverse=True):
-                if not self._manifest(candidate).exists():  # killed before it was complete
-                    shutil.rmtree(self.directory / str(candidate))
-                    continue
                 try:
                     run_directory.verify(self.directory / str(candidate))
                 except ValueError as error:
@@ -202,24 +202,35 @@ class Checkpoints:
         kept = set(steps[-self._keep_last :]) | {s for _, s in scored[: self._keep_best]}
         for step in set(steps) - kept:
             self._manifest(step).unlink()  # without it the checkpoint no longer counts
-            shutil.rmtree(self.directory / str(step))
+            remove(self.directory / str(step))
+
+    def _sweep(self) -> None:
+        """Removes what a kill left of a checkpoint that was being written or deleted."""
+        sweep(self.directory)
+        for step in {path.name.split('.')[0] for path in self.directory.iterdir()}:
+            folder, manifest = self.directory / step, self._manifest(step)
+            if step.isdigit() and folder.is_dir() != manifest.exists():
+                remove(folder)
+                remove(manifest)
 
     def _put_aside(self, step: int) -> None:
         """Renames a damaged checkpoint, so that its step can be saved again."""
         target = self.directory / f'damaged-{step}'
-        shutil.rmtree(target, ignore_errors=True)
+        remove(target)
         (self.directory / str(step)).rename(target)
         self._manifest(step).unlink(missing_ok=True)
 
-    def _manifest(self, step: int) -> Path:
+    def _manifest(self, step: int | str) -> Path:
         return run_directory.manifest_of(self.directory / str(step))
 
     def _error(self, step: int, error: Exception) -> OSError:
-        text = str(error)
-        reason = 'the disk is full' if 'No space' in text or 'ENOSPC' in text else text[:300]
+        text = str(error)  # TensorStore has the system's words in its own
+        code = next((code for code in disk.REMEDIES if os.strerror(code) in text), None)
+        reason = os.strerror(code).lower() if code else text[:300]
+        remedy = disk.REMEDIES[code] if code else 'mend that'
         return OSError(
-            f'checkpoint {step} could not be saved in {self.directory}: {reason}. The checkpoints '
-            'before it are intact: make room and start the same command again.'
+            f'checkpoint {step} could not be saved in {self.directory} ({reason}). The checkpoints '
+            f'before it are intact: {remedy}, and start the same command again.'
         )
 
 

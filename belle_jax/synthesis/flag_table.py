@@ -30,9 +30,5 @@ READ_BY = {  # `generate`: all kinds; `--apply`: of a review
     'threshold tokens': f'{WRITING} dedupe',
     'neighbours': 'self_instruct math evol',
 }
-# What nothing reads beside another flag.
-BESIDE_REBUILD = (
-    'base_url concurrency timeout patience requests_per_minute tokens_per_minute budget_usd '
-    'budget_tokens usd_per_million_input usd_per_million_output give_up_after overwrite'
-)
+# What nothing reads beside --similarity=none.
 BESIDE_NO_SIMILARITY = 'threshold tokens neighbours'

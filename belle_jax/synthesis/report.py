@@ -6,6 +6,7 @@ about generated text must not be written by it.
 
 import dataclasses
 import pathlib
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -46,6 +47,7 @@ class ReportData:
         why: For people, a sentence for a reason.
         threshold: The similarity from which on a row was rejected; None: not shown.
         measure: What the similarity is, such as 'ROUGE-L F1, characters'.
+        replies: Of the journal that all this was made from, with those that were given up.
     """
 
     title: str
@@ -56,6 +58,7 @@ class ReportData:
     why: Mapping[str, str] = dataclasses.field(default_factory=dict)
     threshold: float | None = 0.7
     measure: str = 'ROUGE-L F1'
+    replies: int = 0
 
 
 def write(path: str | pathlib.Path, data: ReportData) -> None:
@@ -70,6 +73,15 @@ def write(path: str | pathlib.Path, data: ReportData) -> None:
         file.write(text)
 
 
+def replies(path: pathlib.Path) -> int:
+    """Of how many replies a page says that it was made; 0 where there is none that does."""
+    if not path.is_file():
+        return 0
+    with path.open('rb') as file:
+        found = re.search(rb'<meta name="replies" content="(\d+)">', file.read(1000))
+    return int(found[1]) if found else 0
+
+
 def page(data: ReportData) -> str:
     """The page as text."""
     rows = count(data.rows, SAMPLES)
@@ -78,6 +90,7 @@ def page(data: ReportData) -> str:
     rejections = sum(data.rejected.values())
     return render(
         'report.jinja',
+        replies=data.replies,
         title=data.title,
         tiles=_tiles(rows, data),
         charts=[

@@ -12,9 +12,11 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+from belle_jax import signals
 from belle_jax.api import Budget, Client, Journal, Request, ask_all
 from belle_jax.data.row_file import new_row_file
-from belle_jax.files import remove_leftovers
+from belle_jax.disk import sentence
+from belle_jax.files import sweep
 from belle_jax.progress import Progress
 from belle_jax.synthesis import report
 from belle_jax.synthesis.decisions import ByHand, DecisionLog
@@ -43,6 +45,7 @@ class Job:
         concurrency: Requests in flight.
         budget: Of the journal altogether.
         give_up_after: Replies in a row without a row that end the run; 0: none do.
+        overwrite: Whether rows may be replaced by none, or by those of a smaller journal.
     """
 
     kind: Kind
@@ -52,6 +55,7 @@ class Job:
     concurrency: int = 16
     budget: Budget | None = None
     give_up_after: int = 0
+    overwrite: bool = False
 
 
 def generate(job: Job, files: Files, client: Client) -> Result:
@@ -66,14 +70,15 @@ def generate(job: Job, files: Files, client: Client) -> Result:
     Returns:
         The harvest and why the run ended.
     Raises:
-        ValueError, OSError: the journal belongs to another configuration or run, a file cannot be
-            written, or the server could not be asked and the journal is empty: no file is written.
+        ValueError, OSError: the journal belongs to another configuration or run, rows would be
+            lost, a file cannot be written, or the server could not be asked and the journal is
+            empty: no file is written.
     """
-    with _journal(job, files) as journal, _harvest(job, files) as harvest:
+    with _journal(job, files) as journal, _harvest(job, files, journal) as harvest:
         outcome, error = 'interrupted', None
         try:
             outcome = asyncio.run(_ask(job, harvest, client, journal))
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, asyncio.CancelledError):
             pass
         except (ValueError, OSError) as caught:
             outcome, error = 'error', caught
@@ -91,15 +96,15 @@ def rebuild(job: Job, files: Files) -> Result:
     Nothing is given up, as nothing is spent.
 
     Raises:
-        ValueError: there is no such journal, it belongs to another configuration or run, or a file
-            cannot be written.
+        ValueError: there is no such journal, it belongs to another configuration or run, rows would
+            be lost, or a file cannot be written.
     """
     if not files.journal.is_file():
         raise ValueError(
             f'{files.journal} is not there: --rebuild makes rows again from a journal. Name it '
             'with --journal.'
         )
-    with _journal(job, files) as journal, _harvest(job, files) as harvest:
+    with _journal(job, files) as journal, _harvest(job, files, journal) as harvest:
         _use(journal, harvest)
         return _result(harvest, 'rebuilt', journal)
 
@@ -119,10 +124,8 @@ def _journal(job: Job, files: Files) -> Journal:
     try:
         files.journal.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise ValueError(
-            f'the folder {files.journal.parent} cannot be made ({reason}): write elsewhere.'
-        ) from error
+        what = f'the folder {files.journal.parent} cannot be made'
+        raise ValueError(sentence(error, what)) from error
     return Journal(files.journal, journal_settings(job.kind))
 
 
@@ -166,18 +169,22 @@ async def _ask(job: Job, harvest: Harvest, client: Client, journal: Journal) -> 
     if harvest.ended:
         return 'enough'
     live = Live(harvest, client.counters)
+    # What arrived is journaled and written: the task is cancelled where it waits, not anywhere.
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
     async with client:
         showing = asyncio.ensure_future(live.run())
         try:
-            return await ask_all(
-                _requests(job.kind),
-                client,
-                journal,
-                concurrency=job.concurrency,
-                use=harvest.use,
-                more=harvest.needs,
-                budget=job.budget,
-            )
+            with signals.heeding(lambda: loop.call_soon_threadsafe(task.cancel)):
+                return await ask_all(
+                    _requests(job.kind),
+                    client,
+                    journal,
+                    concurrency=job.concurrency,
+                    use=harvest.use,
+                    more=harvest.needs,
+                    budget=job.budget,
+                )
         finally:
             showing.cancel()
             live.end()
@@ -189,11 +196,20 @@ def _requests(kind: Kind) -> Iterator[Request]:
 
 
 @contextlib.contextmanager
-def _harvest(job: Job, files: Files) -> Iterator[Harvest]:
+def _harvest(job: Job, files: Files, journal: Journal) -> Iterator[Harvest]:
     """A harvest whose rejected pieces go to their file as they come; the rest is written after."""
     # The journal's lock says that no other run writes them.
     for path in (files.output, files.rejected, files.report, files.harvested):
-        remove_leftovers(path.parent, path.name.__eq__)
+        sweep(path.parent, path.name.__eq__)
+    paid = (
+        not job.overwrite and files.output.is_file() and files.output.stat().st_size > len('[]\n')
+    )
+    if paid and journal.stored < (before := max(1, report.replies(files.report))):
+        raise ValueError(
+            f'{files.journal} has {journal.stored:,} replies, and {files.output} was made from '
+            f'{before:,} or more: rows would be lost. Put the journal back, give another --output, '
+            'or --overwrite.'
+        )
     by_hand = ByHand(DecisionLog(files.decisions).decided)
     with (
         # Opened before anything is asked: what cannot be written is told before it is paid for.
@@ -214,15 +230,20 @@ def _harvest(job: Job, files: Files) -> Iterator[Harvest]:
                 for row in harvest.kept:
                     note(row)
         rows = list(by_hand.rows(harvest.kept))
+        if paid and not rows:
+            raise ValueError(
+                f'not one row came of {len(harvest.points):,} replies, and {files.output} has '
+                'rows, which would be lost: give other filters, another --output, or --overwrite.'
+            )
         for row in rows:
             keep(row)
         harvest.by_hand = str(by_hand)
     if not by_hand.changes:
         files.harvested.unlink(missing_ok=True)
-    report.write(files.report, _report(job, harvest, rows))
+    report.write(files.report, _report(job, harvest, rows, journal.stored))
 
 
-def _report(job: Job, harvest: Harvest, rows: Iterable[Row]) -> report.ReportData:
+def _report(job: Job, harvest: Harvest, rows: Iterable[Row], replies: int) -> report.ReportData:
     shown = ('model', 'api', 'language', 'seed', 'temperature', 'top_p', 'max_tokens')
     similarity = harvest.similarity
     return report.ReportData(
@@ -234,6 +255,7 @@ def _report(job: Job, harvest: Harvest, rows: Iterable[Row]) -> report.ReportDat
         why={rule.name: rule.why for rule in job.rules},
         threshold=similarity.threshold if similarity else None,
         measure=similarity.measure if similarity else '',
+        replies=replies,
     )
 
 

@@ -1,18 +1,18 @@
 """A run from its configuration to its last checkpoint, told in order."""
 
 import contextlib
+import functools
 import signal
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from belle_jax import data, models
+from belle_jax import data, models, signals
 from belle_jax.config import Run
 from belle_jax.runs.run_directory import read_metrics
 from belle_jax.training import metrics, optim
@@ -77,7 +77,7 @@ class Trainer:
         self._stop = self._tracing = False
 
     def train(self) -> Path:
-        """Trains to the end, or until SIGTERM or Ctrl-C; saves either way.
+        """Trains to the end, or until SIGTERM, SIGHUP or Ctrl-C; saves either way.
 
         Returns:
             The run directory.
@@ -91,19 +91,18 @@ class Trainer:
         )
         self._introduce()
         # Several processes must stop at the same step: JAX's own handler sees to that.
-        alone = jax.process_count() == 1
-        signals = (signal.SIGTERM, signal.SIGINT) if alone else ()
-        previous = {number: signal.signal(number, self._terminate) for number in signals}
+        heeding = signals.heeding(self._terminate)
+        if jax.process_count() > 1:
+            ask = functools.partial(signal.raise_signal, signal.SIGTERM)
+            heeding = signals.heeding(ask, (signal.SIGHUP, signal.SIGINT))
         try:
-            with jax.set_mesh(self.setup.mesh):
+            with heeding, jax.set_mesh(self.setup.mesh):
                 self._run()
         except BaseException:
             with contextlib.suppress(Exception):  # what went wrong first is what is told
                 self.saving.checkpoints.close()
             raise
         finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
             if self._tracing:
                 jax.profiler.stop_trace()
             self.recorder.close()
@@ -238,10 +237,8 @@ class Trainer:
         """Whether SIGTERM or Ctrl-C ended training before its last step."""
         return self._stop and self.number < self.last_step
 
-    def _terminate(self, *_: Any) -> None:
-        """The first signal ends training after this step; a second one at once."""
-        if self._stop:
-            raise KeyboardInterrupt
+    def _terminate(self) -> None:
+        """Ends training after this step."""
         self._stop = True
 
     def _must_stop(self) -> bool:

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from jax.experimental import multihost_utils
 from belle_jax import config, families, models
 from belle_jax.config import Architecture, Run
 from belle_jax.data import Tokenizer, tokenizer
-from belle_jax.files import locked, write_json
+from belle_jax.files import locked, remove, sweep, write_json
 from belle_jax.formats import huggingface
 from belle_jax.paths import distinct
 from belle_jax.runs import conversion, run_directory
@@ -99,6 +98,8 @@ class Start:
             'another --workdir.'
         )
         self._lock.enter_context(locked(self.workdir / '.lock', busy))
+        for folder in (self.workdir, (self.workdir / run_directory.METRICS).parent):
+            sweep(folder)
 
     def save(self, account: Any) -> None:
         """Writes what a run directory says of itself."""
@@ -202,7 +203,7 @@ class Saving:
         """Writes the frozen part, in place of what a start that came to nothing has left."""
         folder = self._start.workdir / run_directory.FROZEN
         if jax.process_index() == 0:
-            shutil.rmtree(folder, ignore_errors=True)
+            remove(folder)
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices('frozen')
         if frozen:

@@ -1,11 +1,13 @@
 """`python -m belle_jax.generate_data` against a server that misbehaves: whole runs, as programs."""
 
 import concurrent.futures
+import contextlib
 import json
 import random
 import re
 import shutil
 import signal
+import sqlite3
 import time
 from collections import Counter
 from pathlib import Path
@@ -274,17 +276,56 @@ def test_a_journal_gives_the_same_rows_again_and_others_with_other_filters(tmp_p
     assert journaled(tmp_path / 'rows.journal.sqlite') == replies
 
 
-@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_rows_are_not_replaced_by_none_or_by_those_of_a_smaller_journal(tmp_path):
+    output, journal = tmp_path / 'rows.json', tmp_path / 'rows.journal.sqlite'
+    flags = [f'--output={output}', '--count=30', *CHAT]
+    with serving() as server:
+        run(*flags, f'--base_url={server.url}')
+        before, whole = output.read_bytes(), journal.read_bytes()
+        assert len(read(output)) == 30
+
+        # Damaged to nothing: neither made again from it, nor asked again over it.
+        journal.write_bytes(b'')
+        for more in (['--rebuild'], [f'--base_url={server.url}']):
+            _, errors = run(*flags, *more, code=1)
+            assert 'has 0 replies, and ' in errors and 'rows would be lost' in errors
+            assert output.read_bytes() == before
+        # Fewer replies than the report says, and no row of all of them.
+        journal.write_bytes(whole)
+        with contextlib.closing(sqlite3.connect(journal)) as db, db:
+            db.execute('DELETE FROM replies WHERE id > 1')
+        _, errors = run(*flags, '--rebuild', code=1)
+        assert 'has 1 replies, and ' in errors and output.read_bytes() == before
+        journal.write_bytes(whole)
+        _, errors = run(*flags, '--rebuild', '--threshold=-1', code=1)
+        assert 'not one row came of ' in errors and output.read_bytes() == before
+        assert not [path.name for path in tmp_path.iterdir() if path.name.startswith('.')]
+        run(*flags, '--rebuild', '--threshold=-1', '--overwrite')
+        assert read(output) == []
+        run(*flags, '--rebuild')  # where nothing is lost, nothing is asked for
+        assert output.read_bytes() == before
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_an_interrupted_run_writes_its_rows_and_goes_on_later(tmp_path, number):
     def flags(url):
         return ['--count=300', *CHAT, '--concurrency=6', f'--base_url={url}']
 
     output = tmp_path / 'rows.json'
     with serving(delay=0.2) as server:
-        process = start(f'--output={output}', *flags(server.url))
+        # As a job that a script has started with `&`, which the shell lets ignore Ctrl-C.
+        ignore = [] if number == signal.SIGINT else [signal.SIGINT]
+        process = start(
+            f'--output={output}',
+            *flags(server.url),
+            preexec_fn=lambda: [signal.signal(n, signal.SIG_IGN) for n in ignore],
+        )
         while len(server.log) < 13:
             time.sleep(0.01)
-        process.send_signal(number)
+        # Schedulers send to the group and to the process; however many come, they are one request.
+        for each in (number, number, signal.SIGTERM, number):
+            process.send_signal(each)
+            time.sleep(0.02)
         said, errors = finish(process, 130)
         assert 'interrupted: run the same command to go on' in errors
         asked = {line['key'] for line in server.log}

@@ -50,7 +50,7 @@ def test_a_mistake_is_told_in_a_sentence_before_anything_is_asked(tmp_path):
         '--turns does nothing with math': ['--kind=math', '--turns=2,3'],
         'there.json cannot be made (file exists): write elsewhere': [f'--output={there}/rows.json'],
         'there.json is there already, and no journal': [f'--output={there}'],
-        '--base_url does nothing beside --rebuild': ['--rebuild'],
+        'rows.journal.sqlite is not there: --rebuild makes rows again': ['--rebuild'],
         "no filter 'no such' to switch off: this kind has needs a medium": ['--without=no such'],
         'a budget of 2 USD needs to know what the model costs': ['--budget_usd=2'],
         'silent.json:2: no question is found in the fields title': [

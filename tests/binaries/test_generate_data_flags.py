@@ -17,13 +17,13 @@ from belle_jax import generate_data
 from belle_jax.synthesis import KINDS
 
 FLAGS, begun, said = flags.FLAGS, [], {}
-for action in ('generate', 'convert', 'deduplicate'):
+for action in ('generate', 'convert', 'deduplicate', 'look'):
     setattr(generate_data, action, lambda: begun.append(1))
 ours = {flag.name: flag for flag in FLAGS.flags_by_module_dict()[generate_data.__name__]}
 for name, flag in ours.items():
     value = flag.enum_values[0] if hasattr(flag, 'enum_values') else flag.default
     value = ','.join(value or 'ab') if 'list' in flag.flag_type() else value
-    for reader in (*KINDS, 'convert', 'dedupe'):
+    for reader in (*KINDS, 'convert', 'dedupe', 'review', '--apply'):
         for beside in ('', '--rebuild', '--similarity=none', '--tokens=words'):
             FLAGS.unparse_flags()
             for each in FLAGS:
@@ -37,8 +37,13 @@ for name, flag in ours.items():
             if beside and name != other:  # counts as not given, so that it is not what is refused
                 FLAGS[other].value = given or True
             begun.clear()
+            action = 'generate' if reader in KINDS else reader
+            if reader == '--apply':
+                FLAGS['apply'].value, action = True, 'review'
+            elif name == 'apply':
+                FLAGS['apply'].value = False
             try:
-                generate_data.main('generate' if reader in KINDS else reader)
+                generate_data.main(action)
                 said[f'{name} {reader} {beside}'] = ''
             except ValueError as error:
                 said[f'{name} {reader} {beside}'] = str(error)
@@ -59,7 +64,7 @@ def test_each_flag_is_read_by_each_action_and_kind_or_refused() -> None:
     read_by = {n: r.split() for names, r in flag_table.READ_BY.items() for n in names.split()}
     assert sorted([*read_by, *aliases]) == ours  # the table knows every flag
     assert {reader for known in read_by.values() for reader in known} == {
-        *KINDS, 'generate', 'dedupe', 'convert',
+        *KINDS, 'generate', 'dedupe', 'convert', 'review', '--apply',
     }  # fmt: skip
     for key, sentence in said.items():
         given, reader, beside = key.split(' ')
@@ -67,7 +72,6 @@ def test_each_flag_is_read_by_each_action_and_kind_or_refused() -> None:
         making = reader in KINDS
         heeded = reader in read_by[name] or (making and 'generate' in read_by[name])
         idle = {
-            '--rebuild': flag_table.BESIDE_REBUILD if making else '',
             '--similarity=none': flag_table.BESIDE_NO_SIMILARITY if making else '',
             '--tokens=words': 'language' if reader == 'dedupe' else '',
         }.get(beside, '')

@@ -189,7 +189,7 @@ def test_a_full_or_read_only_disk_leaves_nothing(tmp_path, monkeypatch, code):
 
     def fail(path, *_):
         (path if path.is_dir() else path.parent).joinpath('part').write_bytes(b'some')
-        raise OSError(code, os.strerror(code))
+        raise OSError(code, os.strerror(code), str(path))
 
     monkeypatch.setattr(shards, 'write', fail)
     monkeypatch.setattr(torch_files, 'write', fail)

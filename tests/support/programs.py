@@ -41,6 +41,7 @@ class Program:
         stdout: Path,
         stderr: Path | None = None,
         file_limit: int | None = None,
+        armed: tuple[str, str, int] | None = None,
     ) -> None:
         """Starts it.
 
@@ -52,6 +53,7 @@ class Program:
             stdout: A file that its output is added to.
             stderr: Likewise for standard error; by default the same.
             file_limit: Bytes that any file may grow to, as on a disk that is full.
+            armed: What `kills.arm` gets, for a program that is to kill itself.
         """
         assert command[1] == '-m', command
         _context.set_forkserver_preload(LIBRARIES)
@@ -59,7 +61,7 @@ class Program:
         os.environ.update(JAX_PLATFORMS='cpu', PYTHONPATH=str(ROOT))  # if this starts the server
         try:
             streams = [str(stdin or os.devnull), str(stdout), str(stderr or '')]
-            arguments = (list(command[2:]), str(cwd), dict(env), streams, file_limit)
+            arguments = (list(command[2:]), str(cwd), dict(env), streams, file_limit, armed)
             self._process = _context.Process(target=_run, args=arguments)
             self._process.start()
         finally:
@@ -109,7 +111,12 @@ def run(
 
 
 def _run(
-    words: list[str], cwd: str, env: dict[str, str], streams: list[str], file_limit: int | None
+    words: list[str],
+    cwd: str,
+    env: dict[str, str],
+    streams: list[str],
+    file_limit: int | None,
+    armed: tuple[str, str, int] | None,
 ) -> None:
     """In the fork: becomes the program."""
     os.environ.clear()
@@ -124,6 +131,10 @@ def _run(
     if file_limit is not None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # then writing fails with an error instead
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
+    if armed:
+        from kills import arm  # which starts programs itself
+
+        arm(*armed)
     sys.argv = list(words)
     sys.path[:0] = ['']
     runpy.run_module(words[0], run_name='__main__', alter_sys=True)

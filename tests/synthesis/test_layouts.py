@@ -1,6 +1,7 @@
 """Rows in one layout are the same rows in another; what a layout cannot say is counted."""
 
 import json
+import os
 import tracemalloc
 
 import pytest
@@ -341,13 +342,7 @@ def test_a_target_is_whole_or_untouched(tmp_path, monkeypatch):
 @pytest.mark.parametrize('name', ['full.json', 'full.jsonl'])
 @pytest.mark.parametrize('length', [1, 100_000])  # refused at the end, and while writing
 def test_a_full_disk_is_a_sentence(tmp_path, monkeypatch, name, length):
-    plain = type(tmp_path).open
-
-    def full(path, mode, **kwargs):
-        plain(path, mode, **kwargs).close()
-        return open('/dev/full', mode, **kwargs)
-
-    monkeypatch.setattr(type(tmp_path), 'open', full)
+    monkeypatch.setattr(os, 'fdopen', lambda *_, **__: open('/dev/full', 'wb'))  # noqa: SIM115
     with (
         pytest.raises(ValueError, match=r'full\.jsonl? cannot be written \(no space left'),
         new_row_file(tmp_path / name) as write,

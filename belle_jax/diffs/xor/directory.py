@@ -14,7 +14,8 @@ from belle_jax.diffs.xor.blocks import Tell
 from belle_jax.diffs.xor.checksums import MANIFEST, Checksums, shown
 from belle_jax.diffs.xor.cipher import Encrypted, Key
 from belle_jax.diffs.xor.file_pool import Made
-from belle_jax.files import explaining, locked, remove_leftovers, require_room
+from belle_jax.disk import explaining, require_room
+from belle_jax.files import locked, sweep
 from belle_jax.paths import distinct
 
 STAYS = re.compile(
@@ -63,7 +64,7 @@ def decrypt(
     known = checksums.read_manifest(target)
     left = [e for e in tasks.values() if not _is_complete(e, target / e.name, known.get(e.name))]
     new = [e for e in left if not os.path.lexists(target / e.name)]
-    require_room(target, sum(e.size for e in new))
+    _look_for_room(target, sum(e.size for e in new), tasks.__contains__)
     with Key(key) as stream:
         if check_kind:
             sources.require_right_key(left, stream)
@@ -72,7 +73,7 @@ def decrypt(
         def restore(encrypted: Encrypted, tell: Tell) -> Made:
             return encrypted.name, _restored(encrypted, stream, target / encrypted.name, tell)
 
-        with _manifest(target, known, tasks.__contains__) as enter:
+        with _manifest(target, known) as enter:
             file_pool.each(left, lambda e: e.size, restore, 'Decrypting', threads, enter)
     print(f'Files restored: {len(new)}, there already: {len(tasks) - len(new)}.')
     return _compared(target, known, listed, md5)
@@ -112,13 +113,13 @@ def encrypt(
             sources.require_plain(file)
         begun = {parts[0] for name in known if (parts := cipher.split_name(name))}
         size = sum(f.stat().st_size for name, f in tasks.items() if name not in begun)
-        require_room(target, size)
+        _look_for_room(target, size, is_ours)
         listed = sources.compare_sources(md5, source, files, is_ours, threads)
 
         def make(file: Path, tell: Tell) -> Made:
             return _made(file, stream, target, known, there, tell)
 
-        with _manifest(target, known, is_ours) as enter:
+        with _manifest(target, known) as enter:
             # A file is read twice.
             file_pool.each(
                 tasks.values(), lambda f: 2 * f.stat().st_size, make, 'Encrypting', threads, enter
@@ -244,14 +245,20 @@ def _made(
     return path.name, found
 
 
+def _look_for_room(target: Path, size: int, is_ours: Callable[[str], bool]) -> None:
+    """Removes first what a killed run left unfinished of our files."""
+    sweep(target, lambda n: is_ours(n) or n == MANIFEST)
+    require_room(target, size)
+
+
 @contextlib.contextmanager
 def _manifest(
-    target: Path, known: dict[str, Checksums], is_ours: Callable[[str], bool]
+    target: Path, known: dict[str, Checksums]
 ) -> Iterator[Callable[[str, Checksums], None]]:
     """Makes the target, or goes on with it, and keeps other writers out.
 
-    What a killed run left unfinished of our files is removed, and in the end the target too, if it
-    was made here and is still empty. Yields what enters a complete file into the manifest.
+    In the end the target is removed if it was made here and is still empty. Yields what enters a
+    complete file into the manifest.
     """
 
     def enter(name: str, made: Checksums) -> None:
@@ -265,7 +272,6 @@ def _manifest(
         with explaining(target, name, FULL):
             target.mkdir(parents=True, exist_ok=True)
             with locked(target, busy):
-                remove_leftovers(target, lambda n: is_ours(n) or n == MANIFEST)
                 yield enter
     finally:
         if new:

@@ -1,0 +1,23 @@
+"""Parts of programs that are long before or behind what is killed, as programs of their own."""
+
+import sys
+from pathlib import Path
+
+
+def main(part: str) -> None:
+    """Makes the tokens of a file, or what the quickstart makes before it trains."""
+    if part == 'cache':
+        from belle_jax.data import templates, token_cache, tokenizer
+
+        template = templates.Template('belle', tokenizer.load(Path('tokenizer')))
+        token_cache.open_source('a.jsonl', template, '', 'error', 'cache')
+    else:
+        from belle_jax.quickstart import __main__ as quickstart
+        from belle_jax.quickstart import pairs
+
+        train, held_out = pairs.make()
+        quickstart._prepare(train[:300], held_out)
+
+
+if __name__ == '__main__':
+    main(sys.argv[1])
