@@ -14,6 +14,7 @@ from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
 from belle_jax.data import sentencepiece_model, tiktoken_model
+from belle_jax.files import read_json
 
 FILES = (
     'tokenizer.json',
@@ -66,13 +67,7 @@ def find(path: str | pathlib.Path) -> pathlib.Path:
 
 
 def _json(path: pathlib.Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        values = json.loads(path.read_text('utf-8-sig'))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f'{path} is not readable JSON ({error}): copy it again.') from error
-    return values if isinstance(values, dict) else {}
+    return read_json(path) if path.is_file() else {}
 
 
 def read_settings(directory: pathlib.Path) -> dict[str, Any]:

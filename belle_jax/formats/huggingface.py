@@ -197,7 +197,9 @@ def _token(name: str, value: Any) -> int | None:
     """LLaMA-1's first conversions write pad_token_id -1 for none."""
     if value is not None and type(value) is not int:
         raise ValueError(f'{name}={value!r} must be the number of a token.')
-    return value if value is not None and value >= 0 else None
+    if value is not None and value < -1:
+        raise ValueError(f'{name}={value}: a token has a number from 0; -1 or null: there is none.')
+    return value if value != -1 else None
 
 
 def _ends(value: Any) -> tuple[int, ...]:

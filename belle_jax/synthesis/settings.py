@@ -8,13 +8,15 @@ input and output are read too, as JSON lines or as a JSON array.
 
 import dataclasses
 import itertools
-import json
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from belle_jax import declaration
 from belle_jax.data.records import BadRow
 from belle_jax.data.row_file import RowFile
+from belle_jax.declaration import at_least, within
+from belle_jax.files import read_json
 from belle_jax.texts.filters import Row, said
 
 # What is asked when no model is named. BELLE's, gpt-3.5-turbo and text-davinci-003, are gone or
@@ -82,12 +84,13 @@ class Settings:
     api: str = 'chat'
     model_name: str = ''
     max_tokens: int = 1024
-    temperature: float = 1.0
-    top_p: float = 1.0
+    temperature: float = at_least(0, 1.0)
+    top_p: float = within(0, 1, 1.0)
     stop: tuple[str, ...] | None = None
     request: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        declaration.check(self, '--')
         for field, known in CHOICES.items():
             if getattr(self, field) not in known:
                 raise ValueError(
@@ -282,15 +285,11 @@ def read_categories(path: str | pathlib.Path = OWN_CATEGORIES) -> list[dict[str,
     """
     path = pathlib.Path(path)
     try:
-        found = json.loads(path.read_text('utf-8-sig'))
+        found = read_json(path, 'mend it', list)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise ValueError(f'{path} cannot be read ({reason}): give a file of categories.') from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f'{path} is not UTF-8: convert the file to UTF-8.') from error
-    except json.JSONDecodeError as error:
-        raise ValueError(f'{path}:{error.lineno}: broken JSON ({error.msg}): mend it.') from error
-    if not isinstance(found, list) or len(found) < 2:
+    if len(found) < 2:
         raise ValueError(f'{path} must be a JSON array of two categories or more.')
     names = set()
     for number, category in enumerate(found, 1):

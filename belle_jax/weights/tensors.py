@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import ml_dtypes
 import numpy as np
@@ -150,6 +150,15 @@ def shown(tensors: Sequence[Planned], what: str) -> list[Planned]:
             progress.end(done // 10**6)
 
     return [dataclasses.replace(t, blocks=lambda t=t: blocks(t)) for t in tensors]
+
+
+def natural(values: Any) -> bool:
+    """Whether a value is a list of whole numbers from 0, as shapes and strides are.
+
+    Their product is taken, so they are bounded: NumPy has 64 axes, and a file 2^63 bytes.
+    """
+    whole = isinstance(values, tuple | list) and len(values) <= 64
+    return whole and all(type(v) is int and 0 <= v < 2**63 for v in values)
 
 
 def common_dtype(dtypes: Mapping[str, np.dtype]) -> str:

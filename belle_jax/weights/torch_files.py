@@ -30,10 +30,9 @@ from belle_jax.weights.pickles import (
     bring,
     group,
     integer,
-    natural,
     text,
 )
-from belle_jax.weights.tensors import Planned, Stored, map_file
+from belle_jax.weights.tensors import Planned, Stored, map_file, natural
 
 STORAGES = {
     'DoubleStorage': np.dtype('<f8'),
@@ -97,7 +96,7 @@ class _Tensor(Inert):
     def __init__(self, storage, offset, shape, strides, *_unused):
         if not isinstance(storage, _Storage) or not natural((offset,)):
             raise Unreadable('it has a tensor without a storage or with a malformed offset')
-        if not natural(shape) or not natural(strides) or len(shape) != len(strides):
+        if not (natural(shape) and natural(strides)) or len(shape) != len(strides):
             raise Unreadable('it has a tensor of a malformed shape or strides')
         self.storage, self.offset, self.shape, self.strides = storage, offset, shape, strides
 
