@@ -62,7 +62,11 @@ def build(cls: type, values: Any, place: str) -> Any:
             close = difflib.get_close_matches(name, hints, 1)
             raise ValueError(
                 f'{place}{name:.80} is not a field'
-                + (f'; did you mean {place.rpartition("--config.")[2]}{close[0]}?' if close else '.')
+                + (
+                    f'; did you mean {place.rpartition("--config.")[2]}{close[0]}?'
+                    if close
+                    else '.'
+                )
                 + f' The fields there are {", ".join(hints)}.'
             )
     return cls(**{n: _value(v, hints[n], f'{place}{n}') for n, v in values.items()})
@@ -78,7 +82,9 @@ def _value(value: Any, hint: Any, place: str) -> Any:
     if hint is float and type(value) is int and abs(value) < 2**63:
         return float(value)
     if type(value) is not hint:
-        raise ValueError(f'{place}={value!r:.80} must be of type {getattr(hint, "__name__", hint)}.')
+        raise ValueError(
+            f'{place}={value!r:.80} must be of type {getattr(hint, "__name__", hint)}.'
+        )
     return value
 
 

@@ -21,7 +21,9 @@ class Rope:
 
     kind: str = one_of('default', 'linear', 'dynamic', 'llama3')
     theta: float = positive(10_000.0)  # base of the frequencies
-    factor: float = positive(1.0)  # how many times longer the context is than in pretraining; not default's
+    factor: float = positive(
+        1.0
+    )  # how many times longer the context is than in pretraining; not default's
     low_freq_factor: float = positive(1.0)  # llama3: wavelengths over original / this are stretched
     high_freq_factor: float = positive(4.0)  # llama3: wavelengths under original / this are kept
     original_max_position: int = within(1, SIZE, 8192)  # llama3: the pretraining context in tokens
@@ -95,7 +97,7 @@ class Architecture:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> 'Architecture':
-        """The inverse of `to_dict`; what no field takes is a ValueError, missing ones have defaults."""
+        """The inverse of `to_dict`; missing fields have defaults, others are checked."""
         return declaration.build(cls, values, 'model.architecture.')
 
 

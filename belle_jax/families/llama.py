@@ -153,12 +153,13 @@ def _rope(config: PublishedConfig, positions: int) -> Rope:
     if kind not in ('linear', 'dynamic', 'llama3'):
         raise ValueError(f'rope_type={kind!r} is not known: default, linear, dynamic, llama3 are.')
     needed = ('factor', 'low_freq_factor', 'high_freq_factor')
-    scaling = PublishedConfig(values)
-    factors = [scaling.number(n, None, above=True) for n in needed[: 3 if kind == 'llama3' else 1]]
+    scaling = PublishedConfig({f'rope_scaling.{name}': value for name, value in values.items()})
+    needed = needed if kind == 'llama3' else needed[:1]
+    factors = [scaling.number(f'rope_scaling.{name}', None, above=True) for name in needed]
     if kind != 'llama3':
         return Rope(kind, theta, *factors)
     name = 'original_max_position_embeddings'
-    said = config if config.get(name) else scaling
+    said = config if config.get(name) else PublishedConfig(values)
     original = said.count(name, default=positions)
     return Rope(kind, theta, *factors, original_max_position=original)
 

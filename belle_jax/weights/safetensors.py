@@ -106,7 +106,9 @@ def _entry(path: Path, name: str, entry: Any) -> tuple[np.dtype, tuple[int, ...]
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise ValueError(f'{path}: {name} has dtype {dtype!r:.80}, which is not read here.')
     if not natural(shape) or not natural(offsets) or len(offsets) != 2:
-        raise ValueError(f'{path}: {name} has shape {shape!r:.80} and data_offsets {offsets!r:.80}.')
+        raise ValueError(
+            f'{path}: {name} has shape {shape!r:.80} and data_offsets {offsets!r:.80}.'
+        )
     begin, end = offsets
     if end - begin != math.prod(shape) * DTYPES[dtype].itemsize:
         raise ValueError(
