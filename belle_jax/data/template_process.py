@@ -8,6 +8,7 @@ what it answers is bounded as well. A template that went beyond is not asked aga
 
 import atexit
 import datetime
+import functools
 import json
 import os
 import resource
@@ -158,11 +159,11 @@ def serve() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    environments = {paddle: _environment(paddle) for paddle in (False, True)}
+    compiled = functools.lru_cache(16)(lambda source, kind: _environment(kind).from_string(source))
     for line in sys.stdin:
         source, values, paddle = json.loads(line)
         try:
-            text = environments[paddle].from_string(source).render(values)  # compiled ones are kept
+            text = compiled(source, paddle).render(values)
             if len(text) > LONGEST:
                 return
             answer = ['', text]

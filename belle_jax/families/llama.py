@@ -161,7 +161,7 @@ def _rope(config: PublishedConfig, positions: int) -> Rope:
     name = 'original_max_position_embeddings'
     said = config if config.get(name) else PublishedConfig(values)
     original = said.count(name, default=positions)
-    return Rope(kind, theta, *factors, original_max_position=original)
+    return Rope(kind, theta, factors[0], factors[1], factors[2], original)
 
 
 def _size(embed: int, layers: int, heads: int, mlp: int, **others: Any) -> Architecture:

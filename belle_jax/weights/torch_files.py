@@ -67,8 +67,8 @@ def read(path: Path) -> dict[str, Stored]:
             (contents, storages), proofs = _read_legacy(data), {}
     except Exception as error:  # what zipfile raises on damage is anything at all
         raise ValueError(
-            f'{path} cannot be read as PyTorch weights: {str(error) or repr(error)}. Download it again, or convert it '
-            'to safetensors where it comes from.'
+            f'{path} cannot be read as PyTorch weights: {str(error) or repr(error)}. Download it '
+            'again, or convert it to safetensors where it comes from.'
         ) from error
     if not isinstance(contents, dict):
         raise ValueError(f'{path} holds a {type(contents).__name__}, not a dict of tensors.')

@@ -16,7 +16,7 @@ from typing import Any
 
 from tokenizers import Tokenizer as Backend
 
-from belle_jax.data import jinja_template, template_export, tokenizer
+from belle_jax.data import jinja_template, template_export, tokenizer, tokenizer_bounds
 from belle_jax.data.records import Message
 from belle_jax.data.template_process import RENDERER
 from belle_jax.data.templates import Template
@@ -120,10 +120,9 @@ def _words(made: Tokenizer) -> list[Any]:
 
 def _split(file: Path, target: Path) -> None:
     """`vocab.json` and `merges.txt` from a byte-level `tokenizer.json`."""
-    try:
+    tokenizer_bounds.check(file)
+    with tokenizer_bounds.explained(file):
         state = json.loads(Backend.from_file(str(file)).to_str())
-    except Exception as error:  # the library raises the bare class
-        raise ValueError(f'{file} is not readable ({error}): copy it again.') from error
     model = state['model']
     if model.get('type') != 'BPE':
         raise ValueError(f"{file} is of the kind {model.get('type')}, not BPE as BLOOM's.")
