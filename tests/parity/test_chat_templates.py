@@ -13,7 +13,7 @@ import zipfile
 import pytest
 import tokenizers
 
-from belle_jax.data import jinja_template, template_process, templates, tokenizer
+from belle_jax.data import template_process, templates, tokenizer
 
 pytestmark = [pytest.mark.parity, pytest.mark.slow]
 
