@@ -7,6 +7,7 @@ A program is a module that defines flags and ends with `cli.run(main)`. `belle-j
 import ast
 import dataclasses
 import difflib
+import math
 import re
 import runpy
 import sys
@@ -75,12 +76,17 @@ def run(
                     raise ValueError(
                         f'--{flag.name} is missing. {flag.help} See python -m {program()} --help.'
                     )
+            for name, value in flags.FLAGS.flag_values_dict().items():
+                if isinstance(value, float) and not math.isfinite(value):
+                    raise ValueError(f'--{name}={value} must be a finite number.')
             with signals.heeding(signals.interrupt):
                 result = main(*words)
         except ValueError as error:
             fail(error)
         except OSError as error:
             fail(disk.sentence(error))
+        except MemoryError:
+            fail('there is too little memory for this: free some, or take a larger machine.')
         except KeyboardInterrupt:
             fail(stopped, stopped_code)
         if isinstance(result, int):

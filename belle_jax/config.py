@@ -6,36 +6,19 @@ ConfigDict; flags override single fields; `resolve` checks everything and return
 """
 
 import dataclasses
-import difflib
 import pathlib
-import types
-import typing
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from belle_jax import declaration
+from belle_jax.declaration import at_least, fraction, one_of, positive, unknown, within
 from belle_jax.families import PRESETS, Architecture, Rope
-from belle_jax.families.architecture import unknown
 from belle_jax.files import read_json, write_json
 
 __all__ = ['PRESETS', 'Architecture', 'Rope', 'Run', 'default', 'load', 'resolve', 'save']
 
 MAX_SEGMENTS = 64  # texts that share a packed row at most: cuDNN's attention wants a bound
-
-
-def one_of(*choices: str) -> Any:
-    """A field that has one of these values, the first one by default."""
-    return dataclasses.field(default=choices[0], metadata={'choices': choices})
-
-
-def at_least(least: int, default: float) -> Any:
-    """A field with a least value."""
-    return dataclasses.field(default=default, metadata={'least': least})
-
-
-def fraction() -> Any:
-    """A field between 0 and 1, by default 0."""
-    return dataclasses.field(default=0.0, metadata={'fraction': True})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,9 +93,9 @@ class Optim:
     warmup_steps: int = at_least(0, 0)  # wins over warmup_ratio when set
     final_ratio: float = fraction()  # of the peak, at the last step
     weight_decay: float = at_least(0, 0.0)  # decoupled; not on biases and norms
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-8
+    beta1: float = within(0, 1, 0.9)
+    beta2: float = within(0, 1, 0.999)
+    eps: float = positive(1e-8)
     clip_norm: float = at_least(0, 1.0)  # of the gradient over all parameters; 0 is off
     moment_dtype: str = one_of('float32', 'bfloat16')  # of the first; the second is float32
 
@@ -137,12 +120,12 @@ class Train:
     steps: int = at_least(0, 0)  # wins over epochs when set
     max_steps: int = at_least(0, 0)  # stop here although schedule and plan go on; 0 is off
     log_every: int = at_least(1, 10)
-    eval_every: int = 0  # 0: four times an epoch, at least 5 steps apart; -1: never
-    checkpoint_every: int = 0  # 0: as eval_every; -1: only at the end
+    eval_every: int = at_least(-1, 0)  # 0: four times an epoch, at least 5 steps apart; -1: never
+    checkpoint_every: int = at_least(-1, 0)  # 0: as eval_every; -1: only at the end
     keep_last: int = at_least(1, 2)
     keep_best: int = at_least(0, 1)
-    profile_from: int = 0  # a trace of steps profile_from up to profile_to; 0 is off
-    profile_to: int = 0
+    profile_from: int = at_least(0, 0)  # a trace of steps profile_from up to profile_to; 0 is off
+    profile_to: int = at_least(0, 0)
     wandb: str = ''  # a project's name; '' is off
     deterministic: bool = False  # on GPUs: bit-identical repeats, slower
 
@@ -202,7 +185,9 @@ def save(run: Run, path: pathlib.Path) -> None:
 
 def load(path: pathlib.Path) -> Run:
     """Reads what `save` wrote; a file that is missing or damaged is a ValueError that names it."""
-    return from_dict(read_json(path, 'restore it'))
+    run = from_dict(read_json(path, 'restore it from where the run was made'), f'{path}: ')
+    declaration.check(run, f'{path}: ')
+    return run
 
 
 def parse_sources(text: str, field: str) -> tuple[Source, ...]:
@@ -228,44 +213,13 @@ def parse_sources(text: str, field: str) -> tuple[Source, ...]:
     return tuple(sources)
 
 
-def from_dict(values: dict[str, Any]) -> Run:
-    """A `Run` from plain values, such as a run directory's `config.json`."""
-    return _build(Run, values, '')
-
-
-def _build(cls: type, values: dict[str, Any], prefix: str) -> Any:
-    """A dataclass from a dict, field by field, with one sentence for each kind of mistake."""
-    hints = typing.get_type_hints(cls)
-    for name in values:
-        if name not in hints:
-            close = difflib.get_close_matches(name, hints, 1)
-            raise ValueError(
-                f'--config.{prefix}{name} is not a field'
-                + (f'; did you mean {prefix}{close[0]}?' if close else '.')
-                + f' The fields there are {", ".join(hints)}.'
-            )
-    built = {n: _value(v, hints[n], f'{prefix}{n}') for n, v in values.items()}
-    return cls(**built)
-
-
-def _value(value: Any, hint: Any, place: str) -> Any:
-    if hint == Architecture | None:
-        return None if value is None else Architecture.from_dict(value)
-    if dataclasses.is_dataclass(hint):
-        if not isinstance(value, dict):
-            raise ValueError(f'--config.{place}={value!r} must be a section of fields.')
-        return _build(typing.cast(type, hint), value, f'{place}.')
-    if isinstance(hint, types.UnionType):
-        return value
-    if hint is float and type(value) is int:
-        return float(value)
-    if type(value) is not hint:
-        raise ValueError(f'--config.{place}={value!r} must be of type {hint.__name__}.')
-    return value
+def from_dict(values: dict[str, Any], place: str = '--config.') -> Run:
+    """A `Run` from plain values, such as a run directory's `config.json`, which `place` names."""
+    return declaration.build(Run, values, place)
 
 
 def _check(run: Run) -> None:
-    _check_fields(run, '--config.')
+    declaration.check(run, '--config.')
     if run.model.preset not in ('', *PRESETS):
         raise unknown('--config.model.preset', run.model.preset, PRESETS)
     if run.batch.size % run.batch.accumulation:
@@ -280,17 +234,3 @@ def _check(run: Run) -> None:
             '(published weights), model.preset or model.architecture (random weights).'
         )
     _ = run.data.sources  # raises on a malformed weight
-
-
-def _check_fields(section: Any, prefix: str) -> None:
-    """Holds the values of a section against the rules that its fields were declared with."""
-    for field in dataclasses.fields(section):
-        place, value, rule = f'{prefix}{field.name}', getattr(section, field.name), field.metadata
-        if 'choices' in rule and value not in rule['choices']:
-            raise unknown(place, value, rule['choices'])
-        if 'least' in rule and not value >= rule['least']:
-            raise ValueError(f'{place}={value} must be at least {rule["least"]}.')
-        if 'fraction' in rule and not 0 <= value <= 1:
-            raise ValueError(f'{place}={value} is a fraction: between 0 and 1.')
-        if dataclasses.is_dataclass(value) and not isinstance(value, Architecture):
-            _check_fields(value, f'{place}.')

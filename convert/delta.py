@@ -23,6 +23,9 @@ MAX_SHARD_SIZE = flags.DEFINE_string('max_shard_size', '5GB', 'Of a file: 500MB,
 FORMAT = flags.DEFINE_enum('format', 'safetensors', list(shards.KINDS), 'apply: of the weights.')
 LEVEL = flags.DEFINE_integer('level', delta.LEVEL, 'make: of zstandard, 1 to 22.')
 THREADS = flags.DEFINE_integer('threads', 0, '0: one a processor.', lower_bound=0)
+IGNORE_CRC = flags.DEFINE_boolean(
+    'ignore_crc', False, 'Take PyTorch files with wrong checksums, as some programs write them.'
+)
 
 
 def main(action: str) -> object:
@@ -35,7 +38,7 @@ def main(action: str) -> object:
     size = shards.parse_size(str(MAX_SHARD_SIZE.value))
     if action == 'make':
         level = int(LEVEL.value or 0)
-        return delta.make(base, needed.value, target, size, level, threads)
+        return delta.make(base, needed.value, target, size, level, threads, IGNORE_CRC.value)
     return delta.apply(base, needed.value, target, size, str(FORMAT.value), threads)
 
 

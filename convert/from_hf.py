@@ -24,6 +24,9 @@ DTYPE = flags.DEFINE_enum(
 TEMPLATE = flags.DEFINE_string(
     'template', '', "Chat template to sample with; by default the tokenizer's own, or none."
 )
+IGNORE_CRC = flags.DEFINE_boolean(
+    'ignore_crc', False, 'Take PyTorch files with wrong checksums, as some programs write them.'
+)
 
 
 def main() -> object:
@@ -35,7 +38,9 @@ def main() -> object:
     from belle_jax.runs import conversion
 
     target = Path(str(TARGET.value))
-    return conversion.from_published(str(SOURCE.value), target, DTYPE.value, TEMPLATE.value)
+    return conversion.from_published(
+        str(SOURCE.value), target, DTYPE.value, TEMPLATE.value, IGNORE_CRC.value
+    )
 
 
 if __name__ == '__main__':

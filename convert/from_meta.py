@@ -27,13 +27,16 @@ MAX_POSITION = flags.DEFINE_integer(
     "Tokens of context, which Meta's files do not give; by default that of the release.",
     lower_bound=0,
 )
+IGNORE_CRC = flags.DEFINE_boolean(
+    'ignore_crc', False, 'Take PyTorch files with wrong checksums, as some programs write them.'
+)
 
 
 def main() -> object:
     """Converts, and returns the directory."""
     target = str(TARGET.value)
     require_new(target)
-    model = meta.open(str(SOURCE.value), MAX_POSITION.value)
+    model = meta.open(str(SOURCE.value), MAX_POSITION.value, IGNORE_CRC.value)
     size = shards.parse_size(MAX_SHARD_SIZE.value)
     return huggingface.write(model, target, DTYPE.value, size, FORMAT.value)
 

@@ -23,13 +23,16 @@ SHARDS = flags.DEFINE_integer(
     lower_bound=1,
 )
 DTYPE = flags.DEFINE_enum('dtype', '', ['', *DTYPES], 'Of the weights; by default as stored.')
+IGNORE_CRC = flags.DEFINE_boolean(
+    'ignore_crc', False, 'Take PyTorch files with wrong checksums, as some programs write them.'
+)
 
 
 def main() -> object:
     """Converts, and returns the directory."""
     target = str(TARGET.value)
     require_new(target)
-    model = huggingface.open(str(SOURCE.value))
+    model = huggingface.open(str(SOURCE.value), ignore_crc=IGNORE_CRC.value)
     return meta.write(model, target, SHARDS.value, DTYPE.value)
 
 

@@ -19,6 +19,9 @@ TARGET = flags.DEFINE_string('target', None, 'Directory to write: new, or empty.
 DTYPE = flags.DEFINE_enum(
     'dtype', 'source', ['source', *DTYPES], 'Of the weights; source: every tensor as it is stored.'
 )
+IGNORE_CRC = flags.DEFINE_boolean(
+    'ignore_crc', False, 'Take PyTorch files with wrong checksums, as some programs write them.'
+)
 
 
 def main() -> object:
@@ -26,7 +29,8 @@ def main() -> object:
     dtype = '' if DTYPE.value == 'source' else DTYPE.value
     target = str(TARGET.value)
     require_new(target)
-    return paddle.write(huggingface.open(str(SOURCE.value)), target, dtype)
+    model = huggingface.open(str(SOURCE.value), ignore_crc=IGNORE_CRC.value)
+    return paddle.write(model, target, dtype)
 
 
 if __name__ == '__main__':

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # From the foundations up. A room imports what stands before its own line, and of its own line what
 # does not lead back to it.
 FLOORS = (
-    'disk paths signals progress',
+    'declaration disk paths signals progress',
     'files',
     'architecture',
     'families',

@@ -193,7 +193,7 @@ class Journal:
                 stored['usage'] = json.loads(stored['usage'])
                 stored['sent'] = stored['sent'] and json.loads(stored['sent'])
                 return asked, Reply(**stored)
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             pass
         # It is asked again, and what it has cost stays.
         with self._query('UPDATE replies SET error = ? WHERE id = ?', DAMAGED, number):

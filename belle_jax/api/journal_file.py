@@ -99,7 +99,7 @@ def _prepare(db: sqlite3.Connection, path: Path, settings: dict[str, Any] | None
     db.execute('COMMIT')
     try:
         kept = {name: json.loads(value) for name, value in db.execute('SELECT * FROM settings')}
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         raise sqlite3.DatabaseError('its settings cannot be read') from None
     if settings is None:
         return kept

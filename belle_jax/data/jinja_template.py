@@ -5,30 +5,19 @@ front of each answer, so that the prompt is the beginning of what was trained on
 tokens, which stand as ids; the ones that a user typed are hidden while the template runs and remain
 text.
 
-Templates come from strangers: they run in Jinja's sandbox, which reaches no attribute of Python's
-and cannot change what it is given.
+Templates come from strangers: `template_process` renders them, within bounds.
 """
 
-import datetime
-import functools
 import itertools
-import json
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-import jinja2
-import jinja2.ext
-import jinja2.nodes
-import jinja2.parser
-import jinja2.sandbox
-
 from belle_jax.data.records import Message
+from belle_jax.data.template_process import RENDERER, Refused
 from belle_jax.data.tokenizer import Piece, Tokenizer
 
 PRIVATE = range(0xE000, 0xF900)  # code points that Unicode gives no meaning
-STANDING = datetime.datetime(2024, 7, 26)
-"""What a template takes for today: another date would give other tokens tomorrow."""
 LLAMA_SPACE = (' ', '▁')
 
 
@@ -206,24 +195,6 @@ class _Rendering:
         return [found for i in asked if (found := self.answer(text, i))]
 
 
-class _Generation(jinja2.ext.Extension):
-    """`{% generation %}`, which some templates put around what is learnt from.
-
-    Its content is shown between the variables `generation_begin` and `generation_end`.
-    """
-
-    tags = {'generation'}  # noqa: RUF012 - the name and type are Jinja's
-
-    def parse(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
-        next(parser.stream)
-        body = parser.parse_statements(('name:endgeneration',), drop_needle=True)
-        begin, end = (
-            jinja2.nodes.Output([jinja2.nodes.Name(f'generation_{edge}', 'load')])
-            for edge in ('begin', 'end')
-        )
-        return [begin, *body, end]
-
-
 def render(template: str, messages: list[dict[str, Any]], *, generate: bool, **names: str) -> str:
     """The text of a conversation.
 
@@ -240,33 +211,11 @@ def render(template: str, messages: list[dict[str, Any]], *, generate: bool, **n
     """
     given = {'tools': None, 'documents': None, 'add_generation_prompt': generate, **names}
     try:
-        return _compile(template).render(messages=messages, **given)
-    except jinja2.TemplateError as error:
+        return RENDERER.render(template, {**given, 'messages': messages})
+    except Refused as error:
         raise ValueError(f"the tokenizer's chat_template says: {error}") from error
-    except Exception as error:  # a stranger's program can go wrong in every way
-        reason = str(error).strip() or 'no reason given'
+    except ValueError as error:
         raise ValueError(
-            f"the tokenizer's chat_template fails on this conversation ({type(error).__name__}: "
-            f'{reason}): choose a named template with --config.data.template.'
+            f"the tokenizer's chat_template fails on this conversation ({error}): choose a named "
+            'template with --config.data.template.'
         ) from error
-
-
-@functools.lru_cache(maxsize=16)
-def _compile(template: str) -> jinja2.Template:
-    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, 'jinja2.ext.loopcontrols']
-    )
-    environment.filters['tojson'] = _to_json
-    environment.globals['raise_exception'] = _refuse
-    environment.globals['strftime_now'] = STANDING.strftime
-    return environment.from_string(template)
-
-
-def _to_json(value: Any, ensure_ascii=False, indent=None, separators=None, sort_keys=False) -> str:
-    return json.dumps(
-        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
-    )
-
-
-def _refuse(message: str) -> None:
-    raise jinja2.TemplateError(message)

@@ -12,6 +12,8 @@ from typing import Any, TextIO
 
 from belle_jax.data.fields import BadRow
 
+ROW = 1 << 24  # characters: four million tokens, beyond every context; Python takes 25 times that
+LONG = f'it is longer than {ROW:,} characters: no model reads that.'
 TOKEN = 16  # characters: no literal, number or escape of JSON that a chunk cut is longer
 SPACE = re.compile(r'[ \t\r\n]*')
 
@@ -150,6 +152,8 @@ class Window:
 
     def _read(self) -> bool:
         """Reads on, as much again as is left, so that a long value is not read over and over."""
+        if len(self._text) - self.at > ROW:
+            raise ValueError(f'{self._path}:{self.line()}: {LONG}')
         fresh = self._stream.read(max(self._chunk, len(self._text) - self.at))
         self.line()
         self._text, self.at, self._counted = self._text[self.at :] + fresh, 0, 0

@@ -16,10 +16,12 @@ from typing import Any, BinaryIO, cast
 
 from belle_jax.data import containers
 from belle_jax.data.fields import BadRow
-from belle_jax.data.json_values import RowDecoder, Window, decoded
+from belle_jax.data.json_values import LONG, ROW, RowDecoder, Window, decoded
 from belle_jax.files import WholeText
 
 CHUNK = 1 << 20  # characters read at once
+BATCH = 64  # rows of Parquet at once, each of which may be as long as `ROW`
+UNPACKED, FREE = 300, 1 << 26  # times its size that gzip may unpack to, and bytes beyond
 LINES = ('.jsonl', '.ndjson', '.jsonlines')
 CONTAINERS = ('array', 'lines')
 
@@ -87,11 +89,27 @@ class RowFile:
         with self.path.open('rb') as self._raw:
             yield cast(BinaryIO, gzip.GzipFile(fileobj=self._raw)) if self._packed else self._raw
 
+    def _advance(self, stream: BinaryIO) -> None:
+        """Tells how far the file was read, and stops at one that unpacks without end."""
+        at = self._raw.tell()
+        self.done = at / self._size
+        if self._packed and stream.tell() > UNPACKED * at + FREE:
+            raise ValueError(
+                f'{self.path} unpacks to more than {UNPACKED} times its size, as no text does: '
+                'unpack it yourself if it is meant.'
+            )
+
     def _lines(self) -> Iterator[tuple[str, Any]]:
         decoder = RowDecoder()
         with self._open() as stream:
-            for number, line in enumerate(stream, 1):
-                self.done = self._raw.tell() / self._size
+            for number, line in enumerate(iter(lambda: stream.readline(ROW + 1), b''), 1):
+                self._advance(stream)
+                if len(line) > ROW:
+                    while line and not line.endswith(b'\n'):
+                        line = stream.readline(CHUNK)
+                        self._advance(stream)
+                    yield f'{self.path}:{number}', BadRow('too long', LONG)
+                    continue
                 line = (line.removeprefix(codecs.BOM_UTF8) if number == 1 else line).strip()
                 if line:
                     yield f'{self.path}:{number}', decoded(line, decoder)
@@ -112,7 +130,7 @@ class RowFile:
                 for _ in entries[self._kind]():
                     where = f'{self.path}:{window.line()}'
                     yield where, window.value()
-                    self.done = self._raw.tell() / self._size
+                    self._advance(raw)
                 if window.next():
                     raise window.broken(window.at, 'text after the end of the array')
             except UnicodeDecodeError as error:
@@ -155,12 +173,12 @@ class RowFile:
         try:
             with pyarrow.parquet.ParquetFile(self.path) as file:
                 total = max(1, file.metadata.num_rows)
-                for batch in file.iter_batches(batch_size=1024):
+                for batch in file.iter_batches(batch_size=BATCH):
                     for row in _listed(batch):
                         number += 1
                         self.done = number / total
                         yield f'{self.path}, row {number}', row
-        except (pyarrow.ArrowException, OSError) as error:
+        except (pyarrow.ArrowException, OSError, ValueError) as error:
             raise ValueError(
                 f'{self.path}: the Parquet file is damaged after row {number}: copy it again.'
             ) from error

@@ -16,8 +16,11 @@ from typing import Any, NamedTuple
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 
+from belle_jax.files import JSON_MAX
+
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 BPE = 2
+LONGEST, LONGEST_RUN = 1000, 64  # characters; LLaMA's longest has 16, and merges go by the square
 SPACE = '▁'  # how SentencePiece writes a space
 # Appended to a ModelProto, which merges it: normalizer_spec { add_dummy_prefix: false } and, for
 # the second, remove_extra_whitespaces: false.
@@ -74,6 +77,8 @@ def read_model(path: pathlib.Path) -> SentencePieceModel:
 
     model: Any = sentencepiece_model_pb2.ModelProto()  # pyright: ignore[reportAttributeAccessIssue]
     try:
+        if path.stat().st_size > JSON_MAX:
+            raise TypeError
         model.ParseFromString(path.read_bytes())
         # A piece that is not UTF-8 comes as bytes, which no text can be added to.
         pieces = [ScoredPiece('' + p.piece, p.score, p.type) for p in model.pieces]
@@ -84,6 +89,11 @@ def read_model(path: pathlib.Path) -> SentencePieceModel:
         ) from error
     if not pieces:
         raise ValueError(f'{path} holds no pieces: it is empty or truncated. Copy it again.')
+    if len({p.text for p in pieces}) < len(pieces) or max(len(p.text) for p in pieces) > LONGEST:
+        raise ValueError(
+            f'{path} holds a piece twice, or one of more than {LONGEST} characters: it is damaged. '
+            'Copy it again.'
+        )
     spec = model.normalizer_spec
     return SentencePieceModel(
         pieces,
@@ -139,7 +149,7 @@ def own_encoder(
     if model.has_list and not tied:
         return None
     encoder = Encoder(path, model, added)
-    runs = model.has_list and all(len(set(text)) == 1 for text in tied)
+    runs = model.has_list and all(len(set(t)) == 1 and len(t) <= LONGEST_RUN for t in tied)
     if not runs:
         return encoder
     # LLaMA's pieces of several spaces share a score. Runs of one letter can be tried out.

@@ -8,7 +8,7 @@ is run through transformers and compared by token ids before anybody is given it
 import json
 from typing import Any
 
-from belle_jax.data.jinja_template import STANDING
+from belle_jax.data.template_process import STANDING
 from belle_jax.data.templates import Style, Template
 from belle_jax.data.tokenizer import Tokenizer
 

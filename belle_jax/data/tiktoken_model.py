@@ -24,13 +24,14 @@ NAMED = {0: BOS, 1: EOS, 6: '<|start_header_id|>', 7: '<|end_header_id|>', 9: '<
 NAMED_SINCE_3_1 = {4: '<|finetune_right_pad_id|>', 8: '<|eom_id|>', 10: '<|python_tag|>'}
 STOPS = {'3': (1, 9), '3.1': (1, 8, 9)}
 """Which of them end an answer: end of text, of message, of turn."""
-_LINE = re.compile(rb'([A-Za-z0-9+/]+={0,2}) (\d+)\r?\n?')
+LINE = 4096  # bytes of a line at most; the longest token of LLaMA 3's has 128
+_LINE = re.compile(rb'([A-Za-z0-9+/]+={0,2}) (\d{1,9})\r?\n?')
 
 
 def is_ranks(path: pathlib.Path) -> bool:
     """Whether a `tokenizer.model` is a list of ranks, not a SentencePiece model."""
     with path.open('rb') as file:
-        return _LINE.fullmatch(file.readline(4096)) is not None
+        return _LINE.fullmatch(file.readline(LINE)) is not None
 
 
 def read_ranks(path: pathlib.Path) -> dict[bytes, int]:
@@ -46,7 +47,8 @@ def read_ranks(path: pathlib.Path) -> dict[bytes, int]:
     """
     ranks: dict[bytes, int] = {}
     with path.open('rb') as file:
-        for number, line in enumerate(file, 1):
+        lines = iter(lambda: file.readline(LINE), b'')
+        for number, line in enumerate(lines, 1):
             found = _LINE.fullmatch(line)
             if not found or len(found[1]) % 4 or (token := base64.b64decode(found[1])) in ranks:
                 raise ValueError(

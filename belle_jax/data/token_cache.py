@@ -22,22 +22,24 @@ import json
 import os
 import pathlib
 import time
-import zipfile
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from belle_jax.data.record_reader import RecordReader
 from belle_jax.data.records import Record
 from belle_jax.data.templates import Template
 from belle_jax.data.tokenizer import Piece
-from belle_jax.files import locked, remove, whole_directory, write_text
+from belle_jax.files import checksum, locked, read_json, remove, whole_directory, write_json
 from belle_jax.progress import Progress
 
-VERSION = 2  # raise it when the same source gives other tokens, or the files change
+VERSION = 3  # raise it when the same source gives other tokens, or the files change
 CHUNK = 1024  # records tokenised together: enough to keep every core busy
 TEXT, CONVERSATION = 1, 0
+CHECKED = ('tokens.bin', 'trained.bin', 'examples.npz')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,6 +143,7 @@ def _write(work: pathlib.Path, reader: RecordReader, template: Template, system:
     np.savez(work / 'examples.npz', allow_pickle=False, **table)
     meta = {
         'version': VERSION,
+        'crc32': {file: checksum(work / file) for file in CHECKED},
         'dtype': dtype.name,
         'tokens': total,
         'template': template.name,
@@ -152,7 +155,8 @@ def _write(work: pathlib.Path, reader: RecordReader, template: Template, system:
             'unread_fields': dict(sorted(reader.unread.items())),
         },
     }
-    (work / 'meta.json').write_text(json.dumps(meta, ensure_ascii=False, indent=2), 'utf-8')
+    # Its own checksum stands last: a flipped digit of the account is as bad as one of a token.
+    write_json(work / 'meta.json', meta | {'own': _own(meta)})
 
 
 def _assembled(reader: RecordReader, template: Template, system: str) -> Iterator[tuple]:
@@ -203,22 +207,30 @@ def _hash(record: Record) -> int:
 
 
 def _open(entry: pathlib.Path) -> Tokens | None:
-    """Maps an entry; None where there is none, or one with files of another size than promised."""
+    """Maps an entry; None where there is none, or one whose files are not as they were written.
+
+    Every byte is read, which one run in a thousand needs: but a flipped one would change losses.
+    """
+    if not entry.exists():
+        return None
     try:
-        meta = json.loads((entry / 'meta.json').read_text('utf-8'))
-        dtype, total = np.dtype(meta['dtype']), meta['tokens']
+        meta = read_json(entry / 'meta.json')
+        if meta.pop('own', None) != _own(meta):
+            raise ValueError('meta.json has another checksum')
+        with concurrent.futures.ThreadPoolExecutor() as pool:  # zlib leaves Python's lock alone
+            sums = dict(zip(CHECKED, pool.map(lambda file: checksum(entry / file), CHECKED)))
+        if sums != meta['crc32']:
+            raise ValueError('a file has another checksum')
+        dtype = np.dtype(meta['dtype'])
         # Opened here, because numpy does not close a file that turns out not to be an archive.
         with (entry / 'examples.npz').open('rb') as stream, np.load(stream) as file:
             table = dict(file)
-        whole = (entry / 'tokens.bin').stat().st_size == total * dtype.itemsize
-        whole = whole and (entry / 'trained.bin').stat().st_size == total
         bounds = np.concatenate([[0], np.cumsum(table['length'], dtype=np.int64)])
-        if not whole or bounds[-1] != total or meta['version'] != VERSION:
-            return None
         # Plain arrays over the mapping: np.memmap's own class is slow to index.
         tokens = np.asarray(np.memmap(entry / 'tokens.bin', dtype, 'r'))
         trained = np.asarray(np.memmap(entry / 'trained.bin', np.bool_, 'r'))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        logging.warning('The cache entry %s is damaged (%s) and is made anew.', entry, error)
         return None
     del table['length']
     return Tokens(entry.name, tokens, trained, bounds, **table, account=meta['account'])
@@ -234,11 +246,16 @@ def _digest(reader: RecordReader, cache: pathlib.Path) -> str:
     name = hashlib.sha256(state[0].encode()).hexdigest()[:32]
     note = cache / f'{name}.digest.json'
     with contextlib.suppress(OSError, ValueError, KeyError):
-        known = json.loads(note.read_text('utf-8'))
-        if known['state'] == state:
+        known = read_json(note)
+        if known['state'] == state and known.pop('own', None) == _own(known):
             return known['digest']
     digest = reader.digest()
     # A file changed a moment ago may change again within its clock's tick: not remembered.
     if time.time() - stat.st_mtime > 2:
-        write_text(note, json.dumps({'state': state, 'digest': digest}))
+        known = {'state': state, 'digest': digest}
+        write_json(note, known | {'own': _own(known)})
     return digest
+
+
+def _own(values: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(values, sort_keys=True).encode())

@@ -14,6 +14,7 @@ import numpy as np
 from tokenizers import Tokenizer as Backend
 
 from belle_jax.data import sentencepiece_model, tokenizer_directory
+from belle_jax.data.tokenizer_bounds import explained
 from belle_jax.data.tokenizer_directory import FILES
 from belle_jax.files import whole_directory
 
@@ -73,7 +74,8 @@ class Tokenizer:
             return iter(self.encoder.encode(texts, continued or not self.dummy.anywhere))
         backend = self.continuing if continued else self.backend
         # The fast one keeps no offsets into the text, which nobody asks for here.
-        encodings = backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        with explained(self.directory):
+            encodings = backend.encode_batch_fast(list(texts), add_special_tokens=False)
         return (encoding.ids for encoding in encodings)  # a list of them all would be large
 
     def assemble(
@@ -188,6 +190,11 @@ def load(path: str | pathlib.Path) -> Tokenizer:
         ValueError: no tokenizer is there, or its files contradict each other; they are named.
     """
     directory = tokenizer_directory.find(path)
+    with explained(directory):
+        return _load(directory)
+
+
+def _load(directory: pathlib.Path) -> Tokenizer:
     settings = tokenizer_directory.read_settings(directory)
     backend = tokenizer_directory.read_backend(directory, settings)
     added = backend.get_added_tokens_decoder().items()
@@ -201,9 +208,6 @@ def load(path: str | pathlib.Path) -> Tokenizer:
             'eos_token in its tokenizer_config.json.'
         )
     adds_bos = tokenizer_directory.adds_bos(directory, settings, backend, bos_id)
-    # Post-processing adds special tokens, and truncation and padding belong to batches: all ours.
-    backend.no_truncation()
-    backend.no_padding()
     encoder = tokenizer_directory.read_encoder(directory, backend)
     dummy = tokenizer_directory.read_dummy_space(directory, settings, backend)
     continuing = tokenizer_directory.without_dummy_space(backend)

@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
-from belle_jax.data import sentencepiece_model, tiktoken_model
+from belle_jax.data import sentencepiece_model, tiktoken_model, tokenizer_bounds
+from belle_jax.data.tokenizer_bounds import explained
+from belle_jax.files import JSON_MAX, read_json
 
 FILES = (
     'tokenizer.json',
@@ -66,13 +68,7 @@ def find(path: str | pathlib.Path) -> pathlib.Path:
 
 
 def _json(path: pathlib.Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        values = json.loads(path.read_text('utf-8-sig'))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f'{path} is not readable JSON ({error}): copy it again.') from error
-    return values if isinstance(values, dict) else {}
+    return read_json(path) if path.is_file() else {}
 
 
 def read_settings(directory: pathlib.Path) -> dict[str, Any]:
@@ -108,22 +104,40 @@ def read_settings(directory: pathlib.Path) -> dict[str, Any]:
 
 
 def _listed(value: Any) -> list[Any]:
-    return list(value.values()) if isinstance(value, dict) else value or []
+    value = list(value.values()) if isinstance(value, dict) else value or []
+    if not isinstance(value, list):
+        raise ValueError(f'{value!r:.80} is not a list of special tokens: mend the settings.')
+    return value
+
+
+def _flag(values: dict[str, Any], name: str) -> bool | None:
+    """True or false; None where nothing is said."""
+    if (value := values.get(name)) is not None and not isinstance(value, bool):
+        raise ValueError(f'{name}={value!r:.80} must be true or false: mend tokenizer_config.json.')
+    return value
+
+
+def _token(spec: Any, **fixed: bool) -> AddedToken:
+    """A token as settings spell it: its text, with flags."""
+    if not isinstance(spec, dict) or not isinstance(spec.get('content'), str):
+        raise ValueError(f'{spec!r:.80} is not a token with its content: mend the settings.')
+    names = ('single_word', 'lstrip', 'rstrip', 'normalized', 'special')
+    return AddedToken(spec['content'], **{n: bool(_flag(spec, n)) for n in names} | fixed)
 
 
 def _special_token(value: Any) -> AddedToken | None:
     """A token as settings spell it: its text, or its text with flags."""
     if isinstance(value, str) and value:
         return AddedToken(value, special=True, normalized=False)
-    if isinstance(value, dict) and value.get('content'):
-        flags = {k: bool(value.get(k)) for k in ('single_word', 'lstrip', 'rstrip', 'normalized')}
-        return AddedToken(value['content'], special=True, **flags)
-    return None
+    return _token(value, special=True) if isinstance(value, dict) and value.get('content') else None
 
 
 def read_backend(directory: pathlib.Path, settings: dict[str, Any]) -> Backend:
     """The `tokenizers` object of a directory, tokens that only its settings know included."""
     backend = _base(directory, settings)
+    # Truncation and padding belong to batches, which are ours.
+    backend.no_truncation()
+    backend.no_padding()
     _add_tokens(backend, directory, settings)
     return backend
 
@@ -131,19 +145,21 @@ def read_backend(directory: pathlib.Path, settings: dict[str, Any]) -> Backend:
 def _base(directory: pathlib.Path, settings: dict[str, Any]) -> Backend:
     file = directory / 'tokenizer.json'
     if file.is_file():
-        try:
+        tokenizer_bounds.check(file)
+        with explained(file):
             return Backend.from_file(str(file))
-        except Exception as error:  # the library raises the bare class
-            raise ValueError(f'{file} is not readable ({error}): copy it again.') from error
     file = directory / 'tokenizer.model'
     if file.is_file():
         if tiktoken_model.is_ranks(file):
             return tiktoken_model.build(tiktoken_model.read_ranks(file))
-        return sentencepiece_model.build(sentencepiece_model.read_model(file))
+        with explained(file):
+            return sentencepiece_model.build(sentencepiece_model.read_model(file))
     file = directory / 'vocab.json'
     if not (directory / 'merges.txt').is_file():
         raise ValueError(f'{directory} has vocab.json without merges.txt: copy that as well.')
-    backend = Backend(models.BPE.from_file(str(file), str(directory / 'merges.txt')))
+    tokenizer_bounds.check_ids(file, read_json(file).values())
+    with explained(f'{file} with merges.txt'):
+        backend = Backend(models.BPE.from_file(str(file), str(directory / 'merges.txt')))
     said = f'{settings.get("tokenizer_class")} {_json(directory / "config.json")}'
     bloom = 'bloom' in said.lower()
     bytelevel = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not bloom)
@@ -165,8 +181,8 @@ def read_encoder(directory: pathlib.Path, backend: Backend) -> sentencepiece_mod
         return None
     if tiktoken_model.is_ranks(file):
         return None
-    model = sentencepiece_model.read_model(file)
-    return sentencepiece_model.own_encoder(file, model, backend)
+    with explained(file):
+        return sentencepiece_model.own_encoder(file, sentencepiece_model.read_model(file), backend)
 
 
 def _add_tokens(backend: Backend, directory: pathlib.Path, settings: dict[str, Any]) -> None:
@@ -174,12 +190,16 @@ def _add_tokens(backend: Backend, directory: pathlib.Path, settings: dict[str, A
     special: dict[str, AddedToken] = settings['special']
     extra: dict[int, AddedToken] = {}
     for content, index in _json(directory / 'added_tokens.json').items():
-        extra[int(index)] = special.get(content) or AddedToken(content, normalized=False)
-    for index, spec in settings.get('added_tokens_decoder', {}).items():
-        flags = {k: bool(spec.get(k)) for k in ('single_word', 'lstrip', 'rstrip', 'special')}
-        flags['special'] |= spec['content'] in special
-        flags['normalized'] = bool(spec.get('normalized', not flags['special']))
-        extra[int(index)] = AddedToken(spec['content'], **flags)
+        extra[_index(index)] = special.get(content) or AddedToken(content, normalized=False)
+    decoder = settings.get('added_tokens_decoder', {})
+    if not isinstance(decoder, dict):
+        raise ValueError(f'{directory}: added_tokens_decoder is not an object: mend the settings.')
+    for index, spec in decoder.items():
+        token = _token(spec)
+        is_special = token.special or token.content in special
+        said = _flag(spec, 'normalized')
+        said = not is_special if said is None else said
+        extra[_index(index)] = _token(spec, special=is_special, normalized=said)
     for content, token in special.items():
         index = backend.token_to_id(content)
         if index is not None:
@@ -197,6 +217,12 @@ def _add_tokens(backend: Backend, directory: pathlib.Path, settings: dict[str, A
             )
 
 
+def _index(value: Any) -> int:
+    if re.fullmatch(r'\d{1,9}', str(value)):
+        return int(value)
+    raise ValueError(f'{value!r:.80} is not the id of an added token: mend the settings.')
+
+
 def special_id(backend: Backend, settings: dict[str, Any], kind: str) -> int | None:
     """The id of the token that begins, ends or pads a text: kind is bos, eos or pad."""
     name = settings.get(f'{kind}_token')
@@ -210,22 +236,29 @@ def read_chat_template(directory: pathlib.Path, settings: dict[str, Any]) -> str
     """The Jinja source of a chat template; None where there is none."""
     file = directory / 'chat_template.jinja'
     if file.is_file():
-        return file.read_text('utf-8')
+        if file.stat().st_size > JSON_MAX:
+            raise ValueError(f'{file} has more than {JSON_MAX:,} bytes: it is not a template.')
+        try:
+            return file.read_text('utf-8')
+        except UnicodeDecodeError as error:
+            raise ValueError(f'{file} is not UTF-8: copy it again.') from error
     template = _json(directory / 'chat_template.json').get('chat_template')
     template = template or settings.get('chat_template')
     if isinstance(template, list):  # several, by name
-        named = {entry['name']: entry['template'] for entry in template}
-        template = named.get('default')
-    return template if isinstance(template, str) else None
+        named = [t for t in template if isinstance(t, dict) and t.get('name') == 'default']
+        template = named[-1].get('template') if named else None
+    if template is not None and not isinstance(template, str):
+        raise ValueError(f'{directory}: its chat_template is not text: mend or remove it.')
+    return template
 
 
 def adds_bos(
     directory: pathlib.Path, settings: dict[str, Any], backend: Backend, bos_id: int | None
 ) -> bool:
     """Whether the tokenizer itself begins a text with BOS."""
-    said = settings.get('add_bos_token')
+    said = _flag(settings, 'add_bos_token')
     if said is not None:
-        return bool(said)
+        return said
     # LLaMA's class begins with BOS whatever tokenizer.json's post-processor says.
     llama = 'llama' in str(settings.get('tokenizer_class') or '').lower()
     llama = llama or not (directory / 'tokenizer.json').is_file()
@@ -249,11 +282,11 @@ def read_dummy_space(
 
     Source: huggingface/transformers 5, models/llama/tokenization_llama.py.
     """
-    legacy = settings.get('legacy')
+    legacy, spaced = _flag(settings, 'legacy'), _flag(settings, 'add_prefix_space')
     bytelevel = 'ByteLevel' in repr(backend.pre_tokenizer)
     if settings.get('tokenizer_class') in LLAMA_CLASSES and not bytelevel:
         # The class goes by its settings, whatever tokenizer.json says.
-        return DummySpace(settings.get('add_prefix_space') is not False, bool(legacy), True)
+        return DummySpace(spaced is not False, bool(legacy), True)
     if legacy is False and not (directory / 'tokenizer.json').is_file():
         return DummySpace(once=True)
     first = "'first'" in repr(backend.pre_tokenizer).replace('"', "'")

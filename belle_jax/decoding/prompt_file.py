@@ -12,7 +12,7 @@ from belle_jax.decoding.assistant import Voice
 from belle_jax.decoding.batch import group_by_length
 from belle_jax.decoding.engine import Completion, Engine
 from belle_jax.decoding.sampling import Sampling
-from belle_jax.files import write_text
+from belle_jax.files import read_json, write_text
 from belle_jax.progress import Progress
 
 WINDOW = 16
@@ -51,7 +51,7 @@ def _row(line: bytes, place: str, number: int) -> PromptRow:
         values = json.loads(line.decode('utf-8-sig' if number == 1 else 'utf-8'))
     except UnicodeDecodeError as error:
         raise ValueError(f'{place}: not UTF-8 ({error.reason}): save the file as UTF-8.') from error
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f'{place}: not JSON ({error}): put one object on each line.') from error
     fields = [f for f in ('prompt', 'messages', 'text') if isinstance(values, dict) and f in values]
     if len(fields) != 1:
@@ -132,7 +132,7 @@ class Output:
                 f'{self.path} exists and {settings.name} does not say what made it: give another '
                 '--output, or delete it.'
             )
-        before = json.loads(settings.read_text('utf-8'))
+        before = read_json(settings, 'give another --output, or delete both')
         other = [k for k in {**before, **run} if before.get(k) != run.get(k)]
         if other:
             raise ValueError(
@@ -160,7 +160,7 @@ class Output:
 def _id(line: bytes) -> Any:
     try:
         return json.loads(line)['id']
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return ValueError
 
 

@@ -2,28 +2,31 @@
 
 import dataclasses
 import re
-from collections.abc import Iterable
 from typing import Any, ClassVar
 
+from belle_jax import declaration
+from belle_jax.declaration import at_least, one_of, positive, unknown, within
 from belle_jax.families.published import PublishedConfig, TensorMap
 
 VOCAB_MULTIPLE = 128
 """Tables are padded to this many rows, whatever the mesh, so that a checkpoint fits every mesh."""
 
-ACTIVATIONS = ('silu', 'gelu', 'gelu_tanh', 'relu')
-ROPE_KINDS = ('default', 'linear', 'dynamic', 'llama3')
+SIZE = 2**31 - 1  # of an axis, which arrays count with 32 bits
+LAYERS = 10_000  # the deepest published model has 126; a checkpoint of a million lists for a minute
 
 
 @dataclasses.dataclass(frozen=True)
 class Rope:
     """Rotary position embedding."""
 
-    kind: str = 'default'  # one of ROPE_KINDS
-    theta: float = 10_000.0  # base of the frequencies
-    factor: float = 1.0  # how many times longer the context is than in pretraining; not default's
-    low_freq_factor: float = 1.0  # llama3: wavelengths over original / this are stretched
-    high_freq_factor: float = 4.0  # llama3: wavelengths under original / this are kept
-    original_max_position: int = 8192  # llama3: the pretraining context in tokens
+    kind: str = one_of('default', 'linear', 'dynamic', 'llama3')
+    theta: float = positive(10_000.0)  # base of the frequencies
+    factor: float = positive(
+        1.0
+    )  # how many times longer the context is than in pretraining; not default's
+    low_freq_factor: float = positive(1.0)  # llama3: wavelengths over original / this are stretched
+    high_freq_factor: float = positive(4.0)  # llama3: wavelengths under original / this are kept
+    original_max_position: int = within(1, SIZE, 8192)  # llama3: the pretraining context in tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,29 +38,30 @@ class Architecture:
     """
 
     family: str = 'llama'
-    vocab_size: int = 0
-    embed: int = 256
-    layers: int = 4
-    q_heads: int = 4
-    kv_heads: int = 0  # 0: as many as q_heads
-    head_dim: int = 0  # 0: embed / q_heads
-    mlp: int = 0  # 0: what is usual in the family
-    max_position: int = 2048
-    norm_eps: float = 1e-5
+    vocab_size: int = within(0, SIZE, 0)
+    embed: int = within(1, SIZE, 256)
+    layers: int = within(1, LAYERS, 4)
+    q_heads: int = within(1, SIZE, 4)
+    kv_heads: int = within(0, SIZE, 0)  # 0: as many as q_heads
+    head_dim: int = within(0, SIZE, 0)  # 0: embed / q_heads
+    mlp: int = within(0, SIZE, 0)  # 0: what is usual in the family
+    max_position: int = within(1, SIZE, 2048)
+    norm_eps: float = at_least(0, 1e-5)
     tied: bool = False
     attention_bias: bool = False
     mlp_bias: bool = False
-    activation: str = 'silu'
+    activation: str = one_of('silu', 'gelu', 'gelu_tanh', 'relu')
     rope: Rope = Rope()
     post_norm_residual: bool = False
-    init_std: float = 0.02
-    bos_id: int | None = None
-    eos_ids: tuple[int, ...] = ()
-    pad_id: int | None = None
+    init_std: float = at_least(0, 0.02)
+    bos_id: int | None = within(0, SIZE, None)
+    eos_ids: tuple[int, ...] = within(0, SIZE, ())
+    pad_id: int | None = within(0, SIZE, None)
 
     def __post_init__(self):
         if self.family not in list(FAMILIES):
             raise unknown('model.architecture.family', self.family, FAMILIES)
+        declaration.check(self, 'model.architecture.')
         family = FAMILIES[self.family]
         for name, value in (
             ('kv_heads', self.kv_heads or self.q_heads),
@@ -71,13 +75,7 @@ class Architecture:
         family.check(self)
 
     def _validate(self):
-        for name, value, allowed in (
-            ('activation', self.activation, ACTIVATIONS),
-            ('rope.kind', self.rope.kind, ROPE_KINDS),
-        ):
-            if value not in allowed:
-                raise unknown(f'model.architecture.{name}', value, allowed)
-        for name in ('embed', 'layers', 'q_heads', 'kv_heads', 'head_dim', 'mlp', 'max_position'):
+        for name in ('kv_heads', 'head_dim', 'mlp'):  # declared from 0, which is filled in by now
             if getattr(self, name) < 1:
                 raise ValueError(
                     f'model.architecture.{name}={getattr(self, name)} must be at least 1.'
@@ -99,13 +97,8 @@ class Architecture:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> 'Architecture':
-        """The inverse of `to_dict`; unknown fields are a ValueError, missing ones have defaults."""
-        values = dict(values)
-        if isinstance(rope := values.get('rope'), dict):
-            _reject_unknown(rope, Rope, 'model.architecture.rope')
-            values['rope'] = Rope(**rope)
-        _reject_unknown(values, cls, 'model.architecture')
-        return cls(**values)
+        """The inverse of `to_dict`; missing fields have defaults, others are checked."""
+        return declaration.build(cls, values, 'model.architecture.')
 
 
 class Family:
@@ -178,17 +171,3 @@ def of(architecture: Architecture) -> Family:
 def tensor_maps(architecture: Architecture) -> list[TensorMap]:
     """Every parameter of a model, in the order in which its published files have them."""
     return of(architecture).tensors(architecture)
-
-
-def unknown(place: str, value: str, allowed: Iterable[str]) -> ValueError:
-    """What is said of a field's value that is none of those allowed."""
-    return ValueError(f'{place}={value!r} is not known: choose one of {", ".join(allowed)}.')
-
-
-def _reject_unknown(values: dict[str, Any], cls: type, place: str) -> None:
-    known = {f.name for f in dataclasses.fields(cls)}
-    for name in values:
-        if name not in known:
-            raise ValueError(
-                f'{place}.{name} is not a field: the fields are {", ".join(sorted(known))}.'
-            )

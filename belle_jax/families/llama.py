@@ -144,7 +144,7 @@ def _rope(config: PublishedConfig, positions: int) -> Rope:
     # In transformers, too, the old key wins where both are there.
     values = config.table('rope_scaling', 'rope_parameters')
     kind = values.get('rope_type', values.get('type', 'default'))
-    theta = PublishedConfig({**config.values, **values}).number('rope_theta', 10_000.0)
+    theta = PublishedConfig({**config.values, **values}).number('rope_theta', 10_000.0, above=True)
     part = values.get('partial_rotary_factor', config.get('partial_rotary_factor', default=1.0))
     if part != 1:
         raise ValueError(f'partial_rotary_factor={part}: only whole heads are rotated here.')
@@ -153,15 +153,16 @@ def _rope(config: PublishedConfig, positions: int) -> Rope:
     if kind not in ('linear', 'dynamic', 'llama3'):
         raise ValueError(f'rope_type={kind!r} is not known: default, linear, dynamic, llama3 are.')
     needed = ('factor', 'low_freq_factor', 'high_freq_factor')
-    for name in needed if kind == 'llama3' else needed[:1]:
-        if not isinstance(values.get(name), int | float):
-            raise ValueError(f'rope_scaling.{name}={values.get(name)!r}: {kind} needs a number.')
+    scaling = PublishedConfig({f'rope_scaling.{name}': value for name, value in values.items()})
+    needed = needed if kind == 'llama3' else needed[:1]
+    factors = [scaling.number(f'rope_scaling.{name}', None, above=True) for name in needed]
     if kind != 'llama3':
-        return Rope(kind=kind, theta=theta, factor=float(values['factor']))
+        return Rope(kind, theta, factors[0])
     name = 'original_max_position_embeddings'
     said = config if config.get(name) else PublishedConfig(values)
     original = said.count(name, default=positions)
-    return Rope(kind, theta, *(float(values[n]) for n in needed), original_max_position=original)
+    factor, low, high = factors
+    return Rope(kind, theta, factor, low, high, original_max_position=int(original))
 
 
 def _size(embed: int, layers: int, heads: int, mlp: int, **others: Any) -> Architecture:

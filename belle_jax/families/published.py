@@ -171,21 +171,23 @@ class PublishedConfig:
         """As `get`, of a positive whole number; anything else is a ValueError that names it."""
         value = self.get(*names, default=default)
         if type(value) is not int or value < 1:
-            raise ValueError(f'{names[0]}={value!r} must be a positive whole number.')
+            raise ValueError(f'{names[0]}={value!r:.80} must be a positive whole number.')
         return value
 
-    def number(self, name: str, default: float) -> float:
-        """As `get`, of a number from 0; anything else is a ValueError that names it."""
+    def number(self, name: str, default: float | None, above: bool = False) -> float:
+        """As `get`, of a number from 0 or `above` it; else a ValueError names it."""
         value = self.get(name, default=default)
-        if type(value) not in (int, float) or not 0 <= value < math.inf:
-            raise ValueError(f'{name}={value!r} must be a number, 0 or above.')
+        fits = type(value) in (int, float) and 0 <= value < 2**63 and not (above and value == 0)
+        if not fits:
+            least = 'above 0' if above else '0 or above'
+            raise ValueError(f'{name}={value!r:.80} must be a number, {least}.')
         return float(value)
 
     def flag(self, name: str, default: bool) -> bool:
         """As `get`, of true or false; anything else is a ValueError that names it."""
         value = self.get(name, default=default)
         if type(value) is not bool:
-            raise ValueError(f'{name}={value!r} must be true or false.')
+            raise ValueError(f'{name}={value!r:.80} must be true or false.')
         return value
 
     def table(self, *names: str) -> dict[str, Any]:

@@ -26,12 +26,15 @@ LICENCE_FILES = ('LICENSE', 'LICENSE.txt', 'LICENSE.md', 'NOTICE', 'USE_POLICY.m
 CARRIED = (*SETTINGS_FILES[1:], *LICENCE_FILES, *tokenizer.FILES)
 
 
-def open(directory: str | Path, architecture: Architecture | None = None) -> PublishedModel:
+def open(
+    directory: str | Path, architecture: Architecture | None = None, ignore_crc: bool = False
+) -> PublishedModel:
     """Opens a directory and checks every tensor's name and shape before a number is read.
 
     Args:
         directory: The directory, or a hub name.
         architecture: The model; by default what its `config.json` means.
+        ignore_crc: Whether a conversion takes `.bin` files whose checksums are wrong.
     Raises:
         ValueError: a file or tensor is missing, damaged, of another shape, or left over.
     """
@@ -45,6 +48,7 @@ def open(directory: str | Path, architecture: Architecture | None = None) -> Pub
         dtype=common_dtype({t.place: t.array.dtype for t in tensors.values()}),
         carry=functools.partial(_carry, path),
         config=read_json(config) if (config := path / 'config.json').is_file() else None,
+        stored=() if ignore_crc else tuple(tensors.values()),
     )
 
 
@@ -196,7 +200,9 @@ def _token(name: str, value: Any) -> int | None:
     """LLaMA-1's first conversions write pad_token_id -1 for none."""
     if value is not None and type(value) is not int:
         raise ValueError(f'{name}={value!r} must be the number of a token.')
-    return value if value is not None and value >= 0 else None
+    if value is not None and value < -1:
+        raise ValueError(f'{name}={value}: a token has a number from 0; -1 or null: there is none.')
+    return value if value != -1 else None
 
 
 def architecture_to_hf_config(architecture: Architecture, dtype: str) -> dict[str, Any]:

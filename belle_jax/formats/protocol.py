@@ -19,7 +19,17 @@ import numpy as np
 from belle_jax import families
 from belle_jax.families import HEAD, Architecture, TensorMap
 from belle_jax.files import new_directory
-from belle_jax.weights.tensors import DTYPES, Index, Planned, Stored, in_dtype, planned, same, shown
+from belle_jax.weights.tensors import (
+    DTYPES,
+    Index,
+    Planned,
+    Stored,
+    in_dtype,
+    planned,
+    proven,
+    same,
+    shown,
+)
 
 WRAPPERS = re.compile(r'^((module|_orig_mod)\.)+')
 """What torch's data parallel and compiled models put before every name."""
@@ -43,6 +53,7 @@ class PublishedModel:
             that a person should read.
         config: A published `config.json` that describes the model; None: it is made.
         notes: Sentences that a person should read before the work begins.
+        stored: Tensors of files whose checksums are compared while all is written.
     """
 
     directory: Path
@@ -52,6 +63,7 @@ class PublishedModel:
     carry: Callable[[Path], Sequence[str]]
     config: Mapping[str, Any] | None = None
     notes: Sequence[str] = ()
+    stored: Sequence[Stored] = ()
 
     def planned(self) -> list[Planned]:
         """The tensors as they are to be written, in the dtypes that they have."""
@@ -110,7 +122,8 @@ def new_model(
     for note in model.notes:
         print(note)
     written = [in_dtype(tensor, DTYPES.get(dtype)) for tensor in tensors]
-    with new_directory(target, sum(t.size for t in written)) as partial:
+    size = sum(t.size for t in written)
+    with new_directory(target, size) as partial, proven(model.stored):
         yield partial, shown(written, 'Converting')
 
 
@@ -174,4 +187,6 @@ def match(architecture: Architecture, stored: Mapping[str, Stored]) -> dict[str,
 
 def _files(tensors: Iterable[Stored]) -> str:
     names = sorted({str(t.file) for t in tensors})
+    if not names:
+        return 'weight files that hold no tensors'
     return names[0] + (f' and {len(names) - 1} other files' if len(names) > 1 else '')

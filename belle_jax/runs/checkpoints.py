@@ -4,7 +4,6 @@ Orbax writes; a checkpoint counts only once its manifest stands beside it, and o
 the files agree with it. Old ones are deleted after that, never before.
 """
 
-import json
 import os
 import sys
 import threading
@@ -20,7 +19,7 @@ from absl import logging
 from jax.experimental import multihost_utils
 
 from belle_jax import disk
-from belle_jax.files import remove, sweep, without_dots
+from belle_jax.files import read_json, remove, sweep, without_dots
 from belle_jax.runs import run_directory
 
 # Orbax logs a traceback in every thread that an error passes; the error itself reaches the caller.
@@ -155,7 +154,7 @@ class Checkpoints:
 
     def meta(self, step: int) -> dict[str, Any]:
         """The JSON values saved with a checkpoint."""
-        return json.loads((self.directory / str(step) / 'meta' / 'metadata').read_text('utf-8'))
+        return read_json(self.directory / str(step) / 'meta' / 'metadata')
 
     def wait(self) -> None:
         """Until the save is complete and vouched for (or an OSError); then old checkpoints go."""

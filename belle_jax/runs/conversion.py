@@ -24,7 +24,7 @@ from belle_jax.formats.protocol import PublishedModel
 from belle_jax.runs import model_card, run_directory
 from belle_jax.runs.parameters import Saved, place
 from belle_jax.weights import shards
-from belle_jax.weights.tensors import DTYPES, Planned, common_dtype, in_dtype
+from belle_jax.weights.tensors import DTYPES, Planned, common_dtype, in_dtype, proven
 
 BLOCK = 128 * 2**20  # bytes of a row block, as stored
 MAX_BLOCK = 512 * 2**20  # where whole chunks of the checkpoint ask for more
@@ -33,7 +33,13 @@ MAX_BLOCK = 512 * 2**20  # where whole chunks of the checkpoint ask for more
 # --- a run, with nothing trained yet --------------------------------------------------------------
 
 
-def from_published(source: str, target: Path, dtype: str = 'float32', template: str = '') -> Path:
+def from_published(
+    source: str,
+    target: Path,
+    dtype: str = 'float32',
+    template: str = '',
+    ignore_crc: bool = False,
+) -> Path:
     """Writes a run directory with the parameters of a published model.
 
     Args:
@@ -41,6 +47,7 @@ def from_published(source: str, target: Path, dtype: str = 'float32', template: 
         target: Run directory; new, or empty; it is returned.
         dtype: Of the checkpoint, or 'source'.
         template: Name of the chat template that the run's configuration gets.
+        ignore_crc: Whether `.bin` files whose checksums are wrong are taken.
     Raises:
         ValueError: the source is incomplete or not supported, or the target is not empty.
         OSError: the disk is full; nothing is left behind.
@@ -50,13 +57,13 @@ def from_published(source: str, target: Path, dtype: str = 'float32', template: 
     from belle_jax.runs.checkpoints import Checkpoints
 
     require_new(target)
-    published = huggingface.open(source)
+    published = huggingface.open(source, ignore_crc=ignore_crc)
     dtype = '' if dtype == 'source' else dtype
     size = sum(
         math.prod(shape) * (DTYPES[dtype] if dtype else published.dtype_of(name)).itemsize
         for name, shape in published.shapes.items()
     )
-    with new_directory(target, size) as partial:
+    with new_directory(target, size) as partial, proven(published.stored):
         keep_origin(published.directory, partial, name=source)
         if not template and (words := partial / run_directory.TOKENIZER).is_dir():
             template = 'tokenizer' if tokenizer.load(words).chat_template else 'none'

@@ -1,6 +1,5 @@
 """The model card of an export: what the model is, what made it, and what is not known about it."""
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ from huggingface_hub import ModelCardData, metadata_load
 from belle_jax import __version__, families
 from belle_jax.config import parse_sources
 from belle_jax.families import Architecture
+from belle_jax.files import read_json
 from belle_jax.runs import run_directory
 
 BELLE = """@misc{ji2023belle,
@@ -137,7 +137,7 @@ def _data(checkpoint: run_directory.Checkpoint) -> str:
     path = checkpoint.run / run_directory.ACCOUNT
     if not path.is_file():
         return 'No data: the weights were converted, not trained, by this run.'
-    account = json.loads(path.read_text('utf-8'))
+    account = read_json(path, 'restore it from where the run was made')
     for part in {'sources', 'validation'} & account.keys():
         account[part] = [_public(entry) for entry in account[part]]
     head = f'| source | {" | ".join(COUNTS)} |'.replace('_', ' ')
@@ -200,7 +200,7 @@ def _template(checkpoint: run_directory.Checkpoint, note: str) -> str:
 
 def _evaluation(checkpoint: run_directory.Checkpoint) -> str:
     last: dict[str, float] = {}
-    for record in run_directory.read_metrics(checkpoint.run / run_directory.METRICS):
+    for record in run_directory.read_metrics(checkpoint.run / run_directory.METRICS)[0]:
         if record.get('step', 0) <= checkpoint.step:
             last |= {k: v for k, v in record.items() if v is not None}
     lines = [

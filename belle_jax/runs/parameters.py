@@ -7,7 +7,6 @@ What a run freezes is read from where it was written once.
 """
 
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -15,6 +14,7 @@ import numpy as np
 
 from belle_jax import families
 from belle_jax.families import Architecture
+from belle_jax.files import read_json
 from belle_jax.runs import run_directory
 from belle_jax.weights.tensors import DTYPES, Index, common_dtype
 
@@ -153,7 +153,7 @@ class Arrays:
         self._stores: dict[str, Any] = {}
         for folder in filter(None, (checkpoint.directory, checkpoint.frozen)):
             state = folder.absolute() / 'state'
-            metadata = json.loads((state / '_METADATA').read_text('utf-8'))
+            metadata = read_json(state / '_METADATA')
             driver = 'zarr3' if metadata.get('use_zarr3') else 'zarr'
             base = {'driver': 'file', 'path': f'{state}/'}
             for entry in metadata['tree_metadata'].values():

@@ -10,13 +10,13 @@ further package. It does not protect against forgery.
 import concurrent.futures
 import dataclasses
 import json
-import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from belle_jax import config
 from belle_jax.families import Architecture
-from belle_jax.files import without_dots, write_text
+from belle_jax.files import checksum, parse_json, read_json, without_dots, write_text
 from belle_jax.formats import huggingface
 
 CONFIG = 'config.json'
@@ -28,7 +28,6 @@ ACCOUNT = 'data.json'
 METRICS = 'metrics/metrics.jsonl'
 FROZEN = 'frozen'
 
-BLOCK = 1 << 22  # bytes read at a time
 THREADS = 8  # zlib and reading both release the interpreter's lock
 
 
@@ -74,7 +73,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
             '--workdir of a training run, or one of its checkpoints.'
         )
     run, step = found
-    config, architecture = _config(run / CONFIG)
+    values, architecture = _config(run / CONFIG)
     folder = run / CHECKPOINTS
     saved = (int(p.name) for p in folder.iterdir() if p.name.isdigit() and p.is_dir())
     steps = [step] if step is not None else sorted(saved, reverse=True)
@@ -85,7 +84,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         except ValueError as error:
             rejected.append(str(error))
         else:
-            checkpoint = Checkpoint(run, candidate, config, architecture, tuple(rejected))
+            checkpoint = Checkpoint(run, candidate, values, architecture, tuple(rejected))
             if checkpoint.frozen:
                 verify(checkpoint.frozen)
             return checkpoint
@@ -106,16 +105,24 @@ def read_origin(run: Path) -> dict[str, Any]:
     return huggingface.read_settings(run / SOURCE / ORIGIN)
 
 
-def read_metrics(path: Path) -> list[dict[str, float]]:
-    """The records of a metrics file; a last line that a kill tore is left out."""
-    records = []
-    if path.exists():
-        for line in path.read_text('utf-8').splitlines():
-            try:
-                records.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
-    return records
+def read_metrics(path: Path) -> tuple[list[dict[str, float]], list[bytes]]:
+    """The records of a metrics file, and the lines that are not one.
+
+    A last line that a kill tore is in neither: its step is done again.
+    """
+    records, damaged = [], []
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    for number, line in enumerate(lines, 1):
+        try:
+            record = parse_json(line, f'{path}:{number}', '')
+            whole = all(v is None or type(v) in (int, float) for v in record.values())
+            if not whole or type(record.get('step')) is not int:
+                raise ValueError('not a record of numbers')
+            records.append(record)
+        except ValueError:
+            if line.endswith(b'\n'):
+                damaged.append(line)
+    return records, damaged
 
 
 def root(path: Path) -> Path:
@@ -134,16 +141,10 @@ def _split(path: Path) -> tuple[Path, int | None] | None:
 
 
 def _config(path: Path) -> tuple[dict[str, Any], Architecture]:
-    try:
-        config = json.loads(path.read_text('utf-8'))
-        architecture = config['model']['architecture']
-    except FileNotFoundError as error:
-        raise ValueError(f'{path} is missing: restore it from where the run was made.') from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f'{path} is not the configuration of a run ({error!r}).') from error
-    if not architecture:
+    run = config.load(path)
+    if run.model.architecture is None:
         raise ValueError(f'{path} has no model.architecture: restore it from the run.')
-    return config, Architecture.from_dict(architecture)
+    return run.to_dict(), run.model.architecture
 
 
 # --- manifests ------------------------------------------------------------------------------------
@@ -173,14 +174,12 @@ def verify(step_dir: Path) -> None:
             named, or the manifest is missing or unreadable.
     """
     manifest = manifest_of(step_dir)
+    if not manifest.exists():
+        raise ValueError(f'{step_dir} has no manifest ({manifest.name}): it was never completed.')
     try:
-        expected = json.loads(manifest.read_text('utf-8'))['files']
+        expected = read_json(manifest)['files']
         expected = {name: (int(e['size']), str(e['crc32'])) for name, e in expected.items()}
-    except FileNotFoundError as error:
-        raise ValueError(
-            f'{step_dir} has no manifest ({manifest.name}): it was never completed.'
-        ) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f'{manifest} is damaged ({error!r}).') from error
     present = set(_files(step_dir))
     for name, (size, _) in expected.items():  # cheap checks on all files before any is read
@@ -212,9 +211,4 @@ def _measured(step_dir: Path, files: Iterable[str]) -> Iterator[dict[str, Any]]:
 
 
 def _measure(path: Path) -> dict[str, Any]:
-    crc, size = 0, 0
-    with path.open('rb', buffering=0) as file:
-        while block := file.read(BLOCK):
-            crc = zlib.crc32(block, crc)
-            size += len(block)
-    return {'size': size, 'crc32': f'{crc:08x}'}
+    return {'size': path.stat().st_size, 'crc32': f'{checksum(path):08x}'}

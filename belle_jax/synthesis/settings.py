@@ -5,6 +5,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from belle_jax import declaration
+from belle_jax.declaration import at_least, within
+
 # What is asked when no model is named. BELLE's, gpt-3.5-turbo and text-davinci-003, are gone or
 # going, and no model of today's completions is anybody's first choice.
 MODELS = {'chat': 'gpt-4.1-mini', 'completion': ''}
@@ -67,12 +70,13 @@ class Settings:
     api: str = 'chat'
     model_name: str = ''
     max_tokens: int = 1024
-    temperature: float = 1.0
-    top_p: float = 1.0
+    temperature: float = at_least(0, 1.0)
+    top_p: float = within(0, 1, 1.0)
     stop: tuple[str, ...] | None = None
     request: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        declaration.check(self, '--')
         for field, known in CHOICES.items():
             if getattr(self, field) not in known:
                 raise ValueError(

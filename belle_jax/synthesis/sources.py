@@ -7,13 +7,13 @@ input and output are read too, as JSON lines or as a JSON array.
 """
 
 import itertools
-import json
 import pathlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from belle_jax.data.records import BadRow
 from belle_jax.data.row_file import RowFile
+from belle_jax.files import read_json
 from belle_jax.texts.filters import Row, said
 
 OWN_SEEDS = pathlib.Path(__file__).with_name('seeds.jsonl')
@@ -165,15 +165,11 @@ def read_categories(path: str | pathlib.Path = OWN_CATEGORIES) -> list[dict[str,
     """
     path = pathlib.Path(path)
     try:
-        found = json.loads(path.read_text('utf-8-sig'))
+        found = read_json(path, 'mend it', list)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise ValueError(f'{path} cannot be read ({reason}): give a file of categories.') from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f'{path} is not UTF-8: convert the file to UTF-8.') from error
-    except json.JSONDecodeError as error:
-        raise ValueError(f'{path}:{error.lineno}: broken JSON ({error.msg}): mend it.') from error
-    if not isinstance(found, list) or len(found) < 2:
+    if len(found) < 2:
         raise ValueError(f'{path} must be a JSON array of two categories or more.')
     names = set()
     for number, category in enumerate(found, 1):

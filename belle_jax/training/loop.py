@@ -109,7 +109,7 @@ class Trainer:
         self.saving.checkpoints.close()
         if jax.process_index() == 0 and self.number:
             curve = self.workdir / 'metrics' / 'loss.png'
-            metrics.draw(read_metrics(self.recorder.path), curve)
+            metrics.draw(read_metrics(self.recorder.path)[0], curve)
             print(f'Loss curve: {curve}')
         return self.workdir
 

@@ -96,7 +96,13 @@ class Recorder:
 
             self._wandb = client.init(project=wandb, config=settings, dir=str(directory))
         if self.path.exists():
-            kept = (r for r in read_metrics(self.path) if r['step'] <= first_step)
+            records, damaged = read_metrics(self.path)
+            if damaged:
+                aside = self.path.with_name('metrics.damaged.jsonl')
+                with aside.open('ab') as file:
+                    file.writelines(damaged)
+                self.say(f'{self.path}: {len(damaged)} damaged lines were put into {aside}.')
+            kept = (r for r in records if r['step'] <= first_step)
             write_text(self.path, ''.join(json.dumps(r) + '\n' for r in kept))
         self._file = self.path.open('a', encoding='utf-8')
         from tensorboardX import SummaryWriter

@@ -10,7 +10,7 @@ from typing import Protocol
 import jax
 import jax.numpy as jnp
 
-from belle_jax.families.architecture import unknown
+from belle_jax.declaration import unknown
 from belle_jax.models import Decoder
 
 Batch = Mapping[str, jax.Array]

@@ -93,11 +93,6 @@ def brief(value: Any) -> str:
     return repr(value[:80]) if isinstance(value, str) else f'a {type(value).__name__}'
 
 
-def natural(values: Any) -> bool:
-    """Whether a value is a tuple of whole numbers from 0, as shapes and strides are."""
-    return isinstance(values, tuple) and all(type(v) is int and v >= 0 for v in values)
-
-
 @dataclasses.dataclass
 class _Machine:
     """Runs one pickle; the readers of `pickletools` take it for the file."""

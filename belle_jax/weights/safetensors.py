@@ -18,8 +18,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from belle_jax.files import whole_file
-from belle_jax.weights.tensors import Planned, Stored, map_file
+from belle_jax.files import JSON_MAX, parse_json, whole_file
+from belle_jax.weights.tensors import Planned, Stored, map_file, natural
 
 DTYPES = {
     f'{kind}{8 * size}': np.dtype(f'<{kind.lower()}{size}')
@@ -29,7 +29,6 @@ DTYPES = {
 }
 DTYPES |= {'BF16': np.dtype(ml_dtypes.bfloat16), 'BOOL': np.dtype('?')}
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
-MAX_HEADER = 100_000_000  # bytes, as in the library
 
 
 def read(path: Path) -> dict[str, Stored]:
@@ -81,18 +80,13 @@ def write(path: Path, tensors: Sequence[Planned]) -> None:
 def _header(path: Path, data: np.ndarray) -> tuple[dict[str, Any], int]:
     """The header and the byte at which the data begin."""
     length = int.from_bytes(data[:8].tobytes(), 'little') if data.size >= 8 else data.size
-    if data.size < 8 or length > min(MAX_HEADER, data.size - 8):
+    if data.size < 8 or length > min(JSON_MAX, data.size - 8):
         raise ValueError(
             f'{path} is not a complete safetensors file: its header would end at byte {8 + length} '
             f'of {data.size}. Download or copy it again.'
         )
-    try:
-        header = json.loads(data[8 : 8 + length].tobytes(), object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f'{path} has a header that is not JSON ({error}).') from error
-    if not isinstance(header, dict):
-        raise ValueError(f'{path} has a header that is not a JSON object.')
-    return header, 8 + length
+    header = data[8 : 8 + length].tobytes()
+    return parse_json(header, f'the header of {path}', 'copy it again', hook=_unique), 8 + length
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -103,19 +97,18 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _entry(path: Path, name: str, entry: Any) -> tuple[np.dtype, tuple[int, ...], int, int]:
-    def natural(values):
-        return isinstance(values, list) and all(type(v) is int and v >= 0 for v in values)
-
     try:
         dtype, shape, offsets = entry['dtype'], entry['shape'], entry['data_offsets']
     except (KeyError, TypeError) as error:
         raise ValueError(
             f'{path}: the header of {name} lacks dtype, shape or data_offsets.'
         ) from error
-    if dtype not in DTYPES:
-        raise ValueError(f'{path}: {name} has dtype {dtype!r}, which is not read here.')
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise ValueError(f'{path}: {name} has dtype {dtype!r:.80}, which is not read here.')
     if not natural(shape) or not natural(offsets) or len(offsets) != 2:
-        raise ValueError(f'{path}: {name} has shape {shape!r} and data_offsets {offsets!r}.')
+        raise ValueError(
+            f'{path}: {name} has shape {shape!r:.80} and data_offsets {offsets!r:.80}.'
+        )
     begin, end = offsets
     if end - begin != math.prod(shape) * DTYPES[dtype].itemsize:
         raise ValueError(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from belle_jax.families import HEAD
+from belle_jax.files import read_json
 from belle_jax.weights import safetensors, torch_files
 from belle_jax.weights.tensors import Planned, Stored
 
@@ -124,10 +125,9 @@ def _index(directory: Path, name: str, kind: FileFormat) -> Path:
 
 
 def _weight_map(index: Path) -> dict[str, str]:
-    try:
-        weight_map = json.loads(index.read_text('utf-8'))['weight_map']
-        if all(isinstance(v, str) for v in weight_map.values()):
-            return weight_map
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f'{index} is not an index of shards ({error!r}).') from error
-    raise ValueError(f'{index} names a shard that is not text. Download it again.')
+    weight_map = read_json(index).get('weight_map')
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ValueError(f'{index} is not an index of shards: it has no weight_map. Copy it again.')
+    if not all(isinstance(v, str) for v in weight_map.values()):
+        raise ValueError(f'{index} names a shard that is not text. Download it again.')
+    return weight_map

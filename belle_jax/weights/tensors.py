@@ -1,10 +1,13 @@
 """A tensor that lies in a file, and a tensor that is to be written to one."""
 
+import concurrent.futures
+import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import ml_dtypes
 import numpy as np
@@ -35,6 +38,7 @@ class Stored:
     name: str  # as the file has it
     file: Path
     array: np.ndarray
+    proof: tuple[np.ndarray, int] | None = None  # bytes it lies in, and their CRC-32 in the file
 
     @property
     def place(self) -> str:
@@ -135,6 +139,34 @@ def same(left: Planned, right: Planned) -> bool:
     return all(one.tobytes() == other.tobytes() for one, other in pairs)
 
 
+@contextlib.contextmanager
+def proven(tensors: Iterable[Stored]) -> Iterator[None]:
+    """Compares checksums on another thread while the block reads the tensors whole.
+
+    Only PyTorch's zip files have any. Slices are read without: a sum is one of all bytes.
+
+    Raises:
+        ValueError: at the end of the block, the first tensor whose bytes have another checksum.
+    """
+
+    def prove(tensor: Stored, data: np.ndarray, crc: int) -> None:
+        if zlib.crc32(data.data) != crc:
+            raise ValueError(
+                f'{tensor.place} is damaged: it has another checksum than the file says. Copy the '
+                'file again; --ignore_crc takes it as it is.'
+            )
+
+    proofs = {(t.file, id(t.proof)): (t, *t.proof) for t in tensors if t.proof}
+    pool = concurrent.futures.ThreadPoolExecutor(1)
+    try:
+        proving = [pool.submit(prove, *proof) for proof in proofs.values()]
+        yield
+        for one in proving:
+            one.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
 def shown(tensors: Sequence[Planned], what: str) -> list[Planned]:
     """All that one program writes, as it is; a line shows how many of the bytes are written."""
     total = sum(t.size for t in tensors)
@@ -150,6 +182,15 @@ def shown(tensors: Sequence[Planned], what: str) -> list[Planned]:
             progress.end(done // 10**6)
 
     return [dataclasses.replace(t, blocks=lambda t=t: blocks(t)) for t in tensors]
+
+
+def natural(values: Any) -> bool:
+    """Whether a value is a list of whole numbers from 0, as shapes and strides are.
+
+    Their product is taken, so they are bounded: NumPy has 64 axes, and a file 2^63 bytes.
+    """
+    whole = isinstance(values, tuple | list) and len(values) <= 64
+    return whole and all(type(v) is int and 0 <= v < 2**63 for v in values)
 
 
 def common_dtype(dtypes: Mapping[str, np.dtype]) -> str:

@@ -30,10 +30,9 @@ from belle_jax.weights.pickles import (
     bring,
     group,
     integer,
-    natural,
     text,
 )
-from belle_jax.weights.tensors import Planned, Stored, map_file
+from belle_jax.weights.tensors import Planned, Stored, map_file, natural
 
 STORAGES = {
     'DoubleStorage': np.dtype('<f8'),
@@ -63,13 +62,13 @@ def read(path: Path) -> dict[str, Stored]:
     data = map_file(path)
     try:
         if data[:4].tobytes() == b'PK\x03\x04':
-            contents, storages = _read_zip(path, data)
+            contents, storages, proofs = _read_zip(path, data)
         else:
-            contents, storages = _read_legacy(data)
+            (contents, storages), proofs = _read_legacy(data), {}
     except Exception as error:  # what zipfile raises on damage is anything at all
         raise ValueError(
-            f'{path} cannot be read as PyTorch weights: {error}. Download it again, or convert it '
-            'to safetensors where it comes from.'
+            f'{path} cannot be read as PyTorch weights: {str(error) or repr(error)}. Download it '
+            'again, or convert it to safetensors where it comes from.'
         ) from error
     if not isinstance(contents, dict):
         raise ValueError(f'{path} holds a {type(contents).__name__}, not a dict of tensors.')
@@ -77,7 +76,8 @@ def read(path: Path) -> dict[str, Stored]:
     for name, value in contents.items():
         if not isinstance(name, str) or not isinstance(value, _Tensor):
             raise ValueError(f'{path}: {name!r} is a {type(value).__name__}, not a tensor.')
-        tensors[name] = Stored(name, path, _view(path, name, value, storages))
+        view = _view(path, name, value, storages)
+        tensors[name] = Stored(name, path, view, proofs.get(value.storage.key))
     return tensors
 
 
@@ -97,7 +97,7 @@ class _Tensor(Inert):
     def __init__(self, storage, offset, shape, strides, *_unused):
         if not isinstance(storage, _Storage) or not natural((offset,)):
             raise Unreadable('it has a tensor without a storage or with a malformed offset')
-        if not natural(shape) or not natural(strides) or len(shape) != len(strides):
+        if not (natural(shape) and natural(strides)) or len(shape) != len(strides):
             raise Unreadable('it has a tensor of a malformed shape or strides')
         self.storage, self.offset, self.shape, self.strides = storage, offset, shape, strides
 
@@ -140,7 +140,7 @@ class _Storages(dict[str, _Storage]):
 # --- the two containers ---------------------------------------------------------------------------
 
 
-def _read_zip(path: Path, data: np.ndarray) -> tuple[Any, dict[str, np.ndarray]]:
+def _read_zip(path: Path, data: np.ndarray) -> tuple[Any, dict[str, np.ndarray], dict[str, Any]]:
     with zipfile.ZipFile(path) as archive:
         entries = {info.filename: info for info in archive.infolist()}
     programs = [name for name in entries if name.split('/', 1)[-1] == 'data.pkl']
@@ -151,11 +151,13 @@ def _read_zip(path: Path, data: np.ndarray) -> tuple[Any, dict[str, np.ndarray]]
     if order is not None and _content(data, order).tobytes() != b'little':
         raise Unreadable('its numbers are big-endian')
     program = _content(data, entries[programs[0]])
-    if zlib.crc32(program.data) != entries[programs[0]].CRC:
+    # PyTorch can be told to write no checksums, and then writes zeros.
+    has_sums = any(info.CRC for info in entries.values())
+    if has_sums and zlib.crc32(program.data) != entries[programs[0]].CRC:
         raise Unreadable('its data.pkl is damaged: it has another checksum')
     found = _Storages()
     contents, _ = pickles.load(program, ALLOWED, found.refer)
-    storages = {}
+    storages, proofs = {}, {}
     for key, storage in found.items():
         if (info := entries.get(f'{prefix}data/{key}')) is None:
             raise Unreadable(f'storage {key!r} is missing')
@@ -163,7 +165,9 @@ def _read_zip(path: Path, data: np.ndarray) -> tuple[Any, dict[str, np.ndarray]]
         if info.file_size < storage.count * storage.dtype.itemsize:
             raise Unreadable(f'storage {key!r} is too short')
         storages[key] = _numbers(data, _begin(data, info), storage)
-    return contents, storages
+        if has_sums:
+            proofs[key] = (_content(data, info), info.CRC)
+    return contents, storages, proofs
 
 
 def _content(data: np.ndarray, info: zipfile.ZipInfo) -> np.ndarray:

@@ -13,7 +13,7 @@ import zipfile
 import pytest
 import tokenizers
 
-from belle_jax.data import jinja_template, templates, tokenizer
+from belle_jax.data import template_process, templates, tokenizer
 
 pytestmark = [pytest.mark.parity, pytest.mark.slow]
 
@@ -164,7 +164,7 @@ class Standing(datetime.datetime):
 
     @classmethod
     def now(cls, tz=None):
-        return jinja_template.STANDING
+        return template_process.STANDING
 
 
 def test_published_templates_say_what_transformers_says(pair, sources, monkeypatch):

@@ -13,7 +13,7 @@ def recorded(directory, first_step, steps):
     for step in steps:
         recorder.write(step, STEP)
     recorder.close()
-    return read_metrics(recorder.path)
+    return read_metrics(recorder.path)[0]
 
 
 def test_each_line_has_the_time_at_which_it_was_written(tmp_path):

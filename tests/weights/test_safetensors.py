@@ -92,8 +92,8 @@ F4 = {'dtype': 'F32', 'shape': [1], 'data_offsets': [0, 4]}
 @pytest.mark.parametrize(
     ('header', 'data', 'message'),
     [
-        (b'{', b'', 'not JSON'),
-        (b'[]', b'', 'not a JSON object'),
+        (b'{', b'', 'not readable JSON'),
+        (b'[]', b'', 'not hold a JSON object'),
         (b'{"a":1,"a":2}', b'', 'twice'),
         ({'a': {'dtype': 'F32'}}, b'', 'header of a lacks'),
         ({'a': F4 | {'dtype': 'F8'}}, b'0000', "dtype 'F8'"),

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from belle_jax.weights import pickles, torch_files
-from belle_jax.weights.tensors import DTYPES, Planned, planned
+from belle_jax.weights.tensors import DTYPES, Planned, planned, proven
 
 torch = pytest.importorskip('torch')
 
@@ -302,3 +302,25 @@ def test_truncation_and_random_damage_raise_nothing_but_a_sentence(tmp_path, zip
                 tensor.array.tobytes()
         except ValueError as error:
             assert str(path) in str(error)
+
+
+@pytest.mark.parametrize('sums', [True, False])
+def test_a_flipped_bit_of_a_storage_is_found_where_it_is_read_whole(tmp_path, sums):
+    path = tmp_path / 'x.bin'
+    torch.serialization.set_crc32_options(sums)
+    try:
+        torch.save({'a': torch.arange(500.0), 'b': torch.arange(9.0)}, path)
+    finally:
+        torch.serialization.set_crc32_options(True)
+    content = bytearray(path.read_bytes())
+    content[content.index(np.float32(321).tobytes())] ^= 1
+    path.write_bytes(content)
+    read = torch_files.read(path)  # slices are not checked
+    if not sums:  # PyTorch was told to write none
+        assert not any(t.proof for t in read.values())
+        return
+    with proven([read['b']]):
+        pass
+    found = pytest.raises(ValueError, match=r'a in .*x\.bin is damaged.*--ignore_crc')
+    with found, proven(read.values()):
+        pass

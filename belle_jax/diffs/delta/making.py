@@ -24,7 +24,7 @@ from belle_jax.formats import huggingface
 from belle_jax.progress import Progress
 from belle_jax.weights import shards
 from belle_jax.weights.safetensors import NAMES
-from belle_jax.weights.tensors import Stored, map_file
+from belle_jax.weights.tensors import Stored, map_file, proven
 
 # Level 3 finds repetitions that mean nothing and gives more bytes; 19 saves 2 to 9 % of them in 30
 # times the time (benchmarks/results/delta_cpu.json).
@@ -42,6 +42,7 @@ def make(
     max_shard_size: int = 5 * 10**9,
     level: int = LEVEL,
     threads: int = 0,
+    ignore_crc: bool = False,
 ) -> Path:
     """Writes what must be added to the base to get the tuned model.
 
@@ -52,6 +53,7 @@ def make(
         max_shard_size: Bytes of a data file.
         level: Of zstandard, 1 to 22.
         threads: That compress; 0 for one a processor.
+        ignore_crc: Whether `.bin` files whose checksums are wrong are taken.
     Returns:
         The target.
     Raises:
@@ -64,7 +66,10 @@ def make(
     called = Path(base).resolve().name if Path(base).exists() else str(base)
     base, tuned = huggingface.resolve(base), huggingface.resolve(tuned)
     bases = shards.read(base)
-    tensors = [(name, t.array, reference(t, bases)) for name, t in shards.read(tuned).items()]
+    tuned_tensors = shards.read(tuned)
+    tensors = [(name, t.array, reference(t, bases)) for name, t in tuned_tensors.items()]
+    used = [theirs for _, _, theirs in tensors if theirs]
+    stored = [] if ignore_crc else [*tuned_tensors.values(), *used]
     total = sum(array.nbytes for _, array, _ in tensors)
     whole = sum(array.nbytes for _, array, theirs in tensors if not theirs)
     if 2 * whole > total or not any(theirs for _, _, theirs in tensors):
@@ -76,7 +81,11 @@ def make(
     files, left_out = small_files(tuned)
     for name in left_out:
         print(f'Passed over: {name}, which is neither settings nor vocabulary nor weights.')
-    with new_directory(target, 0) as partial, DeltaWriter(partial, max_shard_size) as writer:
+    with (
+        new_directory(target, 0) as partial,
+        proven(stored),
+        DeltaWriter(partial, max_shard_size) as writer,
+    ):
         size = _write(writer, called, base, tensors, files, level, threads)
     _account(tensors, size)
     return Path(target)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from belle_jax.diffs.xor import blocks
-from belle_jax.files import write_text
+from belle_jax.files import read_json, write_text
 
 MANIFEST = 'xor_manifest.json'
 
@@ -37,15 +37,15 @@ def read_manifest(directory: Path) -> dict[str, Checksums]:
         ValueError: it is damaged, or names something beyond the directory.
     """
     path = directory / MANIFEST
+    if not path.exists():
+        return {}
     try:
-        values = json.loads(path.read_text('utf-8'))['files']
+        values = read_json(path)['files']
         entries = {
             str(name): Checksums(int(v['size']), str(v['sha256']), str(v['md5']), str(v['source']))
             for name, v in values.items()
         }
-    except FileNotFoundError:
-        return {}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(
             f'{path} is damaged ({error!r}): remove it; what is complete is found again.'
         ) from error

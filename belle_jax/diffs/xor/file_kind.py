@@ -80,7 +80,7 @@ def _safetensors(head: bytes, size: int) -> Verdict:
     try:
         tensors = [v for k, v in json.loads(text).items() if k != '__metadata__']
         end = max((int(t['data_offsets'][1]) for t in tensors), default=0)
-    except (ValueError, KeyError, TypeError, IndexError):
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError):
         return Verdict.WRONG_START
     return Verdict.RIGHT if 8 + length + end == size else Verdict.WRONG_END
 

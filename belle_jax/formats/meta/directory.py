@@ -32,13 +32,14 @@ LLAMA_3_VOCABULARY = 128_000  # no LLaMA of another tokenizer has as many tokens
 PLACES = ('', 'original')
 
 
-def open(directory: str | Path, max_position: int = 0) -> PublishedModel:
+def open(directory: str | Path, max_position: int = 0, ignore_crc: bool = False) -> PublishedModel:
     """Opens a LLaMA 1, 2 or 3 as Meta published it; no code in the files is run.
 
     Args:
         directory: Of `consolidated.NN.pth`, `params.json` and `tokenizer.model` (which may also lie
             in the directory above).
         max_position: Tokens of context, which Meta's files do not give; 0: as published.
+        ignore_crc: Whether a conversion takes files whose checksums are wrong.
     Returns:
         The model, whose tensors can only be read in order: each is put together of its parts.
     Raises:
@@ -72,6 +73,7 @@ def open(directory: str | Path, max_position: int = 0) -> PublishedModel:
         tensors={tensor.name: tensor for tensor in tensors},
         dtype=dtype,
         carry=functools.partial(_carry, words_file, tokenizer),
+        stored=() if ignore_crc else [t for part in files.tensors for t in part.values()],
         notes=[note],
     )
 

@@ -30,10 +30,9 @@ from belle_jax.weights.pickles import (
     bring,
     group,
     integer,
-    natural,
     text,
 )
-from belle_jax.weights.tensors import Planned, Stored, map_file
+from belle_jax.weights.tensors import Planned, Stored, map_file, natural
 
 NAME_TABLE = 'StructuredToParameterName@@'  # from names in the model to names in Paddle's graph
 PIECES = 'UnpackBigParamInfor@@'  # arrays over 1 GB in protocols 2 and 3, cut into pieces

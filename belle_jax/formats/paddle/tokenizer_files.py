@@ -14,11 +14,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2.sandbox
 from tokenizers import Tokenizer as Backend
 
-from belle_jax.data import jinja_template, template_export, tokenizer
+from belle_jax.data import jinja_template, template_export, tokenizer, tokenizer_bounds
 from belle_jax.data.records import Message
+from belle_jax.data.template_process import RENDERER
 from belle_jax.data.templates import Template
 from belle_jax.data.tokenizer import Tokenizer
 from belle_jax.files import write_json
@@ -33,10 +33,6 @@ PROBE = "你好，世界！这是2024年。It's a test's end...  two  spaces\n\n
 NAMES = ('belle', 'belle_card', 'belle_sft', 'alpaca')
 TURNS = [[m for m in probe if m['role'] != 'system'] for probe in template_export.PROBES]
 PROMPTS = [turns[: end + 1] for turns in TURNS for end in range(0, len(turns), 2)]
-# As PaddleNLP makes it: a line break at the end of a source is kept, unlike in transformers.
-SANDBOX = jinja2.sandbox.ImmutableSandboxedEnvironment(
-    trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
-)
 
 
 def to_huggingface(source: Path, target: Path, pieces: str) -> list[str]:
@@ -124,10 +120,9 @@ def _words(made: Tokenizer) -> list[Any]:
 
 def _split(file: Path, target: Path) -> None:
     """`vocab.json` and `merges.txt` from a byte-level `tokenizer.json`."""
-    try:
+    tokenizer_bounds.check(file)
+    with tokenizer_bounds.explained(file):
         state = json.loads(Backend.from_file(str(file)).to_str())
-    except Exception as error:  # the library raises the bare class
-        raise ValueError(f'{file} is not readable ({error}): copy it again.') from error
     model = state['model']
     if model.get('type') != 'BPE':
         raise ValueError(f"{file} is of the kind {model.get('type')}, not BPE as BLOOM's.")
@@ -202,7 +197,7 @@ def _filled(values: dict[str, Any], messages: Sequence[Message]) -> str:
     """What PaddleNLP writes with its template."""
 
     def fill(source: str, **given: Any) -> str:
-        return SANDBOX.from_string(source).render(is_training=False, **given)
+        return RENDERER.render(source, {'is_training': False, **given}, paddle=True)
 
     *turns, query = [m['content'] for m in messages]
     out = '' if values.get('system') is None else fill(values['system'])
