@@ -234,7 +234,8 @@ def build(folder: Path) -> None:
     huggingface.write(model, folder / 'shards', max_shard_size=100_000)
     huggingface.write(model, folder / 'torch', kind='bin')
     shutil.copytree(folder / 'torch', folder / 'legacy')
-    tensors = {n: torch.from_numpy(np.array(t[:])) for n, t in model.tensors.items()}
+    stored = {n: t.array for n, t in model.tensors.items() if isinstance(t, Stored)}
+    tensors = {n: torch.from_numpy(np.array(array)) for n, array in stored.items()}
     legacy = folder / 'legacy' / 'pytorch_model.bin'
     torch.save(tensors, legacy, _use_new_zipfile_serialization=False)
     torch.save(tensors, folder / 'torch' / 'pytorch_model.bin')
