@@ -31,9 +31,10 @@ STEPS = {'open', 'fcntl.flock', 'sync'} | {
 }
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 TIMED = 0.25  # of the kills come after a random time
-# What differs from run to run, be it disturbed or not.
-VARIES = re.compile(
-    r'.*/(events\.out\..*|loss\.png|\d+/.*|metrics\.jsonl)|.*sqlite.*|.*report\.html'
+# What differs from run to run, be it disturbed or not: the names of some files, what is in others.
+NAMED = re.compile(r'.*/(events\.out\..*|checkpoints/\d+/.*|.*\.sqlite-(wal|shm))')
+FILLED = re.compile(
+    r'.*/(metrics\.jsonl|loss\.png|\d+\.manifest\.json|.*\.sqlite|.*\.report\.html)'
 )
 
 
@@ -190,18 +191,18 @@ def _renew(inputs: Path, work: Path) -> None:
 
 def _names(work: Path) -> set[str]:
     paths = {path.relative_to(work).as_posix() for path in work.rglob('*')}
-    return {name for name in paths if '/.' in f'/{name}' or not VARIES.fullmatch(f'/{name}')}
+    return {name for name in paths if '/.' in f'/{name}' or not NAMED.fullmatch(f'/{name}')}
 
 
 def _result(trial: Trial, work: Path) -> Any:
     """The contents of what was made."""
     roots = [work / name for name in trial.made]
     files = [file for root in roots for file in (root.rglob('*') if root.is_dir() else [root])]
+    names = {f'/{file.relative_to(work).as_posix()}': file for file in files if file.is_file()}
     digests = {
         name: hashlib.sha256(file.read_bytes()).hexdigest()
-        for file in files
-        if file.is_file()
-        and not VARIES.fullmatch(f'/{(name := file.relative_to(work).as_posix())}')
+        for name, file in names.items()
+        if not NAMED.fullmatch(name) and not FILLED.fullmatch(name)
     }
     try:
         return digests, trial.read(work)
