@@ -15,6 +15,7 @@ from typing import Any
 
 from belle_jax.data.records import BadRow
 from belle_jax.data.row_file import RowFile
+from belle_jax.disk import sentence
 from belle_jax.texts.filters import Row, said
 
 # What is asked when no model is named. BELLE's, gpt-3.5-turbo and text-davinci-003, are gone or
@@ -284,8 +285,7 @@ def read_categories(path: str | pathlib.Path = OWN_CATEGORIES) -> list[dict[str,
     try:
         found = json.loads(path.read_text('utf-8-sig'))
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise ValueError(f'{path} cannot be read ({reason}): give a file of categories.') from error
+        raise ValueError(sentence(error, f'{path} cannot be read')) from error
     except UnicodeDecodeError as error:
         raise ValueError(f'{path} is not UTF-8: convert the file to UTF-8.') from error
     except json.JSONDecodeError as error:

@@ -19,11 +19,12 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import programs
+from generate_runs import serving
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = {'open', 'fcntl.flock', 'sync'} | {
@@ -213,94 +214,82 @@ def _result(trial: Trial, work: Path) -> Any:
 # --- the programs ---------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def trials() -> Iterator[dict[str, Trial]]:
-    """All of them by name, with a server for those that need one."""
-    import generate_runs
-
-    with generate_runs.serving() as server:
-        generate = (
-            'belle_jax.generate_data --output=rows.json --count=40 --api=chat --model_name=test'
-        )
-        every = [
-            Trial(
-                'training',
-                'belle_jax.train --config={root}/tests/support/recipes/tiny.py --workdir=run '
-                '--config.data.path=a.jsonl --config.data.tokenizer=tokenizer '
-                '--config.data.cache_dir=cache --config.train.steps=8 '
-                '--config.train.checkpoint_every=2 --config.train.keep_last=1',
-                ('cache', 'run'),
-                _data,
-                _trained,
-            ),
-            Trial('token cache', 'killed_parts cache', ('cache',), _data),
-            Trial(
-                'quickstart: its files', 'killed_parts quickstart', ('runs',), lambda folder: None
-            ),
-            Trial('convert.from_hf', _converted('from_hf'), ('target',), _hf, _parameters),
-            Trial(
-                'convert.to_hf', _converted('to_hf', '--max_shard_size=100KB'), ('target',), _run
-            ),
-            Trial('convert.to_hf, .bin', _converted('to_hf', '--format=bin'), ('target',), _run),
-            Trial('convert.from_meta', _converted('from_meta'), ('target',), _meta),
-            Trial('convert.to_meta', _converted('to_meta', '--shards=2'), ('target',), _meta_hf),
-            Trial('convert.to_paddle', _converted('to_paddle'), ('target',), _meta_hf),
-            Trial('convert.from_paddle', _converted('from_paddle'), ('target',), _paddle),
-            Trial('convert.xor encrypt', f'convert.xor encrypt {_XOR}', ('target',), _plain),
-            Trial('convert.xor decrypt', f'convert.xor decrypt {_XOR}', ('target',), _encrypted),
-            Trial(
-                'convert.delta make',
-                'convert.delta make --base=base --tuned=tuned --target=target',
-                ('target',),
-                _two,
-            ),
-            Trial(
-                'convert.delta apply',
-                'convert.delta apply --base=base --delta=delta --target=target',
-                ('target',),
-                _delta,
-            ),
-            Trial(
-                'generate_data',
-                f'{generate} --base_url={server.url}',
-                _ROWS,
-                lambda folder: None,
-            ),
-            Trial(
-                'generate_data --rebuild',
-                f'{generate} --rebuild --threshold=0.6',
-                _ROWS,
-                lambda folder: _generated(folder, f'{generate} --base_url={server.url}'),
-            ),
-            Trial(
-                'generate_data dedupe',
-                'belle_jax.generate_data dedupe --rows=a.jsonl,a.jsonl --output=clean.json',
-                ('clean.json', 'clean.removed.jsonl'),
-                _data,
-            ),
-            Trial(
-                'generate_data convert',
-                'belle_jax.generate_data convert --rows=a.jsonl --output=b.json --layout=belle '
-                '--overwrite',
-                ('b.json',),
-                _data,
-            ),
-            Trial(
-                'generate_data review --apply',
-                'belle_jax.generate_data review --rows=a.jsonl --apply --output=b.jsonl '
-                '--overwrite',
-                ('b.jsonl',),
-                _reviewed,
-            ),
-            Trial(
-                'sample --prompts',
-                'belle_jax.sample --model=source --prompts=prompts.jsonl --output=answers.jsonl '
-                '--max_new_tokens=4 --batch_size=2',
-                ('answers.jsonl', 'answers.jsonl.settings.json'),
-                _prompts,
-            ),
-        ]
-        yield {trial.name: trial for trial in every}
+def trials(url: str) -> list[Trial]:
+    """All of them; `url` is that of a server for those that need one."""
+    generate = 'belle_jax.generate_data --output=rows.json --count=40 --api=chat --model_name=test'
+    return [
+        Trial(
+            'training',
+            'belle_jax.train --config={root}/tests/support/recipes/tiny.py --workdir=run '
+            '--config.data.path=a.jsonl --config.data.tokenizer=tokenizer '
+            '--config.data.cache_dir=cache --config.train.steps=8 '
+            '--config.train.checkpoint_every=2 --config.train.keep_last=1',
+            ('cache', 'run'),
+            _data,
+            _trained,
+        ),
+        Trial('token cache', 'killed_parts cache', ('cache',), _data),
+        Trial('quickstart: its files', 'killed_parts quickstart', ('runs',), lambda folder: None),
+        Trial('convert.from_hf', _converted('from_hf'), ('target',), _hf, _parameters),
+        Trial('convert.to_hf', _converted('to_hf', '--max_shard_size=100KB'), ('target',), _run),
+        Trial('convert.to_hf, .bin', _converted('to_hf', '--format=bin'), ('target',), _run),
+        Trial('convert.from_meta', _converted('from_meta'), ('target',), _meta),
+        Trial('convert.to_meta', _converted('to_meta', '--shards=2'), ('target',), _meta_hf),
+        Trial('convert.to_paddle', _converted('to_paddle'), ('target',), _meta_hf),
+        Trial('convert.from_paddle', _converted('from_paddle'), ('target',), _paddle),
+        Trial('convert.xor encrypt', f'convert.xor encrypt {_XOR}', ('target',), _plain),
+        Trial('convert.xor decrypt', f'convert.xor decrypt {_XOR}', ('target',), _encrypted),
+        Trial(
+            'convert.delta make',
+            'convert.delta make --base=base --tuned=tuned --target=target',
+            ('target',),
+            _two,
+        ),
+        Trial(
+            'convert.delta apply',
+            'convert.delta apply --base=base --delta=delta --target=target',
+            ('target',),
+            _delta,
+        ),
+        Trial(
+            'generate_data',
+            f'{generate} --base_url={url}',
+            _ROWS,
+            lambda folder: None,
+        ),
+        Trial(
+            'generate_data --rebuild',
+            f'{generate} --rebuild --threshold=0.6',
+            _ROWS,
+            lambda folder: _generated(folder, f'{generate} --base_url={url}'),
+        ),
+        Trial(
+            'generate_data dedupe',
+            'belle_jax.generate_data dedupe --rows=a.jsonl,a.jsonl --output=clean.json',
+            ('clean.json', 'clean.removed.jsonl'),
+            _data,
+        ),
+        Trial(
+            'generate_data convert',
+            'belle_jax.generate_data convert --rows=a.jsonl --output=b.json --layout=belle '
+            '--overwrite',
+            ('b.json',),
+            _data,
+        ),
+        Trial(
+            'generate_data review --apply',
+            'belle_jax.generate_data review --rows=a.jsonl --apply --output=b.jsonl --overwrite',
+            ('b.jsonl',),
+            _reviewed,
+        ),
+        Trial(
+            'sample --prompts',
+            'belle_jax.sample --model=source --prompts=prompts.jsonl --output=answers.jsonl '
+            '--max_new_tokens=4 --batch_size=2',
+            ('answers.jsonl', 'answers.jsonl.settings.json'),
+            _prompts,
+        ),
+    ]
 
 
 _XOR = '--source=source --key=key --target=target'
@@ -448,8 +437,9 @@ def table(tallies: dict[str, Tally]) -> str:
 if __name__ == '__main__':
     import tempfile
 
-    with tempfile.TemporaryDirectory() as work, trials() as every:
-        each, only = -(-int(sys.argv[1]) // len(every)), sys.argv[2:]
+    with tempfile.TemporaryDirectory() as work, serving() as server:
+        every = {trial.name: trial for trial in trials(server.url)}
+        each, only = -(-int(sys.argv[1]) // len(sys.argv[2:] or every)), sys.argv[2:]
         tallies = {}
         for number, (name, trial) in enumerate(every.items()):
             if not only or name in only:
