@@ -137,8 +137,8 @@ def sentence(error: sqlite3.Error, name: str, path: Path) -> Exception:
             f'put the journal back from a copy.'
         )
     return OSError(
-        f'{path} cannot be opened as a journal ({error}): look at the permissions of its folder and '
-        'at the room on its disk, or name a journal elsewhere.'
+        f'{path} cannot be opened as a journal ({error}): look at permissions and room in its '
+        'folder, or name a journal elsewhere.'
     )
 
 
