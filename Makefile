@@ -17,7 +17,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-com
 help:
 	@echo 'make quickstart   data, tokenizer, training, evaluation and three answers, in minutes on a CPU'
 	@echo 'make test         all tests; with FAST=1 without the slow ones, in minutes'
-	@echo 'make soak         long trials: kills by the dozen, hostile files by the thousand'
+	@echo 'make soak         long trials: 500 kills, hostile files by the thousand; goes on where it was stopped'
 	@echo 'make lint         ruff and pyright'
 	@echo 'make docs         the web site, with the API, in build/docs'
 	@echo 'make clean        removes .venv and what the quickstart and tests wrote'

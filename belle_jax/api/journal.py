@@ -31,6 +31,7 @@ INSERT = (
     f'INSERT INTO replies ({COLUMNS}, key, request, checksum, time) VALUES (:{", :".join(NAMES)})'
 )
 STORED = f'SELECT {COLUMNS}, checksum, key, request, id FROM replies'
+GO_ON = 'mend that, such as a full disk, and run the same command, which goes on from there'
 DAMAGED = 'damaged'  # the error of a row that is not what was written
 TAKE_OFF = 'INSERT INTO flights VALUES (:id, :index, :key, :tokens, :cost_usd, :time)'
 LAND = 'DELETE FROM flights WHERE id = :id'
@@ -246,7 +247,7 @@ class Journal:
                         self._db.execute(statement, values)
         except Exception as error:
             for _, _, done in batch:
-                done.set_exception(OSError(f'{self.path} cannot be written: {error}.'))
+                done.set_exception(OSError(f'{self.path} cannot be written ({error}): {GO_ON}.'))
             return
         self.stored += len(replies)
         self._answers += sum(not reply.error for reply in replies)

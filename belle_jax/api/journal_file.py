@@ -136,7 +136,10 @@ def sentence(error: sqlite3.Error, name: str, path: Path) -> Exception:
             f'{path} is not a journal, or it is damaged ({error}): give the name of a new file, or '
             f'put the journal back from a copy.'
         )
-    return OSError(f'{path} cannot be opened as a journal: {error}.')
+    return OSError(
+        f'{path} cannot be opened as a journal ({error}): look at permissions and room in its '
+        'folder, or name a journal elsewhere.'
+    )
 
 
 def as_json(value: Any) -> str:

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, cast
 from belle_jax.data import containers
 from belle_jax.data.fields import BadRow
 from belle_jax.data.json_values import LONG, ROW, RowDecoder, Window, decoded
+from belle_jax.disk import sentence
 from belle_jax.files import WholeText
 
 CHUNK = 1 << 20  # characters read at once
@@ -78,10 +79,7 @@ class RowFile:
                 f'{self.path} is damaged or was cut off (gzip: {error}): copy it again.'
             ) from error
         except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            raise ValueError(
-                f'{self.path} cannot be read ({reason}): give a file with rows.'
-            ) from error
+            raise ValueError(sentence(error, f'{self.path} cannot be read')) from error
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[BinaryIO]:

@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from belle_jax.disk import sentence
 from belle_jax.files import locked
 from belle_jax.texts.filters import Row
 
@@ -109,7 +110,7 @@ class DecisionLog:
         try:
             content = path.read_bytes() if path.exists() else b''
         except OSError as error:
-            raise ValueError(f'{path} cannot be read ({error.strerror}).') from error
+            raise ValueError(sentence(error, f'{path} cannot be read')) from error
         for number, line in enumerate(content.splitlines(keepends=True), 1):
             try:
                 self._take(_decision(line))
@@ -144,9 +145,8 @@ class DecisionLog:
             self._file.truncate(self._size)
         except OSError as error:
             self._open.close()
-            raise ValueError(
-                f'{self.path} cannot be written ({error.strerror}): it is to keep the decisions.'
-            ) from error
+            what = f'{self.path}, which keeps the decisions, cannot be written'
+            raise ValueError(sentence(error, what)) from error
         self._file.seek(self._size)
         if not self._ended:
             self._size += self._file.write(b'\n') or 0
@@ -172,8 +172,8 @@ class DecisionLog:
         except OSError as error:
             self._file.truncate(self._size)
             self._file.seek(self._size)
-            reason = (error.strerror or str(error)).lower()
-            raise OSError(f'{self.path} cannot be written ({reason}): not kept.') from error
+            what = f'{self.path} cannot be written, and the decision is not kept'
+            raise OSError(sentence(error, what)) from error
         self._size += len(line)
         self._take(decision)
 

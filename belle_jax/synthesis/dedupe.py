@@ -130,7 +130,9 @@ def run(
     files = [RowFile(path) for path in paths]
     rows = _rows(files, compare, on_bad_row == 'error', account)
     kept_rows = new_row_file(output, overwrite=overwrite)
-    with kept_rows as keep, new_row_file(removed, 'lines', overwrite) as remove:
+    # Without the output, the file of what was removed is that of a run which was killed in between.
+    again = overwrite or not pathlib.Path(output).exists()
+    with kept_rows as keep, new_row_file(removed, 'lines', again) as remove:
         while block := list(itertools.islice(rows, BLOCK)):
             kept.prepare([text for _, text, _, _ in block])
             for where, text, parts, row in block:

@@ -206,9 +206,9 @@ def _harvest(job: Job, files: Files, journal: Journal) -> Iterator[Harvest]:
     )
     if paid and journal.stored < (before := max(1, report.replies(files.report))):
         raise ValueError(
-            f'{files.journal} has {journal.stored:,} replies, and {files.output} was made from '
-            f'{before:,} or more: rows would be lost. Put the journal back, give another --output, '
-            'or --overwrite.'
+            f'{files.journal} has {journal.stored:,} of at least {before:,} replies that '
+            f'{files.output} was made from: rows would be lost. Put the journal back, give another '
+            '--output, or --overwrite.'
         )
     by_hand = ByHand(DecisionLog(files.decisions).decided)
     with (

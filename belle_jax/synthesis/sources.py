@@ -13,6 +13,7 @@ from typing import Any
 
 from belle_jax.data.records import BadRow
 from belle_jax.data.row_file import RowFile
+from belle_jax.disk import sentence
 from belle_jax.files import read_json
 from belle_jax.texts.filters import Row, said
 
@@ -167,8 +168,7 @@ def read_categories(path: str | pathlib.Path = OWN_CATEGORIES) -> list[dict[str,
     try:
         found = read_json(path, 'mend it', list)
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise ValueError(f'{path} cannot be read ({reason}): give a file of categories.') from error
+        raise ValueError(sentence(error, f'{path} cannot be read')) from error
     if len(found) < 2:
         raise ValueError(f'{path} must be a JSON array of two categories or more.')
     names = set()

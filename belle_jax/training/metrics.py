@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from belle_jax.config import Architecture
-from belle_jax.files import write_text
+from belle_jax.files import whole_file, write_text
 from belle_jax.progress import Line, duration
 from belle_jax.runs.run_directory import read_metrics
 
@@ -175,7 +175,8 @@ def draw(records: list[dict[str, float]], path: Path) -> None:
         right.plot(*zip(*rates, strict=True), ':', color='grey', label='learning rate')
         right.set_ylabel('learning rate')
     axis.legend()
-    figure.savefig(path, dpi=120)
+    with whole_file(path) as file:
+        figure.savefig(file, format='png', dpi=120)
     pyplot.close(figure)
 
 

@@ -486,3 +486,25 @@ def test_the_programs_convert_and_fail_with_one_sentence(tmp_path):
 def test_an_export_imports_no_jax():
     code = 'import sys, convert.to_hf; sys.exit("jax" in sys.modules or "torch" in sys.modules)'
     assert subprocess.run([sys.executable, '-c', code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_what_a_kill_left_of_checkpoints_is_removed_at_the_next_start(tmp_path):
+    saved_run(tmp_path / 'run', LLAMA, steps=(1, 2))
+    folder = tmp_path / 'run' / 'checkpoints'
+    whole = sorted(path.name for path in folder.iterdir())
+    # Killed while one was being written, deleted in two ways, and before its manifest was whole.
+    for name in ('0', '3', '.4.deleted', '5.orbax-checkpoint-tmp'):
+        shutil.copytree(folder / '1', folder / name)
+    for name in ('6.manifest.json', '.7.manifest.json.partial'):
+        shutil.copy(folder / '1.manifest.json', folder / name)
+    checkpoints = Checkpoints(folder, keep_last=9)
+    assert checkpoints.newest() == 2
+    checkpoints.close()
+    assert sorted(path.name for path in folder.iterdir()) == whole
+
+
+def test_a_full_disk_and_too_many_files_are_told_with_their_own_remedy(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    for code, remedy in ((28, 'intact: make room'), (24, 'intact: raise the limit of open files')):
+        assert remedy in str(checkpoints._error(1, OSError(code, os.strerror(code))))
+    checkpoints.close()

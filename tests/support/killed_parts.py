@@ -5,8 +5,17 @@ from pathlib import Path
 
 
 def main(part: str) -> None:
-    """Makes the tokens of a file, or what the quickstart makes before it trains."""
-    if part == 'cache':
+    """Makes the tokens of a file, what the quickstart makes before it trains, or a mess."""
+    if part == 'careless':
+        number = len(list(Path().iterdir()))
+        for name in (f'.a.{number}', 'a', 'b'):
+            Path(name).touch()
+            with Path(name).open('a') as file:
+                file.write(str(number))
+        Path(f'.a.{number}').unlink()
+        if number > 1:
+            raise ValueError('it was here before')
+    elif part == 'cache':
         from belle_jax.data import templates, token_cache, tokenizer
 
         template = templates.Template('belle', tokenizer.load(Path('tokenizer')))

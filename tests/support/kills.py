@@ -19,11 +19,12 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import programs
+from generate_runs import serving
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = {'open', 'fcntl.flock', 'sync'} | {
@@ -31,9 +32,10 @@ STEPS = {'open', 'fcntl.flock', 'sync'} | {
 }
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 TIMED = 0.25  # of the kills come after a random time
-# What differs from run to run, be it disturbed or not.
-VARIES = re.compile(
-    r'.*/(events\.out\..*|loss\.png|\d+/.*|metrics\.jsonl)|.*sqlite.*|.*report\.html'
+# What differs from run to run, be it disturbed or not: the names of some files, what is in others.
+NAMED = re.compile(r'.*/(events\.out\..*|checkpoints/\d+/.*|.*\.sqlite-(wal|shm))')
+FILLED = re.compile(
+    r'.*/(metrics\.jsonl|loss\.png|\d+\.manifest\.json|.*\.sqlite|.*\.report\.html)'
 )
 
 
@@ -121,6 +123,8 @@ def run(trial: Trial, base: Path, kills: int, seed: int = 0, state: Path | None 
     for path in inputs.rglob('*'):
         os.utime(path, (1e9, 1e9))
     _renew(inputs, work)
+    # The first program waits until the libraries are loaded, which is not its own time.
+    programs.run(['python', '-m', 'keyword'], cwd=base, env=os.environ, timeout=300)
     began = time.monotonic()
     code, steps = _start(trial, base, 0)
     seconds = time.monotonic() - began
@@ -190,18 +194,18 @@ def _renew(inputs: Path, work: Path) -> None:
 
 def _names(work: Path) -> set[str]:
     paths = {path.relative_to(work).as_posix() for path in work.rglob('*')}
-    return {name for name in paths if '/.' in f'/{name}' or not VARIES.fullmatch(f'/{name}')}
+    return {name for name in paths if '/.' in f'/{name}' or not NAMED.fullmatch(f'/{name}')}
 
 
 def _result(trial: Trial, work: Path) -> Any:
     """The contents of what was made."""
     roots = [work / name for name in trial.made]
     files = [file for root in roots for file in (root.rglob('*') if root.is_dir() else [root])]
+    names = {f'/{file.relative_to(work).as_posix()}': file for file in files if file.is_file()}
     digests = {
         name: hashlib.sha256(file.read_bytes()).hexdigest()
-        for file in files
-        if file.is_file()
-        and not VARIES.fullmatch(f'/{(name := file.relative_to(work).as_posix())}')
+        for name, file in names.items()
+        if not NAMED.fullmatch(name) and not FILLED.fullmatch(name)
     }
     try:
         return digests, trial.read(work)
@@ -212,94 +216,82 @@ def _result(trial: Trial, work: Path) -> Any:
 # --- the programs ---------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def trials() -> Iterator[dict[str, Trial]]:
-    """All of them by name, with a server for those that need one."""
-    import generate_runs
-
-    with generate_runs.serving() as server:
-        generate = (
-            'belle_jax.generate_data --output=rows.json --count=40 --api=chat --model_name=test'
-        )
-        every = [
-            Trial(
-                'training',
-                'belle_jax.train --config={root}/tests/support/recipes/tiny.py --workdir=run '
-                '--config.data.path=a.jsonl --config.data.tokenizer=tokenizer '
-                '--config.data.cache_dir=cache --config.train.steps=8 '
-                '--config.train.checkpoint_every=2 --config.train.keep_last=1',
-                ('cache', 'run'),
-                _data,
-                _trained,
-            ),
-            Trial('token cache', 'killed_parts cache', ('cache',), _data),
-            Trial(
-                'quickstart: its files', 'killed_parts quickstart', ('runs',), lambda folder: None
-            ),
-            Trial('convert.from_hf', _converted('from_hf'), ('target',), _hf, _parameters),
-            Trial(
-                'convert.to_hf', _converted('to_hf', '--max_shard_size=100KB'), ('target',), _run
-            ),
-            Trial('convert.to_hf, .bin', _converted('to_hf', '--format=bin'), ('target',), _run),
-            Trial('convert.from_meta', _converted('from_meta'), ('target',), _meta),
-            Trial('convert.to_meta', _converted('to_meta', '--shards=2'), ('target',), _meta_hf),
-            Trial('convert.to_paddle', _converted('to_paddle'), ('target',), _meta_hf),
-            Trial('convert.from_paddle', _converted('from_paddle'), ('target',), _paddle),
-            Trial('convert.xor encrypt', f'convert.xor encrypt {_XOR}', ('target',), _plain),
-            Trial('convert.xor decrypt', f'convert.xor decrypt {_XOR}', ('target',), _encrypted),
-            Trial(
-                'convert.delta make',
-                'convert.delta make --base=base --tuned=tuned --target=target',
-                ('target',),
-                _two,
-            ),
-            Trial(
-                'convert.delta apply',
-                'convert.delta apply --base=base --delta=delta --target=target',
-                ('target',),
-                _delta,
-            ),
-            Trial(
-                'generate_data',
-                f'{generate} --base_url={server.url}',
-                _ROWS,
-                lambda folder: None,
-            ),
-            Trial(
-                'generate_data --rebuild',
-                f'{generate} --rebuild --threshold=0.6',
-                _ROWS,
-                lambda folder: _generated(folder, f'{generate} --base_url={server.url}'),
-            ),
-            Trial(
-                'generate_data dedupe',
-                'belle_jax.generate_data dedupe --rows=a.jsonl,a.jsonl --output=clean.json',
-                ('clean.json', 'clean.removed.jsonl'),
-                _data,
-            ),
-            Trial(
-                'generate_data convert',
-                'belle_jax.generate_data convert --rows=a.jsonl --output=b.json --layout=belle '
-                '--overwrite',
-                ('b.json',),
-                _data,
-            ),
-            Trial(
-                'generate_data review --apply',
-                'belle_jax.generate_data review --rows=a.jsonl --apply --output=b.jsonl '
-                '--overwrite',
-                ('b.jsonl',),
-                _reviewed,
-            ),
-            Trial(
-                'sample --prompts',
-                'belle_jax.sample --model=source --prompts=prompts.jsonl --output=answers.jsonl '
-                '--max_new_tokens=4 --batch_size=2',
-                ('answers.jsonl', 'answers.jsonl.settings.json'),
-                _prompts,
-            ),
-        ]
-        yield {trial.name: trial for trial in every}
+def trials(url: str) -> list[Trial]:
+    """All of them; `url` is that of a server for those that need one."""
+    generate = 'belle_jax.generate_data --output=rows.json --count=40 --api=chat --model_name=test'
+    return [
+        Trial(
+            'training',
+            'belle_jax.train --config={root}/tests/support/recipes/tiny.py --workdir=run '
+            '--config.data.path=a.jsonl --config.data.tokenizer=tokenizer '
+            '--config.data.cache_dir=cache --config.train.steps=8 '
+            '--config.train.checkpoint_every=2 --config.train.keep_last=1',
+            ('cache', 'run'),
+            _data,
+            _trained,
+        ),
+        Trial('token cache', 'killed_parts cache', ('cache',), _data),
+        Trial('quickstart: its files', 'killed_parts quickstart', ('runs',), lambda folder: None),
+        Trial('convert.from_hf', _converted('from_hf'), ('target',), _hf, _parameters),
+        Trial('convert.to_hf', _converted('to_hf', '--max_shard_size=100KB'), ('target',), _run),
+        Trial('convert.to_hf, .bin', _converted('to_hf', '--format=bin'), ('target',), _run),
+        Trial('convert.from_meta', _converted('from_meta'), ('target',), _meta),
+        Trial('convert.to_meta', _converted('to_meta', '--shards=2'), ('target',), _meta_hf),
+        Trial('convert.to_paddle', _converted('to_paddle'), ('target',), _meta_hf),
+        Trial('convert.from_paddle', _converted('from_paddle'), ('target',), _paddle),
+        Trial('convert.xor encrypt', f'convert.xor encrypt {_XOR}', ('target',), _plain),
+        Trial('convert.xor decrypt', f'convert.xor decrypt {_XOR}', ('target',), _encrypted),
+        Trial(
+            'convert.delta make',
+            'convert.delta make --base=base --tuned=tuned --target=target',
+            ('target',),
+            _two,
+        ),
+        Trial(
+            'convert.delta apply',
+            'convert.delta apply --base=base --delta=delta --target=target',
+            ('target',),
+            _delta,
+        ),
+        Trial(
+            'generate_data',
+            f'{generate} --base_url={url}',
+            _ROWS,
+            lambda folder: None,
+        ),
+        Trial(
+            'generate_data --rebuild',
+            f'{generate} --rebuild --threshold=0.6',
+            _ROWS,
+            lambda folder: _generated(folder, f'{generate} --base_url={url}'),
+        ),
+        Trial(
+            'generate_data dedupe',
+            'belle_jax.generate_data dedupe --rows=a.jsonl,a.jsonl --output=clean.json',
+            ('clean.json', 'clean.removed.jsonl'),
+            _data,
+        ),
+        Trial(
+            'generate_data convert',
+            'belle_jax.generate_data convert --rows=a.jsonl --output=b.json --layout=belle '
+            '--overwrite',
+            ('b.json',),
+            _data,
+        ),
+        Trial(
+            'generate_data review --apply',
+            'belle_jax.generate_data review --rows=a.jsonl --apply --output=b.jsonl --overwrite',
+            ('b.jsonl',),
+            _reviewed,
+        ),
+        Trial(
+            'sample --prompts',
+            'belle_jax.sample --model=source --prompts=prompts.jsonl --output=answers.jsonl '
+            '--max_new_tokens=4 --batch_size=2',
+            ('answers.jsonl', 'answers.jsonl.settings.json'),
+            _prompts,
+        ),
+    ]
 
 
 _XOR = '--source=source --key=key --target=target'
@@ -447,8 +439,9 @@ def table(tallies: dict[str, Tally]) -> str:
 if __name__ == '__main__':
     import tempfile
 
-    with tempfile.TemporaryDirectory() as work, trials() as every:
-        each, only = -(-int(sys.argv[1]) // len(every)), sys.argv[2:]
+    with tempfile.TemporaryDirectory() as work, serving() as server:
+        every = {trial.name: trial for trial in trials(server.url)}
+        each, only = -(-int(sys.argv[1]) // len(sys.argv[2:] or every)), sys.argv[2:]
         tallies = {}
         for number, (name, trial) in enumerate(every.items()):
             if not only or name in only:

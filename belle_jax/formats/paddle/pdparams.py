@@ -162,6 +162,8 @@ def read(path: Path) -> dict[str, Stored]:
             'where it comes from.'
         ) from error
     except OSError as error:
+        if error.filename == str(path):
+            raise
         raise OSError(
             f'{path} has tensors that must be put together in {tempfile.gettempdir()}, which '
             f'failed ({error.strerror}): make room there, or set TMPDIR to a directory on another '

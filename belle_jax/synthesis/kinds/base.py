@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, TypeVar
 
 from belle_jax.api import Reply, is_whole
+from belle_jax.disk import sentence
 from belle_jax.synthesis.parsing import Candidate, plain, refused
 from belle_jax.synthesis.settings import Settings
 from belle_jax.texts.filters import Row, Rule
@@ -75,10 +76,11 @@ def _read_prompt(own_file: pathlib.Path, file: str, needed: Iterable[str]) -> st
         return own_file.read_text('utf-8')
     try:
         text = pathlib.Path(file).read_text(encoding='utf-8-sig')
-    except (OSError, UnicodeDecodeError) as error:
-        reason = 'is not UTF-8' if isinstance(error, UnicodeDecodeError) else 'cannot be read'
+    except OSError as error:
+        raise ValueError(sentence(error, f'--prompt_file={file} cannot be read')) from error
+    except UnicodeDecodeError as error:
         raise ValueError(
-            f'--prompt_file={file} {reason} ({error}): give a UTF-8 text file.'
+            f'--prompt_file={file} is not UTF-8 ({error}): give a UTF-8 text file.'
         ) from error
     text = WRITTEN_LINE_END.sub('\n', text)
     if not text.strip():

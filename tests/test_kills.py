@@ -1,0 +1,40 @@
+"""Everything that writes, killed anywhere and started again, ends as if nothing had happened."""
+
+import pytest
+
+import kills
+
+NAMES = tuple(trial.name for trial in kills.trials(''))
+pytestmark = pytest.mark.slow
+JAX = ('training', 'convert.from_hf', 'convert.to_hf', 'convert.to_hf, .bin', 'sample --prompts')
+
+
+@pytest.fixture(scope='module')
+def every():
+    """The programs, with the server that some of them ask."""
+    with kills.serving() as server:
+        yield {trial.name: trial for trial in kills.trials(server.url)}
+
+
+def check(tally: kills.Tally, least: int) -> None:
+    assert (tally.failed, tally.different, tally.left) == (0, 0, 0), '\n'.join(tally.told)
+    assert tally.kills >= least
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_killed_at_any_step_and_started_again_a_program_ends_as_ever(every, tmp_path, name):
+    count = 2 if name in JAX else 3
+    check(kills.run(every[name], tmp_path, count), count)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize('name', NAMES)
+def test_killed_by_the_dozen_a_program_ends_as_ever(every, tmp_path, name):
+    """Goes on where an earlier `make soak` of the same sources was stopped."""
+    check(kills.run(every[name], tmp_path, 25, seed=1, state=kills.state_of(name)), 25)
+
+
+def test_the_harness_sees_what_is_left_and_what_is_different(tmp_path):
+    trial = kills.Trial('careless', 'killed_parts careless', ('a',), lambda folder: None)
+    tally = kills.run(trial, tmp_path, 12)
+    assert tally.kills == 12 and tally.left and tally.failed and tally.different
