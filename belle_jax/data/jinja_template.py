@@ -77,7 +77,7 @@ class JinjaTemplate:
             last = shown.answer(text, i)
             if last is None:
                 raise ValueError(
-                    "the tokenizer's chat_template does not write an answer after its own prompt "
+                    f"{self.tokenizer.directory}: the tokenizer's chat_template does not write an answer after its own prompt "
                     f'and end it with {self.eos}: choose a named template with '
                     '--config.data.template.'
                 )
@@ -160,9 +160,11 @@ class _Rendering:
         if (count, generate) not in self._texts:
             names = self._template.tokenizer.names
             marks = {'generation_begin': self._begin, 'generation_end': self._end}
-            raw = render(
-                self._template.source, self._hidden[:count], generate=generate, **names, **marks
-            )
+            hidden, source = self._hidden[:count], self._template.source
+            try:
+                raw = render(source, hidden, generate=generate, **names, **marks)
+            except ValueError as error:
+                raise ValueError(f'{self._template.tokenizer.directory}: {error}') from error
             text, spans = '', []
             for part in re.split(f'({self._begin}.*?{self._end})', raw, flags=re.DOTALL):
                 if part.startswith(self._begin):

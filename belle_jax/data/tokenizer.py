@@ -190,8 +190,13 @@ def load(path: str | pathlib.Path) -> Tokenizer:
         ValueError: no tokenizer is there, or its files contradict each other; they are named.
     """
     directory = tokenizer_directory.find(path)
-    with explained(directory):
-        return _load(directory)
+    try:
+        with explained(directory):
+            return _load(directory)
+    except ValueError as error:
+        if str(directory) in str(error):
+            raise
+        raise ValueError(f'{directory}: {error}') from error
 
 
 def _load(directory: pathlib.Path) -> Tokenizer:

@@ -187,6 +187,4 @@ def match(architecture: Architecture, stored: Mapping[str, Stored]) -> dict[str,
 
 def _files(tensors: Iterable[Stored]) -> str:
     names = sorted({str(t.file) for t in tensors})
-    if not names:
-        return 'weight files that hold no tensors'
     return names[0] + (f' and {len(names) - 1} other files' if len(names) > 1 else '')

@@ -70,6 +70,8 @@ def read(directory: Path, kinds: Mapping[str, FileFormat] = KINDS) -> dict[str, 
             if name in tensors:
                 raise ValueError(f'{tensor.place} is also in {tensors[name].file}.')
             tensors[name] = tensor
+    if not tensors:
+        raise ValueError(f'{files[0]} holds no tensors: take the weights of this model.')
     index = _index(directory, kind, kinds[kind])
     if index.is_file() and len(files) > 1:
         for name, shard in _weight_map(index).items():

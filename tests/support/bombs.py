@@ -34,7 +34,7 @@ TEMPLATES = {
     '{% for c in range(9999) %}{% endfor %}{% endfor %}{% endfor %}',
     'text without end': '{{ lipsum(n=10**8) }}',
     'indent without end': "{{ 'a'|indent(10**10) }}",
-    'a power': '{{ (9**9**9)|string }}',
+    'a power': '{{ (9**(9**9))|string }}',
     'a long text': "{{ 'a' * 10**10 }}",
     'a wide text': "{{ '%1000000000d' % 1 }}{{ '{:>9999999999}'.format(1) }}",
     'macros that call themselves': '{% macro m(n) %}{{ m(n) }}{{ m(n) }}{% endmacro %}{{ m(1) }}',

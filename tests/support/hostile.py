@@ -170,9 +170,7 @@ def _model(folder: Path) -> str:
 
 SPECIMENS = {
     'safetensors': Specimen(_model, ('config.json', 'model.safetensors', 'generation_config.json')),
-    'shards': Specimen(
-        _model, ('model.safetensors.index.json', 'model-00002-of-00003.safetensors')
-    ),
+    'shards': Specimen(_model, ('model.safetensors.index.json', 'model-00002-*')),
     'torch': Specimen(_model, ('pytorch_model.bin',)),
     'legacy': Specimen(_model, ('pytorch_model.bin',)),
     'meta': Specimen(
@@ -231,7 +229,9 @@ def build(folder: Path) -> None:
 
     tiny.write_model(folder / 'safetensors')
     model = huggingface.open(folder / 'safetensors')
-    huggingface.write(model, folder / 'shards', max_shard_size=100_000)
+    ids = {'bos_token_id': 1, 'eos_token_id': [2]}
+    (model.directory / 'generation_config.json').write_text(json.dumps(ids))
+    huggingface.write(model, folder / 'shards', max_shard_size=20_000)
     huggingface.write(model, folder / 'torch', kind='bin')
     shutil.copytree(folder / 'torch', folder / 'legacy')
     stored = {n: t.array for n, t in model.tensors.items() if isinstance(t, Stored)}
@@ -346,6 +346,7 @@ NONSENSE = (
     '9' * 5000,
     '"false"',
 )
+FREE = ('id', 'name')  # fields that may hold anything
 OTHERS = ('null', '[]', '{}', '"text"', '[[1]]', '5', 'true', '{"a": {}}')
 
 
@@ -396,7 +397,7 @@ def _edited(content: bytes, rng: random.Random, new: str | None) -> bytes:
     if content[8:9] == b'{':  # a header of safetensors, padded to its length
         start = 8 + int.from_bytes(content[:8], 'little')
     values = json.loads(content[8:start] if start else content)
-    way = rng.choice([*_places(values)])
+    way = rng.choice([w for w in _places(values) if new is None or w[-1] not in FREE])
     node = values
     for key in way[:-1]:
         node = node[key]
@@ -439,7 +440,7 @@ def cases(count: int) -> list[Case]:
     """What is made by hand, and as many others as are left, in turn over all files."""
     import bombs
 
-    found = [Case(f'{s}: {n}', s, f, d, 0) for s, f, n, d in bombs.all_of_them()]
+    found = [Case(f'{s}: {f}, {n}', s, f, d, 0) for s, f, n, d in bombs.all_of_them()]
     files = [(s, file) for s, specimen in SPECIMENS.items() for file in specimen.files]
     for seed in itertools.count():
         for specimen, file in files:

@@ -55,7 +55,10 @@ def open(directory: str | Path, max_position: int = 0, ignore_crc: bool = False)
     meant = functools.partial(
         params.architecture, said, words, vocab_size=files.vocab_size, mlp=files.mlp, dtype=dtype
     )
-    model, reason = meant(tied=False)
+    try:
+        model, reason = meant(tied=False)
+    except ValueError as error:
+        raise ValueError(f'{source / FILE}: {error}') from error
     remedy = f'Take the {FILE} that belongs to {source}, or a download in fewer files.'
     layout.check_divides(model, len(files.paths), remedy)
     entries = layout.table(model, files.embedding_axis)

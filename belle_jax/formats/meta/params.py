@@ -65,14 +65,16 @@ def parse(values: dict[str, Any], path: str) -> Params:
         if value is None and not needed:
             return None
         fits = isinstance(value, (int, float) if kind is float else int)
-        if not fits or isinstance(value, bool) or value <= 0:
+        if not fits or isinstance(value, bool) or not 0 < value < 2**63:
             raise ValueError(
-                f'{path}: {name}={value!r} must be a positive number. Download the file again, '
+                f'{path}: {name}={value!r:.80} must be a positive number. Download the file again, '
                 'or take it from a model of the same size.'
             )
         return kind(value)
 
-    vocab = values.get('vocab_size')
+    vocab, scaled = values.get('vocab_size'), values.get('use_scaled_rope')
+    if scaled not in (None, True, False):
+        raise ValueError(f'{path}: use_scaled_rope={scaled!r:.80} must be true or false.')
     params = Params(
         dim=number('dim', int, needed=True),
         layers=number('n_layers', int, needed=True),
@@ -81,7 +83,7 @@ def parse(values: dict[str, Any], path: str) -> Params:
         kv_heads=number('n_kv_heads', int),
         vocab_size=None if vocab == -1 else number('vocab_size', int),  # -1: the tokenizer's
         theta=number('rope_theta', float),
-        scaled=bool(values.get('use_scaled_rope')),
+        scaled=bool(scaled),
     )
     for name, count, whole in (
         ('dim', params.dim, params.heads),
