@@ -147,7 +147,7 @@ def parse_json(
             raise ValueError(f'it has more than {JSON_MAX:,} bytes')
         text = content.decode('utf-8-sig') if isinstance(content, bytes) else content
         values = json.loads(text, object_pairs_hook=hook)
-        level = [values]
+        level = [values] if isinstance(values, kind) else []
         for _ in range(JSON_DEPTH):
             nodes = (node.values() if isinstance(node, dict) else node for node in level)
             level = [v for inside in nodes for v in inside if isinstance(v, dict | list)]

@@ -77,9 +77,9 @@ class JinjaTemplate:
             last = shown.answer(text, i)
             if last is None:
                 raise ValueError(
-                    f"{self.tokenizer.directory}: the tokenizer's chat_template does not write an answer after its own prompt "
-                    f'and end it with {self.eos}: choose a named template with '
-                    '--config.data.template.'
+                    f"{self.tokenizer.directory}: the tokenizer's chat_template does not write an "
+                    f'answer after its own prompt and end it with {self.eos}: choose a named '
+                    'template with --config.data.template.'
                 )
             before = [answer._replace(learnt=()) for answer in shown.answers(text, i)]
             examples.append(self._pieces(text, [*before, last], shown.mark))

@@ -138,6 +138,13 @@ def _data(checkpoint: run_directory.Checkpoint) -> str:
     if not path.is_file():
         return 'No data: the weights were converted, not trained, by this run.'
     account = read_json(path, 'restore it from where the run was made')
+    try:
+        return _counts(account)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f'{path} is not the account of a run ({error}): restore it.') from error
+
+
+def _counts(account: dict[str, Any]) -> str:
     for part in {'sources', 'validation'} & account.keys():
         account[part] = [_public(entry) for entry in account[part]]
     head = f'| source | {" | ".join(COUNTS)} |'.replace('_', ' ')

@@ -10,6 +10,7 @@ further package. It does not protect against forgery.
 import concurrent.futures
 import dataclasses
 import json
+import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,12 @@ def read_origin(run: Path) -> dict[str, Any]:
 
     Empty for a run that began with random weights.
     """
-    return huggingface.read_settings(run / SOURCE / ORIGIN)
+    path = run / SOURCE / ORIGIN
+    values = huggingface.read_settings(path)
+    for name in ('source', 'dtype', 'revision'):
+        if not isinstance(values.get(name), str | None):
+            raise ValueError(f'{path}: {name}={values[name]!r:.80} must be text: restore the file.')
+    return values
 
 
 def read_metrics(path: Path) -> tuple[list[dict[str, float]], list[bytes]]:
@@ -115,8 +121,9 @@ def read_metrics(path: Path) -> tuple[list[dict[str, float]], list[bytes]]:
     for number, line in enumerate(lines, 1):
         try:
             record = parse_json(line, f'{path}:{number}', '')
-            whole = all(v is None or type(v) in (int, float) for v in record.values())
-            if not whole or type(record.get('step')) is not int:
+            values = [value for value in record.values() if value is not None]
+            numbers = all(type(v) in (int, float) and abs(v) < math.inf for v in values)
+            if not numbers or type(record.get('step')) is not int:
                 raise ValueError('not a record of numbers')
             records.append(record)
         except ValueError:

@@ -31,7 +31,7 @@ CONFIGS = {
 }
 TEMPLATES = {
     'loops in loops': '{% for a in range(99999) %}{% for b in range(99999) %}'
-    '{% for c in range(9999) %}{% endfor %}{% endfor %}{% endfor %}',
+    '{% for c in [1, 2] %}{% endfor %}{% endfor %}{% endfor %}',
     'text without end': '{{ lipsum(n=10**8) }}',
     'indent without end': "{{ 'a'|indent(10**10) }}",
     'a power': '{{ (9**(9**9))|string }}',

@@ -25,6 +25,10 @@ def _spellings(names: list[str]) -> dict[str, list[str]]:
     return {name: [name, short, *place] for name, short, place in zip(names, given, places)}
 
 
+def _is_texts(values: Iterable[Any]) -> bool:
+    return all(isinstance(value, str) for value in values)
+
+
 class Dialogue(Kind):
     """Two characters talk; the row gives them as its instruction."""
 
@@ -37,12 +41,13 @@ class Dialogue(Kind):
             own('characters.jsonl', settings.language)
         )
         for number, pair in enumerate(self._pairs, 1):
-            people = [pair.get(side) for side in 'ab']
-            names = [person.get('name') for person in people if isinstance(person, Mapping)]
-            if len(names) < 2 or not all(names) or names[0] == names[1]:
+            people = [side for side in map(pair.get, 'ab') if isinstance(side, Mapping)]
+            names = {side.get('name') or None for side in people if _is_texts(side.values())}
+            scenes = pair.get('scenes') or []
+            if len(names - {None}) < 2 or not isinstance(scenes, list) or not _is_texts(scenes):
                 raise ValueError(
-                    f'--characters: pair {number} does not have two names that differ: each line '
-                    f'is {PAIR}.'
+                    f'--characters: pair {number} does not have two names that differ, or other '
+                    f'things than texts: each line is {PAIR}.'
                 )
 
     def filters(self) -> tuple[Rule, ...]:
