@@ -127,3 +127,35 @@ def test_every_recipe_resolves_in_every_variant(name):
         assert run.data.path, 'a recipe says which data it is for'
     with pytest.raises(ValueError, match='variant'):
         module.get_config('no such variant')
+
+
+@pytest.mark.parametrize(
+    ('place', 'value', 'sentence'),
+    [
+        ('optim.learning_rate', float('nan'), 'must be a finite number'),
+        ('optim.eps', 0.0, 'must be above 0'),
+        ('optim.beta1', 1.5, 'is a fraction'),
+        ('data.packing', 'false', 'must be of type bool'),
+        ('model.architecture.norm_eps', float('inf'), 'must be a finite number'),
+        ('model.architecture.init_std', float('nan'), 'must be a finite number'),
+        ('model.architecture.rope.theta', -1.0, 'must be above 0'),
+        ('model.architecture.layers', 10**6, 'must be between 1 and 10,000'),
+        ('model.architecture.tied', 'false', 'must be of type bool'),
+        ('model.architecture.eos_ids', [-5], 'must be between 0 and'),
+        ('model.architecture.eos_ids', '25', 'must be of type'),
+    ],
+)
+def test_nonsense_in_the_configuration_of_a_run_is_refused_by_file_and_field(
+    tmp_path, place, value, sentence
+):
+    values = config.Run(model=config.Model(architecture=config.Architecture())).to_dict()
+    *way, last = place.split('.')
+    node = values
+    for key in way:
+        node = node[key]
+    node[last] = value
+    path = tmp_path / 'config.json'
+    path.write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=sentence) as error:
+        config.load(path)
+    assert place in str(error.value) and '--config' not in str(error.value)

@@ -240,3 +240,23 @@ def test_a_lock_keeps_others_out_until_its_holder_is_gone(tmp_path, name):
     for waiting in (busy, None):
         with files.locked(path, waiting):
             pass
+
+
+@pytest.mark.parametrize(
+    ('content', 'reason'),
+    [
+        (b'{"a": ' + b'[' * 70 + b']' * 70 + b'}', 'nested too deeply'),
+        (b'[' * 100_000, 'nested too deeply'),
+        (b'{"a": "' + b'a' * files.JSON_MAX + b'"}', 'it has more than 33,554,432 bytes'),
+        (b'null', 'does not hold a JSON object'),
+        (b'[1]', 'does not hold a JSON object'),
+        (b'{"a": "\xff"}', 'is not readable JSON'),
+        (b'{"a": ' + b'9' * 5000 + b'}', 'is not readable JSON'),
+    ],
+)
+def test_json_has_a_kind_a_depth_and_a_size(tmp_path, content, reason):
+    path = tmp_path / 'a.json'
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=reason) as error:
+        files.read_json(path, 'mend it')
+    assert str(error.value).startswith(str(path)) and str(error.value).endswith(': mend it.')

@@ -22,7 +22,7 @@ from belle_jax.files import WholeText
 
 CHUNK = 1 << 20  # characters read at once
 BATCH = 64  # rows of Parquet at once, each of which may be as long as `ROW`
-UNPACKED, FREE = 300, 1 << 22  # times its size that gzip may unpack to, and bytes beyond
+UNPACKED, FREE = 200, 1 << 20  # times its size that gzip may unpack to, and bytes beyond
 LINES = ('.jsonl', '.ndjson', '.jsonlines')
 CONTAINERS = ('array', 'lines')
 

@@ -180,3 +180,18 @@ def test_a_row_of_parquet_that_python_cannot_hold_is_a_bad_row_among_others(tmp_
     (_, first), (where, bad), (_, last) = RowFile(tmp_path / 'a')
     assert first == {'text': 'a'} and last == {'text': 'c'}
     assert isinstance(bad, BadRow) and where == f'{tmp_path}/a, row 2'
+
+
+def test_a_row_that_no_model_reads_is_a_bad_row_among_others(tmp_path, monkeypatch):
+    monkeypatch.setattr(row_file, 'ROW', 50)
+    path = tmp_path / 'a'
+    (_, first), (where, bad), (_, last) = rows(path, '{"x": 1}\n"' + 'b' * 99 + '"\n{"x": 2}\n')
+    assert first == {'x': 1} and last == {'x': 2} and where == f'{path}:2'
+    assert isinstance(bad, BadRow) and bad.reason == 'too long'
+
+
+def test_a_gzip_that_unpacks_without_end_is_refused(tmp_path):
+    path = tmp_path / 'a'
+    path.write_bytes(gzip.compress(b'{"x": 1}\n' + b'\n' * 10_000_000))
+    with pytest.raises(ValueError, match='a unpacks to more than 200 times its size'):
+        list(RowFile(path))

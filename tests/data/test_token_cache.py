@@ -178,3 +178,16 @@ def test_texts_are_trained_on_whole_with_their_end(chinese, tmp_path):
     expected = [*chinese.encode('一二三'), 2, *chinese.encode('<|im_end|>四'), 2]
     assert made.tokens.tolist() == expected and made.trained.all()
     assert made.kind.tolist() == [token_cache.TEXT] * 2
+
+
+@pytest.mark.parametrize('name', ['tokens.bin', 'trained.bin', 'examples.npz', 'meta.json'])
+def test_a_flipped_bit_is_found_said_and_made_anew(rows, chinese, tmp_path, name, caplog):
+    before = opened(rows, chinese, tmp_path)
+    tokens, account = before.tokens.tolist(), before.account
+    path = tmp_path / 'cache' / before.key / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+    after = opened(rows, chinese, tmp_path)
+    assert (after.tokens.tolist(), after.account) == (tokens, account)
+    assert f'{before.key} is damaged' in caplog.text and 'made anew' in caplog.text

@@ -26,3 +26,20 @@ def test_each_line_has_the_time_at_which_it_was_written(tmp_path):
     again = recorded(tmp_path, 2, [3, 4])
     assert again[:2] == first[:2] and [r['step'] for r in again] == [1, 2, 3, 4]
     assert again[2]['time'] >= times[2]
+
+
+def test_a_damaged_line_is_put_aside_and_the_ones_behind_it_stay(tmp_path, capsys):
+    recorded(tmp_path, 0, [1, 2, 3, 4])
+    path = tmp_path / 'metrics.jsonl'
+    first, second, *rest = path.read_bytes().splitlines(keepends=True)
+    damaged = [
+        b'[]\n',
+        second.replace(b'"step": 2', b'"step": \xff'),
+        b'null\n',
+        b'{"step": NaN}\n',
+    ]
+    path.write_bytes(b''.join([first, *damaged, *rest]) + b'{"step": 5, "lo')
+    assert [r['step'] for r in recorded(tmp_path, 4, [])] == [1, 3, 4]
+    aside = tmp_path / 'metrics.damaged.jsonl'
+    assert aside.read_bytes() == b''.join(damaged)
+    assert f'4 damaged lines were put into {aside}' in ' '.join(capsys.readouterr())
