@@ -6,7 +6,6 @@ with 0.7 in twenty-five just below it.
 Source: Lin, 2004 (ROUGE), section 3.
 """
 
-import abc
 import math
 import operator
 import re
@@ -86,64 +85,6 @@ class Match(NamedTuple):
 
 
 NOTHING = Match(0.0, -1)
-
-
-class Pool(abc.ABC):
-    """A growing pool of texts, with a score of each for a new text. Its size is its `len`."""
-
-    @abc.abstractmethod
-    def __len__(self) -> int: ...
-
-    @abc.abstractmethod
-    def add(self, text: str) -> int:
-        """Adds a text, one that is in the pool already too; its number: 0, 1, ..."""
-
-    @abc.abstractmethod
-    def nearest(self, text: str, cutoff: float = 0.0) -> Match:
-        """The text with the highest score, the earliest one of several.
-
-        Args:
-            text: The text to compare.
-            cutoff: Only scores of at least this count; the higher, the faster.
-        Returns:
-            The match; (0.0, -1) where there is none.
-        """
-
-    @abc.abstractmethod
-    def first_over(self, text: str, threshold: float) -> Match | None:
-        """The earliest text that reaches a threshold.
-
-        Args:
-            text: The text to compare.
-            threshold: The least score, above 0.
-        Returns:
-            The match, or None.
-        """
-
-    @abc.abstractmethod
-    def most_similar(self, text: str, k: int = 10, compare: int | None = None) -> list[Match]:
-        """The texts with the highest scores above 0.
-
-        Args:
-            text: The text to compare.
-            k: How many.
-            compare: Compare at most about that many texts, those that could score highest, where
-                comparing is what takes time; None: as many as needed to be exact.
-        Returns:
-            At most k matches, the best first, of equal ones the earliest first.
-        """
-
-    @abc.abstractmethod
-    def average(self, text: str, sample: int | None = 1024) -> float:
-        """The mean score over the pool: how unlike everything else a text is.
-
-        Args:
-            text: The text to compare.
-            sample: From how many texts, evenly spread over the pool, it is estimated, where
-                comparing is what takes time; None: all of them.
-        Returns:
-            The mean; 0 for an empty pool.
-        """
 
 
 class _Narrow(dict[int, int]):
