@@ -139,19 +139,18 @@ def histogram(
     return _svg(_grid(ticks, y, compact) + ''.join(shapes) + _x_axis(edges, label), label)
 
 
-def lines(curves: Sequence[Curve], label: str, form: Format, least_top: float = 0) -> Markup:
+def lines(curves: Sequence[Curve], label: str, form: Format) -> Markup:
     """Curves over one axis that begins at 0.
 
     Args:
         curves: Each with a name, a class for its colour, and points.
         label: Of the axis below.
         form: How numbers of the upright axis are written.
-        least_top: Where the upright axis ends at least.
     """
     points = [point for _, _, points in curves for point in points]
     if not points:
         return NOTHING
-    ticks = _ticks(max(least_top, *(y for _, y in points)))
+    ticks = _ticks(max(0, *(y for _, y in points)))
     right = max(x for x, _ in points) or 1
     y, plot = _y_axis(ticks), WIDTH - LEFT - RIGHT
     shapes = []
