@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from belle_jax.api import Counters, Lost, Reply, Spent
+from belle_jax.api import Counters, Journal, Reply
 from belle_jax.progress import Line, duration, usd
 from belle_jax.synthesis.kinds import Kind
 from belle_jax.synthesis.report_statistics import Point
@@ -242,26 +242,21 @@ class Result:
     Attributes:
         harvest: The rows, and what was rejected.
         outcome: Why it ended: a word of ENDED or ENDED_EARLY, or 'error'.
-        journaled: Answers in the journal.
-        spent: On all of them.
-        lost: Requests that were under way when earlier runs were killed.
-        damaged: Rows of the journal that are not what was written.
+        journal: What it has, and what was spent on it.
         changes: What was asked otherwise, as the server takes it only so.
         error: That ended it; the files are written all the same.
     """
 
     harvest: Harvest
     outcome: str
-    journaled: int
-    spent: Spent
-    lost: Lost
-    damaged: int = 0
+    journal: Journal
     changes: Sequence[str] = ()
     error: Exception | None = None
 
     def account(self, files: Files) -> str:
         """What came of it, in lines for people."""
-        harvest, spent = self.harvest, self.spent
+        harvest, journal = self.harvest, self.journal
+        spent, lost = journal.spent(), journal.lost
         lines = [
             f'{len(harvest.kept):,} rows of {len(harvest.points):,} replies.',
             *(f'  rejected, {name}: {n:,}' for name, n in harvest.rejected.most_common()),
@@ -272,17 +267,17 @@ class Result:
         if harvest.thought:
             lines.append(f'{harvest.thought:,} replies began with thoughts, which are left out.')
         lines += self.changes
-        if self.lost.requests:
-            most = f', {usd(self.lost.cost_usd)}' if self.lost.cost_usd else ''
+        if lost.requests:
+            most = f', {usd(lost.cost_usd)}' if lost.cost_usd else ''
             lines.append(
-                f'Under way when earlier runs were killed, and asked again: {self.lost.requests:,} '
-                f'requests, which may have taken {self.lost.tokens:,} tokens{most} more.'
+                f'Under way when earlier runs were killed, and asked again: {lost.requests:,} '
+                f'requests, which may have taken {lost.tokens:,} tokens{most} more.'
             )
-        if self.damaged:
-            lines.append(f'Damaged in the journal, and asked again: {self.damaged:,} replies.')
+        if journal.damaged:
+            lines.append(f'Damaged in the journal, and asked again: {journal.damaged:,} replies.')
         paid = f', {usd(spent.cost_usd)}' if spent.cost_usd else ''
         lines += [
-            f'Journal: {files.journal} ({self.journaled:,} answers, {spent.tokens:,} tokens{paid})',
+            f'Journal: {files.journal} ({len(journal):,} answers, {spent.tokens:,} tokens{paid})',
             f'Report: {files.report}',
             f'Rejected: {files.rejected}',
             f'Rows: {files.output}',

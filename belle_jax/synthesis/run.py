@@ -87,7 +87,7 @@ def generate(job: Job, files: Files, client: Client) -> Result:
         _use(journal, harvest)
         if error and not harvest.points:
             raise error
-        return _result(harvest, outcome, journal, client.counters.changes, error)
+        return Result(harvest, outcome, journal, client.counters.changes, error)
 
 
 def rebuild(job: Job, files: Files) -> Result:
@@ -106,18 +106,7 @@ def rebuild(job: Job, files: Files) -> Result:
         )
     with _journal(job, files) as journal, _harvest(job, files, journal) as harvest:
         _use(journal, harvest)
-        return _result(harvest, 'rebuilt', journal)
-
-
-def _result(
-    harvest: Harvest,
-    outcome: str,
-    journal: Journal,
-    changes: Sequence[str] = (),
-    error: Exception | None = None,
-) -> Result:
-    spent, lost, damaged = journal.spent(), journal.lost, journal.damaged
-    return Result(harvest, outcome, len(journal), spent, lost, damaged, changes, error)
+        return Result(harvest, 'rebuilt', journal)
 
 
 def _journal(job: Job, files: Files) -> Journal:
