@@ -18,7 +18,8 @@ from typing import Any, ClassVar, TypeVar
 from belle_jax.api import Reply, is_whole
 from belle_jax.synthesis.parsing import Candidate, plain, refused
 from belle_jax.synthesis.settings import Settings
-from belle_jax.texts.filters import Row, Rule
+from belle_jax.texts.cleaning import cleaning
+from belle_jax.texts.filters import NAMES_A_MODEL, Row, Rule
 from belle_jax.texts.language import is_refusal
 
 T = TypeVar('T')
@@ -113,6 +114,8 @@ class Kind(abc.ABC):
         name: As in --kind; also of its texts under prompts/, one for each language.
         needed: Placeholders that a person's own prompt must have.
         stop: Strings that end a reply.
+        first: Filters before the general ones of `cleaning`.
+        checks: Filters after them.
         settings: What it was made with.
         rules: The filters of its rows, in order.
     """
@@ -120,6 +123,8 @@ class Kind(abc.ABC):
     name: ClassVar[str]
     needed: ClassVar[tuple[str, ...]] = ()
     stop: ClassVar[tuple[str, ...]] = ()
+    first: ClassVar[tuple[Rule, ...]] = (NAMES_A_MODEL,)
+    checks: ClassVar[tuple[Rule, ...]] = ()
 
     def __init__(self, settings: Settings) -> None:
         """Reads the prompt.
@@ -142,7 +147,8 @@ class Kind(abc.ABC):
 
     def filters(self) -> tuple[Rule, ...]:
         """The rules that its rows have to pass, in order."""
-        return ()
+        run = self.settings
+        return (*self.first, *cleaning(run.language, run.longest_answer), *self.checks)
 
     @property
     def requests(self) -> int | None:

@@ -9,7 +9,7 @@ from belle_jax.synthesis.kinds.base import Kind, fill
 from belle_jax.synthesis.parsing import Candidate, refused
 from belle_jax.synthesis.settings import Settings
 from belle_jax.synthesis.sources import read_categories
-from belle_jax.texts.filters import Row, said
+from belle_jax.texts.filters import Row, Rule, said
 
 LONGEST_QUESTION, LONGEST_ANSWER = 1200, 400  # characters: enough to see what is asked
 KEYS = '类别|分类|标签|答案|category|label|class|name'
@@ -41,6 +41,9 @@ class Label(Kind):
         self._mention = re.compile(
             '|'.join(rf'(?<![a-z]){re.escape(name)}(?![a-z])' for name in longest_first)
         )
+
+    def filters(self) -> tuple[Rule, ...]:
+        return ()
 
     @property
     def requests(self) -> int:

@@ -9,8 +9,7 @@ from belle_jax.synthesis.kinds.base import Kind, fill
 from belle_jax.synthesis.parsing import TASK, Candidate
 from belle_jax.synthesis.settings import LIST_STOP, Settings
 from belle_jax.synthesis.sources import read_categories
-from belle_jax.texts.cleaning import cleaning
-from belle_jax.texts.filters import BELLE, Rule
+from belle_jax.texts.filters import BELLE
 
 TYPES, TOPICS = 4, 5  # drawn for each request
 
@@ -39,6 +38,7 @@ class SelfInstruct(Kind):
 
     name = 'self_instruct'
     stop = LIST_STOP
+    first = BELLE
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
@@ -53,9 +53,6 @@ class SelfInstruct(Kind):
         self._types = [each[spelling] for each in settings.categories or read_categories()]
         self._shots = [shot(seed) for seed in settings.seeds]
         self._first = shown + 1
-
-    def filters(self) -> tuple[Rule, ...]:
-        return (*BELLE, *cleaning(self.settings.language, self.settings.longest_answer))
 
     @property
     def most_rows(self) -> int:
