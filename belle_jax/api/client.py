@@ -12,7 +12,7 @@ from belle_jax.api.asking import Asking
 from belle_jax.api.connection import Connection
 from belle_jax.api.cost import FEWEST_TOKENS, Price, answer_tokens, paid_tokens, prompt_tokens
 from belle_jax.api.dialect import Dialect
-from belle_jax.api.doubt import CONTROL, Doubt, control
+from belle_jax.api.doubt import CONTROL, REFUSALS, Doubt, control
 from belle_jax.api.journal import Flight
 from belle_jax.api.pacing import Breaker, Drain, Limits, Retries, retry_after
 from belle_jax.api.request import Counters, Failure, Refused, Reply, Request
@@ -235,7 +235,7 @@ class Client:
             state.refused = await self._others_are_answered(state)
             if state.refused:
                 return
-            if self._doubt.hopeless:
+            if self._doubt.refusals >= REFUSALS:
                 raise Refused(
                     f'{self.url} refuses every request, even {CONTROL!r}: {failure}. Check the '
                     'model, the settings of sampling, and what the key may do.'

@@ -94,7 +94,6 @@ class _AskAll:
         self._used = asyncio.Event()
         self._reserved_tokens, self._reserved_usd = 0, 0.0
         self._thread = concurrent.futures.ThreadPoolExecutor(1, 'use')
-        self._halted = False
         self._using: asyncio.Future[bool] | None = None
 
     async def run(self, grace: float) -> str:
@@ -132,7 +131,6 @@ class _AskAll:
 
     def _halt(self) -> None:
         """Lets nothing new begin."""
-        self._halted = True
         self._drain.begin()
         for worker in self._workers:
             worker.cancel()
@@ -251,7 +249,7 @@ class _AskAll:
     def _use(self, batch: list[Reply]) -> bool:
         """Runs in the thread."""
         for reply in batch:
-            if self._halted:
+            if self._drain.begun:
                 return False
             self._counters.used += 1
             if self._user(reply):

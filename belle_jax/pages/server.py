@@ -41,7 +41,7 @@ Route = Callable[[Any], Any]
 class Refused(Exception):
     """A request that gets no answer but its status and a sentence."""
 
-    def __init__(self, status: HTTPStatus, sentence: str) -> None:
+    def __init__(self, sentence: str, status: HTTPStatus = HTTPStatus.FORBIDDEN) -> None:
         super().__init__(sentence)
         self.status = status
 
@@ -158,19 +158,15 @@ class _Request(http.server.BaseHTTPRequestHandler):
         # A site's own name can be made to lead here (DNS rebinding); a number cannot. The port may
         # be another, as that of a tunnel.
         if not self._is_ours(host):
-            raise Refused(
-                HTTPStatus.FORBIDDEN, f'this server is not {host[:80]!r}: use the address it gave.'
-            )
+            raise Refused(f'this server is not {host[:80]!r}: use the address it gave.')
         if origin is not None and origin != f'http://{host}':
-            raise Refused(HTTPStatus.FORBIDDEN, 'another page asks for this, and may not.')
+            raise Refused('another page asks for this, and may not.')
         _, token, *path = f'{urllib.parse.urlsplit(self.path).path}/'.split('/')
         if not hmac.compare_digest(token.encode(), self.server.token.encode()):
-            raise Refused(
-                HTTPStatus.FORBIDDEN, 'the address lacks its token: use the one that was printed.'
-            )
+            raise Refused('the address lacks its token: use the one that was printed.')
         name = '/'.join(path).rstrip('/')
         if name not in routes:
-            raise Refused(HTTPStatus.NOT_FOUND, f'there is nothing at {name[:80]!r}.')
+            raise Refused(f'there is nothing at {name[:80]!r}.', HTTPStatus.NOT_FOUND)
         return name
 
     def _is_ours(self, host: str) -> bool:
@@ -189,14 +185,13 @@ class _Request(http.server.BaseHTTPRequestHandler):
     def _body(self) -> Any:
         # No form of a web page can send this type.
         if self.headers.get_content_type() != 'application/json':
-            raise Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, 'JSON alone is taken.')
+            raise Refused('JSON alone is taken.', HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
         length = self.headers.get('Content-Length', '')
         if not (length.isascii() and length.isdigit()):
-            raise Refused(HTTPStatus.LENGTH_REQUIRED, 'the request does not tell its length.')
+            raise Refused('the request does not tell its length.', HTTPStatus.LENGTH_REQUIRED)
         if len(length) > 9 or int(length) > LARGEST:
-            raise Refused(
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f'at most {LARGEST:,} bytes are taken at once.'
-            )
+            most = f'at most {LARGEST:,} bytes are taken at once.'
+            raise Refused(most, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
         try:
             return json.loads(self.rfile.read(int(length)))
         except RecursionError as error:

@@ -112,7 +112,8 @@ class DecisionLog:
             raise ValueError(f'{path} cannot be read ({error.strerror}).') from error
         for number, line in enumerate(content.splitlines(keepends=True), 1):
             try:
-                self._take(_decision(line))
+                made = json.loads(line)
+                self._take(Decision(made['row'], made['action'], made.get('edited')))
             except (ValueError, TypeError, KeyError, RecursionError) as error:
                 if self._size + len(line) == len(content) and not line.endswith(b'\n'):
                     break
@@ -186,11 +187,6 @@ class DecisionLog:
             made.pop()
             at = len(self._order) - 1 - self._order[::-1].index(decision.row)
             del self._order[at]
-
-
-def _decision(line: bytes) -> Decision:
-    values = json.loads(line)
-    return Decision(values['row'], values['action'], values.get('edited'))
 
 
 # --- what they do ---------------------------------------------------------------------------------

@@ -128,9 +128,6 @@ class Index:
         shared = np.bincount(_joined(found), minlength=len(self))
         bounds = 2 * shared / (np.frombuffer(self._lengths, np.int64) + len(codes))
         first = max(FIRST, k)
-        if len(self) <= first:
-            indices = np.flatnonzero(shared)
-            return top(self._texts.scores(codes, indices), indices, k)
         indices = _highest(bounds, first)
         scores = self._texts.scores(codes, indices)
         # Only a text whose bound reaches the k-th score of these can take its place.
