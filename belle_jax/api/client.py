@@ -56,6 +56,7 @@ class Client:
             Refused: if there is no key, unless the server is on this machine.
         """
         self._connection = Connection(base_url)
+        self.url = self._connection.url  # without a password
         self.price = price or Price()
         self.counters = Counters()
         self._limits = limits or Limits()
@@ -64,11 +65,6 @@ class Client:
         self._clock, self._sleep = clock, sleep
         self._chance = chance or random.Random()
         self._dialect, self._doubt = Dialect(), Doubt()
-
-    @property
-    def url(self) -> str:
-        """The server's address, without a password."""
-        return self._connection.url
 
     async def __aenter__(self) -> 'Client':
         self._connection.load()

@@ -169,9 +169,6 @@ class Connection:
         for pool in self._pools:
             await pool.close()
 
-    def __repr__(self) -> str:
-        return f'Connection({self.url!r})'
-
 
 def _parts(base_url: str) -> urllib.parse.SplitResult:
     """The parts of an address that can be asked."""

@@ -79,39 +79,33 @@ def expressions(text: str) -> list[Expression]:
     units: list[str] = []
     begins, sure, depth = True, True, 0
 
-    def close(ends: bool, certain: bool) -> None:
-        nonlocal current, units, depth
+    def close(ends: bool = False, certain: bool = False, next_sure: bool = False) -> None:
+        nonlocal current, units, begins, sure, depth
         if current:
             whole = sure and certain and depth == 0 and not _waits(current)
             found.append(Expression(tuple(current), tuple(units), begins, ends, whole))
-        current, units, depth = [], [], 0
+        current, units, begins, sure, depth = [], [], False, next_sure, 0
 
     for token in tokens(text):
         operand = not current or _waits(current)  # whether a number is expected
         if token.kind == 'number':
             if not operand:  # 2小时15分, 第2步 3×4: where one ends nobody can say
-                close(False, False)
-                begins, sure = False, False
+                close()
             current.append(token)
         elif token.kind == 'operator':
-            if token.text == ')' and depth == 0:
-                close(False, False)
-                begins, sure = False, False
-                continue
-            fits = token.text in '(-' or not operand
-            if fits and (current or token.text in '(-'):
+            stray = token.text == ')' and depth == 0
+            if not stray and (token.text in '(-' or not operand):
                 depth += {'(': 1, ')': -1}.get(token.text, 0)
                 current.append(token)
-                continue
-            close(False, False)
-            begins, sure = False, False
+            else:
+                close()
         elif token.kind == 'word' and not operand:
             units.append(token.text)
         else:  # a word where a number belongs (3×单价), a variable, anything else
-            certain = not current and token.kind == 'word'
-            close(False, certain)
-            begins, sure = False, certain or (token.kind == 'word' and sure and not current)
-    close(True, True)
+            word = token.kind == 'word'
+            certain = word and not current
+            close(certain=certain, next_sure=certain or (word and sure))
+    close(ends=True, certain=True)
     return found
 
 

@@ -72,10 +72,10 @@ def scripts(text: str) -> Scripts:
     """Counts a text's prose, without code, formulas, tags and addresses."""
     if '`' in text or '$' in text or '<' in text or '://' in text or '\\(' in text:
         text = NOT_PROSE.sub(' ', text)
-    han = len(HAN.findall(text))
+    words = len(WORD.findall(text))
     if text.isascii():
-        return Scripts(0, len(WORD.findall(text)), 0, 0)
-    return Scripts(han, len(WORD.findall(text)), len(KANA.findall(text)), len(ELSE.findall(text)))
+        return Scripts(0, words, 0, 0)
+    return Scripts(len(HAN.findall(text)), words, len(KANA.findall(text)), len(ELSE.findall(text)))
 
 
 def is_code(text: str) -> bool:

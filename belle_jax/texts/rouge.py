@@ -46,35 +46,32 @@ def encoder(tokens: Tokens = 'characters') -> Callable[[str], str]:
     if tokens == 'characters':
         return lambda text: ''.join(text.lower().split())
     if tokens == 'words':
-        return _Codes(lambda text: WORD.findall(text.lower()))
+        return _coded(lambda text: WORD.findall(text.lower()))
     if callable(tokens):
-        return _Codes(tokens)
+        return _coded(tokens)
     raise ValueError(f'tokens={tokens!r} is unknown: choose {" or ".join(KINDS)}.')
 
 
-class _Codes:
+def _coded(split: Callable[[str], Iterable[Hashable]]) -> Callable[[str], str]:
+    codes = _Codes()
+    return lambda text: ''.join([codes[token] for token in split(text)])
+
+
+class _Codes(dict[Hashable, str]):
     """Tokens as code points in the order in which they are first met.
 
     Frequent tokens come early and so get small code points, which compare fastest.
     """
 
-    def __init__(self, split: Callable[[str], Iterable[Hashable]]) -> None:
-        self._split = split
-        self._codes: dict[Hashable, str] = {}
-
-    def __call__(self, text: str) -> str:
-        codes = self._codes
-        return ''.join([codes.get(token) or self._new(token) for token in self._split(text)])
-
-    def _new(self, token: Hashable) -> str:
-        number = len(self._codes)
+    def __missing__(self, token: Hashable) -> str:
+        number = len(self)
         if number >= MOST:
             raise ValueError(
                 f'the texts have more than {MOST:,} different words, which is more than can be '
                 'told apart: compare characters, or the tokens of a model.'
             )
         begin, size = SURROGATES
-        return self._codes.setdefault(token, chr(number if number < begin else number + size))
+        return self.setdefault(token, chr(number if number < begin else number + size))
 
 
 class Match(NamedTuple):
