@@ -155,7 +155,6 @@ class Client:
                     await self._sleep(delay)
 
     async def _attempt(self, state: Asking, body: dict[str, Any]) -> Answer:
-        """Sends a body once."""
         if state.flight and not state.attempts:
             await state.flight.begin()
         state.attempts += 1
@@ -212,8 +211,7 @@ class Client:
             if not state.refused:
                 return delay
         else:
-            change = self._dialect.learn(failure, state.body, sent)
-            if change is not None:
+            if (change := self._dialect.learn(failure, state.body, sent)) is not None:
                 self.counters.changes += filter(None, [change])
                 return 0.0
             await self._refused_alone(failure, state)
@@ -256,7 +254,6 @@ class Client:
             return await self._doubt.others_are_answered(ask_control)
 
     def _pay(self, state: Asking, body: dict[str, Any], usage: dict[str, Any], text: str) -> int:
-        """Counts what an attempt took."""
         prompt, answer = paid_tokens(body, usage, text)
         state.usage = usage
         for account in (state, self.counters):

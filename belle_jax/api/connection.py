@@ -106,8 +106,11 @@ class Connection:
         except self._openai.APIStatusError as error:
             failed = self._refusal(error, str(body.get('model', '')))
         except self._openai.APIError as error:
-            # The library's message is "Connection error." alone; its cause says which.
-            failed = Failure('connection', self._without_key(_cause(error)))
+            # The library's message is "Connection error." alone; its innermost cause says which.
+            cause: BaseException = error
+            while cause.__cause__ is not None:
+                cause = cause.__cause__
+            failed = Failure('connection', self._without_key(_line(cause)))
         finally:
             self._busy[pool] -= 1
         if failed is not None:
@@ -208,16 +211,8 @@ def _said(error: 'openai.APIStatusError') -> str:
 
 
 def _field(error: 'openai.APIStatusError') -> str:
-    """The field that an error says it is about."""
     field = error.body.get('param') if isinstance(error.body, dict) else None
     return field.rpartition('.')[2] if isinstance(field, str) else ''
-
-
-def _cause(error: BaseException) -> str:
-    """The innermost cause of an exception, in one line."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return _line(error)
 
 
 def _line(error: BaseException) -> str:

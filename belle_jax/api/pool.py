@@ -154,8 +154,7 @@ class _AskAll:
                 raise ValueError(f'request {request.index} comes after {last}: indices must rise.')
             last = request.index
             await self._room.acquire()
-            reply = self._journal.get(request)
-            if reply is not None:
+            if reply := self._journal.get(request):
                 self._counters.from_journal += 1
                 self._deliver(position, reply)
             else:
@@ -198,7 +197,6 @@ class _AskAll:
             await self._landed.wait()
 
     async def _ask(self, position: int, request: Request, tokens: int, usd: float) -> None:
-        """Asks one request and journals its reply."""
         counters = self._counters
         counters.asked += 1
         counters.in_flight += 1

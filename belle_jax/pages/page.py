@@ -192,8 +192,7 @@ def sunburst(tree: Sequence[tuple[str, int, Sequence[tuple[str, int]]]]) -> Mark
             said = f'{name}, {part}: {number:,}'
             shapes.append(_sector(at, end, *OUTER, 'outer', part, said))
             at = end
-        rest = size - sum(number for _, number in parts)
-        if rest:
+        if rest := size - sum(number for _, number in parts):
             said = f'{name}, others: {rest:,}'
             shapes.append(_sector(at, begin + angle, *OUTER, 'outer rest', '', said))
         shapes.append('</g>')

@@ -4,6 +4,7 @@ A browser lets any web site send requests to 127.0.0.1. So each request must car
 which stands in the address, and must come by a name that no web site can have, from no other page.
 """
 
+import contextlib
 import functools
 import hmac
 import http.server
@@ -71,9 +72,8 @@ class PageServer(http.server.ThreadingHTTPServer):
         Raises:
             ValueError: it is not possible to listen there.
         """
-        self.get, self.post = dict(get), dict(post)
-        for name in assets:
-            self.get[name] = functools.partial(_asset, name)
+        self.get = {**get, **{name: functools.partial(_asset, name) for name in assets}}
+        self.post = post
         self.host, self.token = host, secrets.token_urlsafe(24)
         self.address_family = socket.AF_INET6 if ':' in host else socket.AF_INET
         try:
@@ -104,12 +104,8 @@ class PageServer(http.server.ThreadingHTTPServer):
                 'nothing is encrypted on the way.'
             )
         print(f'Open {self.address}\nCtrl-C ends it.', flush=True)
-        try:
+        with self, contextlib.suppress(KeyboardInterrupt):
             self.serve_forever()
-        except KeyboardInterrupt:
-            pass
-        finally:
-            self.server_close()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A browser that has gone away is nobody's mistake; the rest is told as ever."""

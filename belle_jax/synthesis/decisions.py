@@ -124,7 +124,6 @@ class DecisionLog:
             self._ended = line.endswith(b'\n')
 
     def __getitem__(self, row: str) -> Decision | None:
-        """What holds for a row."""
         return self._of[row][-1] if self._of.get(row) else None
 
     @property
@@ -196,7 +195,6 @@ class ByHand:
     """Applies decisions to rows, once, and counts what they did; as text, a sentence on that."""
 
     def __init__(self, decided: Mapping[str, Decision]) -> None:
-        """Takes what holds, by name."""
         self._decided, self._names, self._found = decided, Names(), 0
         self._taken_back: list[Row] = []
         self.done: Counter[str] = Counter()

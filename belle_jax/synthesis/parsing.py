@@ -244,8 +244,7 @@ def plain(text: str) -> str:
     """A reply's text: line ends as \\n, nothing invisible, no fence around the whole."""
     text = text.replace('\r\n', '\n').replace('\r', '\n')
     text = re.sub('[\ufeff\u200b-\u200d\u2060]', '', text)
-    fence = WRAPPED.match(text)
-    if not fence:
+    if not (fence := WRAPPED.match(text)):
         return text
     rest = text[fence.end() :]
     closed = re.search(r'\n[ \t]*(?:```|~~~)[ \t]*\s*\Z', rest)

@@ -162,8 +162,7 @@ def _words(verbs: Counter[str]) -> list[tuple[str, int]]:
 def _sizes(rows: RowStatistics, data: ReportData) -> list[Card]:
     cards = []
     for name, counts in rows.lengths.items():
-        number = sum(counts.values())
-        if not number:
+        if not (number := sum(counts.values())):
             continue
         note = f'{number:,} rows, median {median(counts):,}'
         if name == 'input':

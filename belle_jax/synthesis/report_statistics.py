@@ -134,8 +134,7 @@ def count(rows: Iterable[Mapping[str, Any]], samples: int) -> RowStatistics:
         found.questions[len(texts.questions)] += 1
         if texts.given:
             found.lengths['input'][len(texts.given)] += 1
-        similarity = _similarity(row)
-        if similarity is not None:
+        if (similarity := _similarity(row)) is not None:
             found.similarities.append(similarity)
         # Reservoir sampling: every row has the same chance, however many there will be.
         place = found.rows if found.rows < samples else draw.randrange(found.rows + 1)

@@ -210,9 +210,8 @@ def _harvest(job: Job, files: Files, journal: Journal) -> Iterator[Harvest]:
             by_hand.see(piece)
             reject(piece)
 
-        harvest = Harvest(
-            job.kind, job.similarity(), job.count, job.rules, refuse, job.give_up_after
-        )
+        pool = job.similarity()
+        harvest = Harvest(job.kind, pool, job.count, job.rules, refuse, job.give_up_after)
         yield harvest
         if by_hand.changes:
             with new_row_file(files.harvested, overwrite=True) as note:

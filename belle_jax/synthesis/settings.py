@@ -119,8 +119,7 @@ class Settings:
             'temperature': self.temperature,
             'top_p': self.top_p,
         }
-        strings = list(dict.fromkeys(self.stop if self.stop is not None else stop))
-        if strings:
+        if strings := list(dict.fromkeys(self.stop if self.stop is not None else stop)):
             body['stop'] = strings
         if self.model.startswith(GPT3):
             body['logit_bias'] = {str(END_OF_TEXT): -100}

@@ -201,7 +201,6 @@ class Bands:
     """Hash functions over a text's set of tokens, in which a second 的 is another element."""
 
     def __init__(self, threshold: float, recall: float, seed: int) -> None:
-        """Draws the hash functions, as many as `plan` says."""
         self.rows, self.bands = plan(threshold, recall)
         size = (2, self.rows * self.bands)
         generator = np.random.default_rng(seed)

@@ -84,8 +84,7 @@ def _read_prompt(own_file: pathlib.Path, file: str, needed: Iterable[str]) -> st
     text = WRITTEN_LINE_END.sub('\n', text)
     if not text.strip():
         raise ValueError(f'--prompt_file={file} is empty: give a file with a prompt.')
-    missing = [f'{{{field}}}' for field in needed if f'{{{field}}}' not in text]
-    if missing:
+    if missing := [f'{{{field}}}' for field in needed if f'{{{field}}}' not in text]:
         raise ValueError(
             f'--prompt_file={file} lacks {" and ".join(missing)}: this kind of data puts what each '
             'request is about there. Add it where it belongs.'

@@ -29,14 +29,13 @@ class Label(Kind):
         if not settings.rows:
             raise ValueError('kind=label labels existing rows: name their file in --rows.')
         self._categories = list(settings.categories) or read_categories()
-        spellings: dict[str, str] = {}
+        self._names: dict[str, str] = {}
         for each in self._categories:
             for spelling in (each['name'], each.get('zh') or each['name']):
-                spellings[_plain(spelling)] = each['name']
-        if '' in spellings:
+                self._names[_plain(spelling)] = each['name']
+        if '' in self._names:
             raise ValueError('--categories: a category is called by punctuation alone: rename it.')
-        self._names = spellings
-        longest_first = sorted(spellings, key=len, reverse=True)
+        longest_first = sorted(self._names, key=len, reverse=True)
         # "open qa" holds no "qa", and "mathematics" no "math": English names are whole words.
         self._mention = re.compile(
             '|'.join(rf'(?<![a-z]){re.escape(name)}(?![a-z])' for name in longest_first)

@@ -32,8 +32,7 @@ def final_answer(output: str) -> str:
 
 def underived(output: str) -> set[Fraction]:
     """The numbers of the final answer that the working never arrives at."""
-    match = FINAL.search(output)
-    if not match:
+    if not (match := FINAL.search(output)):
         return set()
     return _numbers(match['answer']) - _numbers(output[: match.start()])
 

@@ -59,5 +59,4 @@ class Multiturn(Kind):
         return Candidate({'conversations': [{'from': t.speaker, 'value': t.text} for t in turns]})
 
     def compared(self, row: Row) -> str:
-        asked = (t['value'] for t in row['conversations'] if t['from'] == 'human')
-        return '\n'.join(asked)
+        return '\n'.join(t['value'] for t in row['conversations'] if t['from'] == 'human')
