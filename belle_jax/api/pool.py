@@ -121,9 +121,7 @@ class _AskAll:
 
     def _failed(self, task: asyncio.Task[None]) -> None:
         """The first failure of any task ends the run."""
-        if task.cancelled():
-            return
-        error = task.exception()
+        error = None if task.cancelled() else task.exception()
         if error is not None and not self._end.done():
             self._end.set_exception(error)
             # At once: others may be about to begin.

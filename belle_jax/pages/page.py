@@ -208,11 +208,10 @@ def _sector(
 ) -> str:
     end = min(end, begin + math.tau - 1e-4)  # a whole ring has no two ends
     large = int(end - begin > math.pi)
-    corners = [
+    (ax, ay), (bx, by), (cx, cy), (dx, dy) = (
         (radius * math.sin(angle), -radius * math.cos(angle))
         for radius, angle in ((outside, begin), (outside, end), (inside, end), (inside, begin))
-    ]
-    (ax, ay), (bx, by), (cx, cy), (dx, dy) = corners
+    )
     shape = (
         f'<path class="{kind}" d="M{ax:.2f} {ay:.2f}A{outside} {outside} 0 {large} 1 {bx:.2f} '
         f'{by:.2f}L{cx:.2f} {cy:.2f}A{inside} {inside} 0 {large} 0 {dx:.2f} {dy:.2f}Z">'

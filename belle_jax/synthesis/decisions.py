@@ -88,9 +88,6 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:20]
 
 
-# --- the file -------------------------------------------------------------------------------------
-
-
 class DecisionLog:
     """The decisions of a file, and in a `with` block a place for more, for this process alone."""
 
@@ -186,9 +183,6 @@ class DecisionLog:
             made.pop()
             at = len(self._order) - 1 - self._order[::-1].index(decision.row)
             del self._order[at]
-
-
-# --- what they do ---------------------------------------------------------------------------------
 
 
 class ByHand:

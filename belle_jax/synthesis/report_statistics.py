@@ -18,7 +18,6 @@ REPLIES = 10  # of a stretch whose acceptance is shown, at least
 STRETCHES = 40  # at most, in a plot
 BINS, EVEN = 24, 20  # of lengths, at most, what is longest aside; of similarities
 
-
 # Chinese has no spaces, and this needs no segmenter: what an instruction asks for is the first verb
 # of this list, looked for after polite words; without one its question word.
 COMMON = (

@@ -131,9 +131,8 @@ def journal_settings(kind: Kind) -> dict[str, Any]:
     values['model'] = settings.model
     # What other versions of this program would ask differently, with the same settings.
     first = [kind.body(index) for index in range(min(FIRST, kind.requests or FIRST))]
-    return (
-        {'kind': kind.name, 'prompt': _hash(kind.text)} | values | {'first requests': _hash(first)}
-    )
+    asked = {'kind': kind.name, 'prompt': _hash(kind.text)}
+    return asked | values | {'first requests': _hash(first)}
 
 
 def _hash(value: Any) -> str:

@@ -170,8 +170,6 @@ HARM = re.compile(
     '违法|非法|犯罪|违反(?:法律|法规|道德)|法律|不道德|道德|伦理|伤害|危害|有害|危险|暴力|仇恨|歧视|偏见|色情|毒品|自杀|自残|武器|'
     '炸|诈骗|欺诈|欺骗|盗|黑客|攻击|侵犯|隐私|骚扰|霸凌|恐怖|谣言|作弊|造假|伪造|未成年|侮辱|illegal|harm|unethical|danger'
 )
-
-
 # What is written for somebody else may apologise and ask for things.
 LETTER = re.compile(
     '信|邮件|短信|微信|留言|消息|回复|请假|道歉|致歉|婉拒|谢绝|客服|台词|对话|扮演|模拟|话术|脚本'

@@ -28,8 +28,6 @@ MOST_BANDS = 72
 SPREAD = np.uint64(0x9E3779B97F4A7C15)  # odd and irregular: multiplying by it scatters bits
 LOW = np.uint64(0xFFFFFFFF)
 HALF = np.uint64(32)
-
-
 _Prepared = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 

@@ -142,14 +142,6 @@ class Texts:
         scores[left] = _scores(codes, self.codes, indices[left], cutoff)
         return scores
 
-    def best(self, codes: str, indices: np.ndarray, cutoff: float) -> Match:
-        """The best of some texts that reaches a score, of equal ones the first, or NOTHING."""
-        scores = self.scores(codes, indices, cutoff)
-        if not scores.any():
-            return NOTHING
-        place = int(scores.argmax())
-        return Match(float(scores[place]), int(indices[place]))
-
 
 def top(scores: np.ndarray, indices: np.ndarray, k: int) -> list[Match]:
     """The k best scores above 0, the best first, of equal ones the earliest text first."""

@@ -99,7 +99,9 @@ class Index:
         if cutoff <= 0:
             return (self.most_similar(text, 1) or [NOTHING])[0]
         candidates = self._candidates(codes, cutoff)
-        return self._texts.best(codes, fits(candidates) if fits else candidates, cutoff)
+        candidates = fits(candidates) if fits else candidates
+        scores = self._texts.scores(codes, candidates, cutoff)
+        return (top(scores, candidates, 1) or [NOTHING])[0]
 
     def first_over(self, text: str, threshold: float) -> Match | None:
         """The earliest text that reaches a threshold, which is above 0."""
@@ -207,19 +209,11 @@ def _highest(values: np.ndarray, count: int) -> np.ndarray:
     return places[np.argpartition(values[places], len(places) - count)[-count:]]
 
 
-# --- rows -----------------------------------------------------------------------------------------
-
-
 class Similarity:
     """How near a row comes to what is there already."""
 
     def __init__(
-        self,
-        name: str,
-        tokens: Tokens,
-        threshold: float | None,
-        listed: bool,
-        texts: Iterable[str],
+        self, name: str, tokens: Tokens, threshold: float | None, listed: bool, texts: Iterable[str]
     ) -> None:
         """Starts with some texts.
 

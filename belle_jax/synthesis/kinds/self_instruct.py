@@ -68,15 +68,14 @@ class SelfInstruct(Kind):
             types=comma.join(draw.some(self._types, TYPES)),
             topics=comma.join(draw.some(self.lines('topics'), TOPICS)),
         )
-        parts = [text.rstrip() + '\n']
-        for number, each in enumerate(draw.some(self._shots, self._first - 1), 1):
-            parts.append(
-                f'###\n{number}. {self.say("指令", "Instruction")}: {each.instruction}\n'
-                f'{number}. {self.say("输入", "Input")}:\n'
-                f'{each.input or self.say("<无输入>", "<noinput>")}\n'
-                f'{number}. {self.say("输出", "Output")}:\n{each.output}\n'
-            )
-        return ''.join(parts) + f'###\n{self._opening}'
+        shots = [
+            f'###\n{number}. {self.say("指令", "Instruction")}: {each.instruction}\n'
+            f'{number}. {self.say("输入", "Input")}:\n'
+            f'{each.input or self.say("<无输入>", "<noinput>")}\n'
+            f'{number}. {self.say("输出", "Output")}:\n{each.output}\n'
+            for number, each in enumerate(draw.some(self._shots, self._first - 1), 1)
+        ]
+        return ''.join([text.rstrip() + '\n', *shots, f'###\n{self._opening}'])
 
     @property
     def _opening(self) -> str:
