@@ -139,8 +139,7 @@ def _text(content: Any) -> str:
 
 
 def _whole(text: str) -> str:
-    """The text with half characters marked: a cut emoji may come as a lone surrogate, which no
-    file and no database takes."""
+    """The text with lone surrogates marked, as of a cut emoji: no file, no database takes them."""
     try:
         text.encode()
     except UnicodeEncodeError:

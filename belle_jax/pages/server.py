@@ -168,12 +168,9 @@ class _Request(http.server.BaseHTTPRequestHandler):
     def _is_ours(self, host: str) -> bool:
         try:
             name = urllib.parse.urlsplit(f'//{host}').hostname or ''
-            if name in ('localhost', self.server.host):
-                return True
-            ipaddress.ip_address(name)
+            return name in ('localhost', self.server.host) or bool(ipaddress.ip_address(name))
         except ValueError:
             return False
-        return True
 
     def _query(self) -> dict[str, str]:
         return dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(self.path).query))

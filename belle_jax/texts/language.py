@@ -186,9 +186,7 @@ def is_refusal(text: str, question: str = '') -> bool:
         True for "对不起，作为AI，我无法…"; False for "对不起，这是违法的，我不能…", and for a
         letter of apology that somebody asked for.
     """
-    if REFUSAL.search(text[:200]) is None or HARM.search(text):
-        return False
-    return not LETTER.search(question)
+    return bool(REFUSAL.search(text[:200])) and not (HARM.search(text) or LETTER.search(question))
 
 
 def calls_itself_a_model(texts: Said) -> bool:
