@@ -73,12 +73,11 @@ def read_answer(content: bytes) -> Answer:
         raise Failure(f'answer ended by {reason}', usage=usage)
     message = choice.get('message')
     message = message if isinstance(message, dict) else {'content': choice.get('text')}
-    text, thoughts = _text(message.get('content')), ''
+    text = _text(message.get('content'))
+    thoughts = next(filter(None, (_text(message.get(name)) for name in THOUGHTS)), '')
     if not text and message.get('refusal'):
         # A content of null is an answer too: the model declined, or a filter took it away.
         text, reason = _text(message['refusal']), 'refusal'
-    for name in THOUGHTS:
-        thoughts = thoughts or _text(message.get(name))
     said, text, open_ended = split_thoughts(text)
     thoughts = '\n'.join(filter(None, (thoughts, said)))
     if open_ended and is_whole(reason):
@@ -140,8 +139,7 @@ def _text(content: Any) -> str:
 
 
 def _whole(text: str) -> str:
-    """The text with half characters marked: a cut emoji may come as a lone surrogate, which no
-    file and no database takes."""
+    """The text with lone surrogates marked, as of a cut emoji: no file, no database takes them."""
     try:
         text.encode()
     except UnicodeEncodeError:

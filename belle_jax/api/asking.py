@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import random
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,8 +12,8 @@ from typing import Any
 from belle_jax.api.cost import FEWEST_TOKENS
 from belle_jax.api.dialect import LENGTHS
 from belle_jax.api.journal import Flight
-from belle_jax.api.pacing import Retries, retry_after
-from belle_jax.api.request import Failure
+from belle_jax.api.pacing import Drain, Retries, retry_after
+from belle_jax.api.request import Failure, Request
 
 # A refusal that may be one of length: shorter answers are asked for before it is given up.
 MAY_BE_LENGTH = re.compile('token|length|long|context|size|413|长', re.I)
@@ -23,8 +24,10 @@ class Asking:
     """The state of one request.
 
     Attributes:
-        body: As it is to be asked, before `Dialect.spoken`.
+        asked: The request.
         flight: Its entry among the requests that are under way.
+        drain: Ends its waiting.
+        body: As it is to be asked, before `Dialect.spoken`.
         at_server: Whether it was sent and nothing has come of it yet.
         attempts: How often it was sent, the control question included.
         failures: Of these, those that count for `Retries`.
@@ -39,8 +42,10 @@ class Asking:
         usage: What the server counted last.
     """
 
-    body: dict[str, Any]
+    asked: Request
     flight: Flight | None
+    drain: Drain
+    body: dict[str, Any] = field(init=False)
     at_server: bool = False
     attempts: int = 0
     failures: int = 0
@@ -54,18 +59,17 @@ class Asking:
     completion_tokens: int = 0
     usage: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self.body = self.asked.body
+
     @contextlib.contextmanager
     def being_at_server(self) -> Iterator[None]:
         """Around one attempt; whether one that is cancelled is paid for, nobody knows."""
         self.at_server = True
         try:
             yield
-        except asyncio.CancelledError:
-            raise
-        except BaseException:
-            self.at_server = False
-            raise
-        self.at_server = False
+        finally:
+            self.at_server = isinstance(sys.exception(), asyncio.CancelledError)
 
     def delay(
         self, failure: Failure, took: float, retries: Retries, chance: random.Random

@@ -10,15 +10,9 @@ from typing import Any
 from belle_jax.api.answer import Answer, read_answer
 from belle_jax.api.asking import Asking
 from belle_jax.api.connection import Connection
-from belle_jax.api.cost import (
-    FEWEST_TOKENS,
-    Price,
-    answer_tokens,
-    paid_tokens,
-    prompt_tokens,
-)
+from belle_jax.api.cost import FEWEST_TOKENS, Price, answer_tokens, paid_tokens, prompt_tokens
 from belle_jax.api.dialect import Dialect
-from belle_jax.api.doubt import CONTROL, Doubt, control
+from belle_jax.api.doubt import CONTROL, REFUSALS, Doubt, control
 from belle_jax.api.journal import Flight
 from belle_jax.api.pacing import Breaker, Drain, Limits, Retries, retry_after
 from belle_jax.api.request import Counters, Failure, Refused, Reply, Request
@@ -62,6 +56,7 @@ class Client:
             Refused: if there is no key, unless the server is on this machine.
         """
         self._connection = Connection(base_url)
+        self.url = self._connection.url  # without a password
         self.price = price or Price()
         self.counters = Counters()
         self._limits = limits or Limits()
@@ -70,11 +65,6 @@ class Client:
         self._clock, self._sleep = clock, sleep
         self._chance = chance or random.Random()
         self._dialect, self._doubt = Dialect(), Doubt()
-
-    @property
-    def url(self) -> str:
-        """The server's address, without a password."""
-        return self._connection.url
 
     async def __aenter__(self) -> 'Client':
         self._connection.load()
@@ -98,11 +88,11 @@ class Client:
             Refused: if the server refuses what every request would ask.
             Unreachable: if the server does not answer anybody for too long.
         """
-        drain, begun, state = drain or Drain(), self._clock(), Asking(asked.body, flight)
+        begun, state = self._clock(), Asking(asked, flight, drain or Drain())
         answered, error = Answer('', None), ''
         try:
             with self._doubt.under_way():
-                answered = await self._until_answered(asked, state, drain)
+                answered = await self._until_answered(state)
         except Failure as failure:
             error = str(failure)
         except asyncio.CancelledError:
@@ -134,18 +124,18 @@ class Client:
         prompt, answer = prompt_tokens(body), answer_tokens(body)
         return prompt + answer, self.price.cost(prompt, answer)
 
-    async def _until_answered(self, asked: Request, state: Asking, drain: Drain) -> Answer:
+    async def _until_answered(self, state: Asking) -> Answer:
         """Attempts within the bounds; the last failure is raised."""
         while True:
             body = self._dialect.spoken(state.body)
             reserved = prompt_tokens(body) + answer_tokens(body)
-            with drain.waits():
+            with state.drain.waits():
                 await self._limits.acquire(reserved)
                 self.counters.paused = self._breaker.is_open
                 probe = await self._breaker.enter()
             begun, used = self._clock(), 0
             try:
-                answered = await self._attempt(asked.endpoint, body, state)
+                answered = await self._attempt(state, body)
                 used = self._answered(state, body, answered)
                 return answered
             except Failure as failure:
@@ -158,14 +148,13 @@ class Client:
                 self._limits.settle(reserved, used)
                 self._breaker.leave(probe)
                 self.counters.paused = self._breaker.is_open
-            delay = await self._next(failed, asked, state, body, drain, took)
+            delay = await self._next(failed, state, body, took)
             self.counters.retries[failed.reason] += 1
             if delay:
-                with drain.waits():
+                with state.drain.waits():
                     await self._sleep(delay)
 
-    async def _attempt(self, endpoint: str, body: dict[str, Any], state: Asking) -> Answer:
-        """Sends a body once."""
+    async def _attempt(self, state: Asking, body: dict[str, Any]) -> Answer:
         if state.flight and not state.attempts:
             await state.flight.begin()
         state.attempts += 1
@@ -174,7 +163,7 @@ class Client:
         content = None
         with contextlib.suppress(TimeoutError), state.being_at_server():
             async with asyncio.timeout(seconds):
-                content = await self._connection.post(endpoint, body)
+                content = await self._connection.post(state.asked.endpoint, body)
         if content is None:
             state.slow += 1
             # Raised out here, it brings no exception of the library along.
@@ -198,13 +187,7 @@ class Client:
     # --- what follows a failed attempt ------------------------------------------------------------
 
     async def _next(
-        self,
-        failure: Failure,
-        asked: Request,
-        state: Asking,
-        sent: dict[str, Any],
-        drain: Drain,
-        took: float | None,
+        self, failure: Failure, state: Asking, sent: dict[str, Any], took: float | None
     ) -> float:
         """Seconds to wait before the next attempt, which may have another body.
 
@@ -224,15 +207,14 @@ class Client:
             if not shorter or failure.reason[0] != '5':
                 return delay
             if not state.refused and state.same >= SAME:
-                state.refused = await self._others_are_answered(asked, state, drain)
+                state.refused = await self._others_are_answered(state)
             if not state.refused:
                 return delay
         else:
-            change = self._dialect.learn(failure, state.body, sent)
-            if change is not None:
+            if (change := self._dialect.learn(failure, state.body, sent)) is not None:
                 self.counters.changes += filter(None, [change])
                 return 0.0
-            await self._refused_alone(failure, asked, state, drain)
+            await self._refused_alone(failure, state)
             shorter = state.shorter(failure, self._retries)
             if not shorter:
                 raise failure
@@ -240,40 +222,38 @@ class Client:
         state.failures = 0  # they are explained
         return 0.0
 
-    async def _refused_alone(
-        self, failure: Failure, asked: Request, state: Asking, drain: Drain
-    ) -> None:
+    async def _refused_alone(self, failure: Failure, state: Asking) -> None:
         """Returns once it is known that others are answered."""
         pause = 1.0
         while not state.refused:
-            state.refused = await self._others_are_answered(asked, state, drain)
-            if not state.refused and self._doubt.hopeless:
+            state.refused = await self._others_are_answered(state)
+            if state.refused:
+                return
+            if self._doubt.refusals >= REFUSALS:
                 raise Refused(
                     f'{self.url} refuses every request, even {CONTROL!r}: {failure}. Check the '
                     'model, the settings of sampling, and what the key may do.'
                 )
-            if not state.refused:
-                with drain.waits():
-                    await self._sleep(pause)
-                pause *= 2
+            with state.drain.waits():
+                await self._sleep(pause)
+            pause *= 2
 
-    async def _others_are_answered(self, asked: Request, state: Asking, drain: Drain) -> bool:
+    async def _others_are_answered(self, state: Asking) -> bool:
         async def ask_control() -> bool:
-            body = control(self._dialect.spoken(asked.body))
+            body = control(self._dialect.spoken(state.asked.body))
             await self._limits.acquire(FEWEST_TOKENS)
             try:
-                answered = await self._attempt(asked.endpoint, body, state)
+                answered = await self._attempt(state, body)
             except Failure as failure:
                 self._failed(failure)
                 return False
             self._answered(state, body, answered)
             return True
 
-        with drain.waits():
+        with state.drain.waits():
             return await self._doubt.others_are_answered(ask_control)
 
     def _pay(self, state: Asking, body: dict[str, Any], usage: dict[str, Any], text: str) -> int:
-        """Counts what an attempt took."""
         prompt, answer = paid_tokens(body, usage, text)
         state.usage = usage
         for account in (state, self.counters):

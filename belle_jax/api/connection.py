@@ -53,8 +53,7 @@ class Connection:
         self._secret = key if len(key) >= SECRET_LENGTH else ''
         # The server on this machine is not behind the proxy that the environment names.
         self._key, self._base_url, self._proxies = key or 'none', base_url, not local
-        self._pools: list[openai.AsyncOpenAI] = []
-        self._busy: list[int] = []
+        self._busy: dict[openai.AsyncOpenAI, int] = {}  # requests of each pool of connections
 
     def load(self) -> None:
         """Loads the client library, which takes half a second: no request should wait for it.
@@ -69,7 +68,7 @@ class Connection:
         # Whole attempts are timed outside: the library's times are between two bytes.
         self._timeout = httpx2.Timeout(None, connect=CONNECTING)
         try:
-            self._add_pool()
+            self._new_pool()
         except Exception as error:
             remedy = 'mend the variables ALL_PROXY, HTTPS_PROXY, HTTP_PROXY and SSL_CERT_FILE.'
             if isinstance(error, ImportError):
@@ -92,10 +91,11 @@ class Connection:
         """
         failed: Exception | None = None
         content = b''
-        pool = self._free_pool()
+        free = (pool for pool, busy in self._busy.items() if busy < CONNECTIONS_PER_POOL)
+        pool = next(free, None) or self._new_pool()
         self._busy[pool] += 1
         try:
-            content = await self._pools[pool].post(
+            content = await pool.post(
                 PATHS[endpoint],
                 cast_to=bytes,
                 body=body,
@@ -106,8 +106,11 @@ class Connection:
         except self._openai.APIStatusError as error:
             failed = self._refusal(error, str(body.get('model', '')))
         except self._openai.APIError as error:
-            # The library's message is "Connection error." alone; its cause says which.
-            failed = Failure('connection', self._without_key(_cause(error)))
+            # The library's message is "Connection error." alone; its innermost cause says which.
+            cause: BaseException = error
+            while cause.__cause__ is not None:
+                cause = cause.__cause__
+            failed = Failure('connection', self._without_key(_line(cause)))
         finally:
             self._busy[pool] -= 1
         if failed is not None:
@@ -115,24 +118,15 @@ class Connection:
             raise failed
         return content.replace(self._secret.encode(), b'[key]') if self._secret else content
 
-    def _free_pool(self) -> int:
-        """The first pool with room, or a new one."""
-        for pool, busy in enumerate(self._busy):
-            if busy < CONNECTIONS_PER_POOL:
-                return pool
-        self._add_pool()
-        return len(self._pools) - 1
-
-    def _add_pool(self) -> None:
-        self._pools.append(
-            self._openai.AsyncOpenAI(
-                api_key=self._key,
-                base_url=self._base_url,
-                max_retries=0,  # the library's know nothing of the journal
-                http_client=self._openai.DefaultAsyncHttpxClient(trust_env=self._proxies),
-            )
+    def _new_pool(self) -> 'openai.AsyncOpenAI':
+        pool = self._openai.AsyncOpenAI(
+            api_key=self._key,
+            base_url=self._base_url,
+            max_retries=0,  # the library's know nothing of the journal
+            http_client=self._openai.DefaultAsyncHttpxClient(trust_env=self._proxies),
         )
-        self._busy.append(0)
+        self._busy[pool] = 0
+        return pool
 
     def _refusal(self, error: 'openai.APIStatusError', model: str) -> Failure | Refused:
         """What to do about a status that is no success; Refused where no request can do better."""
@@ -166,11 +160,8 @@ class Connection:
 
     async def close(self) -> None:
         """Closes all connections."""
-        for pool in self._pools:
+        for pool in self._busy:
             await pool.close()
-
-    def __repr__(self) -> str:
-        return f'Connection({self.url!r})'
 
 
 def _parts(base_url: str) -> urllib.parse.SplitResult:
@@ -211,16 +202,8 @@ def _said(error: 'openai.APIStatusError') -> str:
 
 
 def _field(error: 'openai.APIStatusError') -> str:
-    """The field that an error says it is about."""
     field = error.body.get('param') if isinstance(error.body, dict) else None
     return field.rpartition('.')[2] if isinstance(field, str) else ''
-
-
-def _cause(error: BaseException) -> str:
-    """The innermost cause of an exception, in one line."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return _line(error)
 
 
 def _line(error: BaseException) -> str:

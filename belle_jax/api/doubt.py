@@ -54,11 +54,6 @@ class Doubt:
         self._answers, self.refusals = self._answers + 1, 0
         self._tell()
 
-    @property
-    def hopeless(self) -> bool:
-        """Whether the server seems to refuse all."""
-        return self.refusals >= REFUSALS
-
     async def others_are_answered(self, ask_control: Callable[[], Awaitable[bool]]) -> bool:
         """Whether another request is answered from now on.
 

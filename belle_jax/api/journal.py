@@ -15,7 +15,7 @@ import threading
 import time
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -260,22 +260,21 @@ class Journal:
             done.set_result(None)
 
 
+@dataclass
 class Flight:
     """A request on its way: in the journal from before it is sent until its reply is kept."""
 
-    def __init__(self, journal: Journal, values: dict[str, Any]) -> None:
-        """Takes off with `begin`."""
-        self._journal, self.values = journal, values
+    journal: Journal
+    values: dict[str, Any]
 
     async def begin(self) -> None:
         """Keeps, on the disk, that it is sent."""
-        await asyncio.wrap_future(self._journal._queued([(TAKE_OFF, self.values)]))
+        await asyncio.wrap_future(self.journal._queued([(TAKE_OFF, self.values)]))
 
     def withdraw(self) -> None:
         """It came to nothing, and nothing of it is at the server."""
-        self._journal._queued([(LAND, self.values)])
+        self.journal._queued([(LAND, self.values)])
 
 
 def _checksum(values: Sequence[Any]) -> int:
-    """CRC-32 of a reply's columns."""
     return zlib.crc32(json.dumps(values).encode())

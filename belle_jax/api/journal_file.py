@@ -143,8 +143,7 @@ def sentence(error: sqlite3.Error, name: str, path: Path) -> Exception:
 
 
 def as_json(value: Any) -> str:
-    """JSON that reads well in the file; escaped where half a character is in it, which SQLite
-    would not take."""
+    """JSON that reads well; escaped where half a character is in it, which SQLite does not take."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False)
     try:
         text.encode()

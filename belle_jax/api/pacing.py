@@ -197,16 +197,13 @@ class Breaker:
         if not self.is_open:
             return False
         # Whoever holds the lock is the probe; the others wait for it, and then look again.
-        await self._probe.acquire()
-        try:
+        async with contextlib.AsyncExitStack() as held:
+            await held.enter_async_context(self._probe)
             if self.is_open:
                 await self._sleep(max(0.0, self._until - self._clock()))
-        except BaseException:
-            self._probe.release()
-            raise
-        if self.is_open:
-            return True
-        self._probe.release()
+            if self.is_open:
+                held.pop_all()  # `leave` lets it go
+                return True
         return False
 
     def leave(self, probe: bool) -> None:

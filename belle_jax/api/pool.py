@@ -94,7 +94,6 @@ class _AskAll:
         self._used = asyncio.Event()
         self._reserved_tokens, self._reserved_usd = 0, 0.0
         self._thread = concurrent.futures.ThreadPoolExecutor(1, 'use')
-        self._halted = False
         self._using: asyncio.Future[bool] | None = None
 
     async def run(self, grace: float) -> str:
@@ -122,9 +121,7 @@ class _AskAll:
 
     def _failed(self, task: asyncio.Task[None]) -> None:
         """The first failure of any task ends the run."""
-        if task.cancelled():
-            return
-        error = task.exception()
+        error = None if task.cancelled() else task.exception()
         if error is not None and not self._end.done():
             self._end.set_exception(error)
             # At once: others may be about to begin.
@@ -132,7 +129,6 @@ class _AskAll:
 
     def _halt(self) -> None:
         """Lets nothing new begin."""
-        self._halted = True
         self._drain.begin()
         for worker in self._workers:
             worker.cancel()
@@ -156,8 +152,7 @@ class _AskAll:
                 raise ValueError(f'request {request.index} comes after {last}: indices must rise.')
             last = request.index
             await self._room.acquire()
-            reply = self._journal.get(request)
-            if reply is not None:
+            if reply := self._journal.get(request):
                 self._counters.from_journal += 1
                 self._deliver(position, reply)
             else:
@@ -200,7 +195,6 @@ class _AskAll:
             await self._landed.wait()
 
     async def _ask(self, position: int, request: Request, tokens: int, usd: float) -> None:
-        """Asks one request and journals its reply."""
         counters = self._counters
         counters.asked += 1
         counters.in_flight += 1
@@ -251,7 +245,7 @@ class _AskAll:
     def _use(self, batch: list[Reply]) -> bool:
         """Runs in the thread."""
         for reply in batch:
-            if self._halted:
+            if self._drain.begun:
                 return False
             self._counters.used += 1
             if self._user(reply):

@@ -29,6 +29,10 @@ class BadRow(ValueError):
         super().__init__(message)
         self.reason = reason
 
+    def refused(self, where: str, flag: str) -> ValueError:
+        """The error for people who did not set the flag that skips such rows."""
+        return ValueError(f'{where}: {self} Mend it, or count and skip such rows with {flag}=skip.')
+
 
 class Fields(dict[str, Any]):
     """A row's or a turn's fields, which remember what `get` was asked for."""

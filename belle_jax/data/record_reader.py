@@ -97,10 +97,7 @@ class RecordReader:
                 made = self._write(record, write)
             except BadRow as bad:
                 if self._strict:
-                    raise ValueError(
-                        f'{where}: {bad} Mend it, or count and skip such rows with '
-                        '--config.data.on_bad_row=skip.'
-                    ) from bad
+                    raise bad.refused(where, '--config.data.on_bad_row') from bad
                 self.skipped[bad.reason] += 1
                 continue
             used += 1

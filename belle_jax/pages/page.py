@@ -136,22 +136,21 @@ def histogram(
             f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{y(0):.1f}"/>'
             f'<text class="mark-name" x="{x + 4:.1f}" y="{TOP + 10}">{mark:g}</text>'
         )
-    return _svg(_grid(ticks, y, compact) + ''.join(shapes) + _x_axis(edges, label), label)
+    return _framed(shapes, ticks, compact, edges, label)
 
 
-def lines(curves: Sequence[Curve], label: str, form: Format, least_top: float = 0) -> Markup:
+def lines(curves: Sequence[Curve], label: str, form: Format) -> Markup:
     """Curves over one axis that begins at 0.
 
     Args:
         curves: Each with a name, a class for its colour, and points.
         label: Of the axis below.
         form: How numbers of the upright axis are written.
-        least_top: Where the upright axis ends at least.
     """
     points = [point for _, _, points in curves for point in points]
     if not points:
         return NOTHING
-    ticks = _ticks(max(least_top, *(y for _, y in points)))
+    ticks = _ticks(max(0, *(y for _, y in points)))
     right = max(x for x, _ in points) or 1
     y, plot = _y_axis(ticks), WIDTH - LEFT - RIGHT
     shapes = []
@@ -170,7 +169,7 @@ def lines(curves: Sequence[Curve], label: str, form: Format, least_top: float = 
         f'<span class="key"><i class="{colour}"></i>{escape(name)}</span>'
         for name, colour, _ in curves
     )
-    drawn = _svg(_grid(ticks, y, form) + ''.join(shapes) + _x_axis(edges, label), label)
+    drawn = _framed(shapes, ticks, form, edges, label)
     return drawn + Markup(f'<div class="legend">{legend}</div>' if len(curves) > 1 else '')
 
 
@@ -193,8 +192,7 @@ def sunburst(tree: Sequence[tuple[str, int, Sequence[tuple[str, int]]]]) -> Mark
             said = f'{name}, {part}: {number:,}'
             shapes.append(_sector(at, end, *OUTER, 'outer', part, said))
             at = end
-        rest = size - sum(number for _, number in parts)
-        if rest:
+        if rest := size - sum(number for _, number in parts):
             said = f'{name}, others: {rest:,}'
             shapes.append(_sector(at, begin + angle, *OUTER, 'outer rest', '', said))
         shapes.append('</g>')
@@ -210,11 +208,10 @@ def _sector(
 ) -> str:
     end = min(end, begin + math.tau - 1e-4)  # a whole ring has no two ends
     large = int(end - begin > math.pi)
-    corners = [
+    (ax, ay), (bx, by), (cx, cy), (dx, dy) = (
         (radius * math.sin(angle), -radius * math.cos(angle))
         for radius, angle in ((outside, begin), (outside, end), (inside, end), (inside, begin))
-    ]
-    (ax, ay), (bx, by), (cx, cy), (dx, dy) = corners
+    )
     shape = (
         f'<path class="{kind}" d="M{ax:.2f} {ay:.2f}A{outside} {outside} 0 {large} 1 {bx:.2f} '
         f'{by:.2f}L{cx:.2f} {cy:.2f}A{inside} {inside} 0 {large} 0 {dx:.2f} {dy:.2f}Z">'
@@ -227,16 +224,12 @@ def _sector(
     turn += 180 if middle % math.tau > math.pi else 0
     x, y = radius * math.sin(middle), -radius * math.cos(middle)
     short = name
-    while _columns(short) > COLUMNS:
+    while sum(1 + (unicodedata.east_asian_width(c) in 'WF') for c in short) > COLUMNS:
         short = f'{short.rstrip("…")[:-1]}…'
     return shape + (
         f'<text class="{kind}-name" transform="translate({x:.2f} {y:.2f}) rotate({turn:.1f})">'
         f'{escape(short)}</text>'
     )
-
-
-def _columns(text: str) -> int:
-    return sum(2 if unicodedata.east_asian_width(c) in 'WF' else 1 for c in text)
 
 
 def _hue(place: int, number: int) -> int:
@@ -257,26 +250,27 @@ def _y_axis(ticks: Sequence[float]) -> Callable[[float], float]:
     return lambda value: HEIGHT - BOTTOM - height * value / ticks[-1]
 
 
-def _grid(ticks: Sequence[float], y: Callable[[float], float], form: Format) -> str:
-    return ''.join(
+def _framed(
+    shapes: Sequence[str],
+    ticks: Sequence[float],
+    form: Format,
+    edges: Sequence[tuple[float, str]],
+    label: str,
+) -> Markup:
+    """A chart: shapes with a grid behind them, and what stands beside the axes."""
+    y, middle = _y_axis(ticks), (LEFT + WIDTH - RIGHT) / 2
+    grid = [
         f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(tick):.1f}" '
         f'y2="{y(tick):.1f}"/><text class="tick y" x="{LEFT - 6}" y="{y(tick) + 3.5:.1f}">'
         f'{escape(form(tick))}</text>'
         for tick in ticks
-    )
-
-
-def _x_axis(edges: Sequence[tuple[float, str]], label: str) -> str:
-    named = ''.join(
+    ]
+    below = [
         f'<text class="tick x" x="{x:.1f}" y="{HEIGHT - BOTTOM + 15}">{escape(text)}</text>'
         for x, text in edges
-    )
-    middle = (LEFT + WIDTH - RIGHT) / 2
-    return f'{named}<text class="axis" x="{middle}" y="{HEIGHT - 6}">{escape(label)}</text>'
-
-
-def _svg(content: str, label: str) -> Markup:
+    ]
     return Markup(
         f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-        f'aria-label="{escape(label)}">{content}</svg>'
+        f'aria-label="{escape(label)}">{"".join([*grid, *shapes, *below])}'
+        f'<text class="axis" x="{middle}" y="{HEIGHT - 6}">{escape(label)}</text></svg>'
     )

@@ -4,6 +4,7 @@ A browser lets any web site send requests to 127.0.0.1. So each request must car
 which stands in the address, and must come by a name that no web site can have, from no other page.
 """
 
+import contextlib
 import functools
 import hmac
 import http.server
@@ -41,7 +42,7 @@ Route = Callable[[Any], Any]
 class Refused(Exception):
     """A request that gets no answer but its status and a sentence."""
 
-    def __init__(self, status: HTTPStatus, sentence: str) -> None:
+    def __init__(self, sentence: str, status: HTTPStatus = HTTPStatus.FORBIDDEN) -> None:
         super().__init__(sentence)
         self.status = status
 
@@ -71,9 +72,8 @@ class PageServer(http.server.ThreadingHTTPServer):
         Raises:
             ValueError: it is not possible to listen there.
         """
-        self.get, self.post = dict(get), dict(post)
-        for name in assets:
-            self.get[name] = functools.partial(_asset, name)
+        self.get = {**get, **{name: functools.partial(_asset, name) for name in assets}}
+        self.post = post
         self.host, self.token = host, secrets.token_urlsafe(24)
         self.address_family = socket.AF_INET6 if ':' in host else socket.AF_INET
         try:
@@ -104,12 +104,8 @@ class PageServer(http.server.ThreadingHTTPServer):
                 'nothing is encrypted on the way.'
             )
         print(f'Open {self.address}\nCtrl-C ends it.', flush=True)
-        try:
+        with self, contextlib.suppress(KeyboardInterrupt):
             self.serve_forever()
-        except KeyboardInterrupt:
-            pass
-        finally:
-            self.server_close()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A browser that has gone away is nobody's mistake; the rest is told as ever."""
@@ -158,30 +154,23 @@ class _Request(http.server.BaseHTTPRequestHandler):
         # A site's own name can be made to lead here (DNS rebinding); a number cannot. The port may
         # be another, as that of a tunnel.
         if not self._is_ours(host):
-            raise Refused(
-                HTTPStatus.FORBIDDEN, f'this server is not {host[:80]!r}: use the address it gave.'
-            )
+            raise Refused(f'this server is not {host[:80]!r}: use the address it gave.')
         if origin is not None and origin != f'http://{host}':
-            raise Refused(HTTPStatus.FORBIDDEN, 'another page asks for this, and may not.')
+            raise Refused('another page asks for this, and may not.')
         _, token, *path = f'{urllib.parse.urlsplit(self.path).path}/'.split('/')
         if not hmac.compare_digest(token.encode(), self.server.token.encode()):
-            raise Refused(
-                HTTPStatus.FORBIDDEN, 'the address lacks its token: use the one that was printed.'
-            )
+            raise Refused('the address lacks its token: use the one that was printed.')
         name = '/'.join(path).rstrip('/')
         if name not in routes:
-            raise Refused(HTTPStatus.NOT_FOUND, f'there is nothing at {name[:80]!r}.')
+            raise Refused(f'there is nothing at {name[:80]!r}.', HTTPStatus.NOT_FOUND)
         return name
 
     def _is_ours(self, host: str) -> bool:
         try:
             name = urllib.parse.urlsplit(f'//{host}').hostname or ''
-            if name in ('localhost', self.server.host):
-                return True
-            ipaddress.ip_address(name)
+            return name in ('localhost', self.server.host) or bool(ipaddress.ip_address(name))
         except ValueError:
             return False
-        return True
 
     def _query(self) -> dict[str, str]:
         return dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(self.path).query))
@@ -189,14 +178,13 @@ class _Request(http.server.BaseHTTPRequestHandler):
     def _body(self) -> Any:
         # No form of a web page can send this type.
         if self.headers.get_content_type() != 'application/json':
-            raise Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, 'JSON alone is taken.')
+            raise Refused('JSON alone is taken.', HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
         length = self.headers.get('Content-Length', '')
         if not (length.isascii() and length.isdigit()):
-            raise Refused(HTTPStatus.LENGTH_REQUIRED, 'the request does not tell its length.')
+            raise Refused('the request does not tell its length.', HTTPStatus.LENGTH_REQUIRED)
         if len(length) > 9 or int(length) > LARGEST:
-            raise Refused(
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f'at most {LARGEST:,} bytes are taken at once.'
-            )
+            most = f'at most {LARGEST:,} bytes are taken at once.'
+            raise Refused(most, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
         try:
             return json.loads(self.rfile.read(int(length)))
         except RecursionError as error:

@@ -89,9 +89,6 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:20]
 
 
-# --- the file -------------------------------------------------------------------------------------
-
-
 class DecisionLog:
     """The decisions of a file, and in a `with` block a place for more, for this process alone."""
 
@@ -113,7 +110,8 @@ class DecisionLog:
             raise ValueError(sentence(error, f'{path} cannot be read')) from error
         for number, line in enumerate(content.splitlines(keepends=True), 1):
             try:
-                self._take(_decision(line))
+                made = json.loads(line)
+                self._take(Decision(made['row'], made['action'], made.get('edited')))
             except (ValueError, TypeError, KeyError, RecursionError) as error:
                 if self._size + len(line) == len(content) and not line.endswith(b'\n'):
                     break
@@ -124,7 +122,6 @@ class DecisionLog:
             self._ended = line.endswith(b'\n')
 
     def __getitem__(self, row: str) -> Decision | None:
-        """What holds for a row."""
         return self._of[row][-1] if self._of.get(row) else None
 
     @property
@@ -188,19 +185,10 @@ class DecisionLog:
             del self._order[at]
 
 
-def _decision(line: bytes) -> Decision:
-    values = json.loads(line)
-    return Decision(values['row'], values['action'], values.get('edited'))
-
-
-# --- what they do ---------------------------------------------------------------------------------
-
-
 class ByHand:
     """Applies decisions to rows, once, and counts what they did; as text, a sentence on that."""
 
     def __init__(self, decided: Mapping[str, Decision]) -> None:
-        """Takes what holds, by name."""
         self._decided, self._names, self._found = decided, Names(), 0
         self._taken_back: list[Row] = []
         self.done: Counter[str] = Counter()

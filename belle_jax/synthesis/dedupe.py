@@ -211,9 +211,7 @@ def _rows(
             yield where, *compared(row, compare), row
         except BadRow as bad:
             if strict:
-                raise ValueError(
-                    f'{where}: {bad} Mend it, or count and skip such rows with --on_bad_row=skip.'
-                ) from bad
+                raise bad.refused(where, '--on_bad_row') from bad
             account.skipped[bad.reason] += 1
 
 

@@ -9,11 +9,11 @@ import asyncio
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from belle_jax.api import Counters, Lost, Reply, Spent
+from belle_jax.api import Counters, Journal, Reply
 from belle_jax.progress import Line, duration, usd
 from belle_jax.synthesis.kinds import Kind
 from belle_jax.synthesis.report_statistics import Point
@@ -33,45 +33,39 @@ ENDED_EARLY = {
 }
 
 
+@dataclass
 class Harvest:
-    """The rows so far. `use` takes the replies, in the order of their index."""
+    """The rows so far. `use` takes the replies, in the order of their index.
 
-    def __init__(
-        self,
-        kind: Kind,
-        similarity: Similarity | None,
-        count: int | None,
-        rules: Iterable[Rule],
-        reject: Callable[[Row], None] = lambda row: None,
-        give_up_after: int = 0,
-    ) -> None:
-        """Starts empty.
+    Attributes:
+        kind: Parses replies.
+        similarity: None compares nothing.
+        count: Rows that are enough; None: all there are.
+        rules: Filters, in order.
+        reject: Gets each rejected piece as a row: index, reason, text.
+        give_up_after: So many replies in a row that give nothing end it; 0: none do.
+        kept: The rows.
+        rejected: Pieces by reason.
+        by_hand: What a person changed of them afterwards, in a sentence.
+        points: The course: one for each reply.
+        thought: Replies whose model thought first.
+        barren: Replies since the last one that gave a row.
+        told: Whether the server gives finish reasons.
+    """
 
-        Args:
-            kind: Parses replies.
-            similarity: None compares nothing.
-            count: Rows that are enough; None: all there are.
-            rules: Filters, in order.
-            reject: Gets each rejected piece as a row: index, reason, text.
-            give_up_after: So many replies in a row that give nothing end it; 0: none do.
-
-        Attributes:
-            kept: The rows.
-            rejected: Pieces by reason.
-            by_hand: What a person changed of them afterwards, in a sentence.
-            points: The course: one for each reply.
-            thought: Replies whose model thought first.
-            barren: Replies since the last one that gave a row.
-        """
-        self.kind, self.similarity, self.count = kind, similarity, count
-        self.kept: list[Row] = []
-        self.rejected: Counter[str] = Counter()
-        self.by_hand = ''
-        self.points: list[Point] = []
-        self.thought = 0
-        self._told = False  # whether the server gives finish reasons
-        self._rules, self._reject = tuple(rules), reject
-        self._give_up_after, self.barren = give_up_after, 0
+    kind: Kind
+    similarity: Similarity | None
+    count: int | None
+    rules: Sequence[Rule]
+    reject: Callable[[Row], None] = lambda row: None
+    give_up_after: int = 0
+    kept: list[Row] = field(default_factory=list)
+    rejected: Counter[str] = field(default_factory=Counter)
+    by_hand: str = ''
+    points: list[Point] = field(default_factory=list)
+    thought: int = 0
+    barren: int = 0
+    told: bool = False
 
     @property
     def enough(self) -> bool:
@@ -81,7 +75,7 @@ class Harvest:
     @property
     def ended(self) -> bool:
         """Whether there is enough, or no hope for more."""
-        return self.enough or bool(self._give_up_after and self.barren >= self._give_up_after)
+        return self.enough or bool(self.give_up_after and self.barren >= self.give_up_after)
 
     def needs(self, pending: int) -> bool:
         """Whether rows will be missing even if pending replies give as many as those before did.
@@ -99,7 +93,7 @@ class Harvest:
         """Takes the next reply, or one that was given up; returns whether that ended it."""
         before = len(self.kept)
         self.thought += bool(reply.thoughts)
-        for candidate in self.kind.parse(reply, self._told):
+        for candidate in self.kind.parse(reply, self.told):
             if self.enough:
                 break
             if candidate.row is None:
@@ -117,12 +111,12 @@ class Harvest:
                 last.usd + reply.cost_usd,
             )
         )
-        self._told = self._told or reply.finish_reason is not None
+        self.told = self.told or reply.finish_reason is not None
         self.barren = 0 if len(self.kept) > before else self.barren + 1
         return self.ended
 
     def _consider(self, index: int, row: Row) -> None:
-        passed, reason = apply_rules(row, self._rules)
+        passed, reason = apply_rules(row, self.rules)
         if passed is None:
             return self._refuse(index, reason, json.dumps(row, ensure_ascii=False))
         text = self.kind.compared(passed)
@@ -139,14 +133,13 @@ class Harvest:
 
     def _refuse(self, index: int, reason: str, text: str) -> None:
         self.rejected[reason] += 1
-        self._reject({'index': index, 'reason': reason, 'text': text})
+        self.reject({'index': index, 'reason': reason, 'text': text})
 
 
 class Live:
     """Rows kept and rejected, requests, tokens, money and the time left."""
 
     def __init__(self, harvest: Harvest, counters: Counters) -> None:
-        """Tells of the rows so far, and of the client's counters."""
         self._harvest, self._counters = harvest, counters
         self._line = Line()
         # From here on the rate counts: replies from the journal come at once.
@@ -242,26 +235,21 @@ class Result:
     Attributes:
         harvest: The rows, and what was rejected.
         outcome: Why it ended: a word of ENDED or ENDED_EARLY, or 'error'.
-        journaled: Answers in the journal.
-        spent: On all of them.
-        lost: Requests that were under way when earlier runs were killed.
-        damaged: Rows of the journal that are not what was written.
+        journal: What it has, and what was spent on it.
         changes: What was asked otherwise, as the server takes it only so.
         error: That ended it; the files are written all the same.
     """
 
     harvest: Harvest
     outcome: str
-    journaled: int
-    spent: Spent
-    lost: Lost
-    damaged: int = 0
+    journal: Journal
     changes: Sequence[str] = ()
     error: Exception | None = None
 
     def account(self, files: Files) -> str:
         """What came of it, in lines for people."""
-        harvest, spent = self.harvest, self.spent
+        harvest, journal = self.harvest, self.journal
+        spent, lost = journal.spent(), journal.lost
         lines = [
             f'{len(harvest.kept):,} rows of {len(harvest.points):,} replies.',
             *(f'  rejected, {name}: {n:,}' for name, n in harvest.rejected.most_common()),
@@ -272,17 +260,17 @@ class Result:
         if harvest.thought:
             lines.append(f'{harvest.thought:,} replies began with thoughts, which are left out.')
         lines += self.changes
-        if self.lost.requests:
-            most = f', {usd(self.lost.cost_usd)}' if self.lost.cost_usd else ''
+        if lost.requests:
+            most = f', {usd(lost.cost_usd)}' if lost.cost_usd else ''
             lines.append(
-                f'Under way when earlier runs were killed, and asked again: {self.lost.requests:,} '
-                f'requests, which may have taken {self.lost.tokens:,} tokens{most} more.'
+                f'Under way when earlier runs were killed, and asked again: {lost.requests:,} '
+                f'requests, which may have taken {lost.tokens:,} tokens{most} more.'
             )
-        if self.damaged:
-            lines.append(f'Damaged in the journal, and asked again: {self.damaged:,} replies.')
+        if journal.damaged:
+            lines.append(f'Damaged in the journal, and asked again: {journal.damaged:,} replies.')
         paid = f', {usd(spent.cost_usd)}' if spent.cost_usd else ''
         lines += [
-            f'Journal: {files.journal} ({self.journaled:,} answers, {spent.tokens:,} tokens{paid})',
+            f'Journal: {files.journal} ({len(journal):,} answers, {spent.tokens:,} tokens{paid})',
             f'Report: {files.report}',
             f'Rejected: {files.rejected}',
             f'Rows: {files.output}',

@@ -148,9 +148,7 @@ def _converted_rows(
             made = _converted(row, name, to, separator)
         except BadRow as bad:
             if strict:
-                raise ValueError(
-                    f'{where}: {bad} Mend it, or count and skip such rows with --on_bad_row=skip.'
-                ) from bad
+                raise bad.refused(where, '--on_bad_row') from bad
             account.skipped[bad.reason] += 1
         except Unsayable as reason:
             account.skipped[str(reason)] += 1

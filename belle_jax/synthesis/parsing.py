@@ -121,7 +121,8 @@ class Fields:
             # What comes before the list ("好的，以下是…") is not a piece that anybody lost.
             read = read[read[0].rejected == 'no labels' :]
         if cut and read and not whole:
-            read[-1] = refused('truncated', self._text(read[-1]))
+            fields = (f'{name}: {value}' for name, value in (read[-1].row or {}).items())
+            read[-1] = refused('truncated', read[-1].detail or '\n'.join(fields))
         return read
 
     def _pieces(self, text: str) -> Iterator[str]:
@@ -238,18 +239,12 @@ class Fields:
             return refused('empty field', text)
         return Candidate(row)
 
-    def _text(self, candidate: Candidate) -> str:
-        if candidate.row is None:
-            return candidate.detail
-        return '\n'.join(f'{name}: {value}' for name, value in candidate.row.items())
-
 
 def plain(text: str) -> str:
     """A reply's text: line ends as \\n, nothing invisible, no fence around the whole."""
     text = text.replace('\r\n', '\n').replace('\r', '\n')
     text = re.sub('[\ufeff\u200b-\u200d\u2060]', '', text)
-    fence = WRAPPED.match(text)
-    if not fence:
+    if not (fence := WRAPPED.match(text)):
         return text
     rest = text[fence.end() :]
     closed = re.search(r'\n[ \t]*(?:```|~~~)[ \t]*\s*\Z', rest)

@@ -162,8 +162,7 @@ def _words(verbs: Counter[str]) -> list[tuple[str, int]]:
 def _sizes(rows: RowStatistics, data: ReportData) -> list[Card]:
     cards = []
     for name, counts in rows.lengths.items():
-        number = sum(counts.values())
-        if not number:
+        if not (number := sum(counts.values())):
             continue
         note = f'{number:,} rows, median {median(counts):,}'
         if name == 'input':
@@ -188,8 +187,8 @@ def _sizes(rows: RowStatistics, data: ReportData) -> list[Card]:
 def _course(size: int, ends: Sequence[Point]) -> list[Card]:
     if not ends:
         return []
-    start = Point()
-    steps = list(zip([start, *ends], ends))
+    course = [Point(), *ends]
+    steps = list(zip(course, ends))
     kept = [
         (b.replies, (b.kept - a.kept) / (b.candidates - a.candidates))
         for a, b in steps
@@ -206,7 +205,6 @@ def _course(size: int, ends: Sequence[Point]) -> list[Card]:
         whole = [(b.replies, 1000 * b.usd / b.kept) for b in ends if b.kept]
         curves = [('in this stretch', 'b', now), ('since the beginning', 'a', whole)]
         cards.append(Card('Cost of 1,000 kept rows', lines(curves, label, usd)))
-    course = [start, *ends]
     sent = [(point.replies, point.prompt_tokens) for point in course]
     written = [(point.replies, point.completion_tokens) for point in course]
     curves = [('prompts', 'b', sent), ('completions', 'a', written)]

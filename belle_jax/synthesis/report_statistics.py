@@ -16,7 +16,7 @@ UNLABELLED = '(no category)'
 OTHERS = '…'  # the end of a verb that is only an instruction's first two characters
 REPLIES = 10  # of a stretch whose acceptance is shown, at least
 STRETCHES = 40  # at most, in a plot
-
+BINS, EVEN = 24, 20  # of lengths, at most, what is longest aside; of similarities
 
 # Chinese has no spaces, and this needs no segmenter: what an instruction asks for is the first verb
 # of this list, looked for after polite words; without one its question word.
@@ -133,8 +133,7 @@ def count(rows: Iterable[Mapping[str, Any]], samples: int) -> RowStatistics:
         found.questions[len(texts.questions)] += 1
         if texts.given:
             found.lengths['input'][len(texts.given)] += 1
-        similarity = _similarity(row)
-        if similarity is not None:
+        if (similarity := _similarity(row)) is not None:
             found.similarities.append(similarity)
         # Reservoir sampling: every row has the same chance, however many there will be.
         place = found.rows if found.rows < samples else draw.randrange(found.rows + 1)
@@ -171,12 +170,11 @@ def stretches(points: Sequence[Point]) -> tuple[int, list[Point]]:
     return size, ends
 
 
-def bins(counts: Mapping[int, int], most: int = 24) -> list[tuple[float, float, int]]:
+def bins(counts: Mapping[int, int]) -> list[tuple[float, float, int]]:
     """Bins of even, round width for lengths, whose tail is long.
 
     Args:
         counts: How many rows have a length.
-        most: Bins, the last one aside.
     Returns:
         For each bin its first length, the length that it ends before, and its rows. What lies above
         the 98th percentile is in a last bin that ends at infinity.
@@ -186,7 +184,7 @@ def bins(counts: Mapping[int, int], most: int = 24) -> list[tuple[float, float, 
         running, last = running + counts[length], length
         if running >= 0.98 * total:
             break
-    width = next(w for w in _round_numbers() if (last + 1) / w <= most)
+    width = next(w for w in _round_numbers() if (last + 1) / w <= BINS)
     number = math.ceil((last + 1) / width)
     heights = [0] * (number + 1)
     for length, rows in counts.items():
@@ -196,21 +194,17 @@ def bins(counts: Mapping[int, int], most: int = 24) -> list[tuple[float, float, 
     return found if heights[-1] else found[:-1]
 
 
-def even_bins(values: Sequence[float], number: int = 20) -> list[tuple[float, float, int]]:
+def even_bins(values: Sequence[float]) -> list[tuple[float, float, int]]:
     """Bins of similarities: from 0 to 1, or to the largest where a score goes beyond.
 
-    Args:
-        values: The scores.
-        number: Bins.
     Returns:
         For each bin where it begins and ends, and its rows.
     """
-    top = max(values, default=0)
-    top = 1.0 if top <= 1 else float(math.ceil(top))
-    heights = [0] * number
+    top = float(max(1, math.ceil(max(values, default=0))))
+    heights = [0] * EVEN
     for value in values:
-        heights[max(0, min(int(value / top * number), number - 1))] += 1
-    return [(i * top / number, (i + 1) * top / number, n) for i, n in enumerate(heights)]
+        heights[max(0, min(int(value / top * EVEN), EVEN - 1))] += 1
+    return [(i * top / EVEN, (i + 1) * top / EVEN, n) for i, n in enumerate(heights)]
 
 
 def median(counts: Counter[int]) -> int:

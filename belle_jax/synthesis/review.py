@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from belle_jax.data.row_file import new_row_file
-from belle_jax.pages.server import PageServer
+from belle_jax.pages.server import PageServer, Route
 from belle_jax.paths import distinct
 from belle_jax.progress import Progress
 from belle_jax.synthesis.decisions import ByHand, DecisionLog, Names, rejected_row
@@ -61,13 +61,9 @@ def serve(rows: Path, host: str, port: int) -> str:
     items = _items(files)
     with DecisionLog(files.decisions) as log:
         review = ReviewPage(rows.name, items, log)
-        PageServer(
-            {'': review.page, 'rows': review.rows},
-            {'decide': review.decide, 'undo': review.undo},
-            ASSETS,
-            host,
-            port,
-        ).serve()
+        get: dict[str, Route] = {'': review.page, 'rows': review.rows}
+        post: dict[str, Route] = {'decide': review.decide, 'undo': review.undo}
+        PageServer(get, post, ASSETS, host, port).serve()
     counts = review.counts()
     if files.journal.exists():
         how = 'run the command that made the rows, with --rebuild.'

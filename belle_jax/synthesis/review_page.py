@@ -57,7 +57,6 @@ class ReviewPage:
     """What the page asks for. Methods may be called from any thread."""
 
     def __init__(self, title: str, items: list[Item], log: DecisionLog) -> None:
-        """Takes what there is to look at, and the open file of decisions."""
         self._title, self._items, self._log = title, items, log
         self._by_name = {item.name: item for item in items}
         self._lock = threading.Lock()
@@ -192,7 +191,6 @@ class ReviewPage:
 
 
 def _changed(row: Row, changes: Any) -> Row:
-    """A copy of a row, with other texts in some places."""
     row = copy.deepcopy(row)
     wrong = ValueError('an edit gives texts for places of the row that hold text.')
     try:
@@ -209,7 +207,6 @@ def _changed(row: Row, changes: Any) -> Row:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """All texts inside a row."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict | list):

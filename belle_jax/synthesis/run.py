@@ -87,7 +87,7 @@ def generate(job: Job, files: Files, client: Client) -> Result:
         _use(journal, harvest)
         if error and not harvest.points:
             raise error
-        return _result(harvest, outcome, journal, client.counters.changes, error)
+        return Result(harvest, outcome, journal, client.counters.changes, error)
 
 
 def rebuild(job: Job, files: Files) -> Result:
@@ -106,18 +106,7 @@ def rebuild(job: Job, files: Files) -> Result:
         )
     with _journal(job, files) as journal, _harvest(job, files, journal) as harvest:
         _use(journal, harvest)
-        return _result(harvest, 'rebuilt', journal)
-
-
-def _result(
-    harvest: Harvest,
-    outcome: str,
-    journal: Journal,
-    changes: Sequence[str] = (),
-    error: Exception | None = None,
-) -> Result:
-    spent, lost, damaged = journal.spent(), journal.lost, journal.damaged
-    return Result(harvest, outcome, len(journal), spent, lost, damaged, changes, error)
+        return Result(harvest, 'rebuilt', journal)
 
 
 def _journal(job: Job, files: Files) -> Journal:
@@ -142,9 +131,8 @@ def journal_settings(kind: Kind) -> dict[str, Any]:
     values['model'] = settings.model
     # What other versions of this program would ask differently, with the same settings.
     first = [kind.body(index) for index in range(min(FIRST, kind.requests or FIRST))]
-    return (
-        {'kind': kind.name, 'prompt': _hash(kind.text)} | values | {'first requests': _hash(first)}
-    )
+    asked = {'kind': kind.name, 'prompt': _hash(kind.text)}
+    return asked | values | {'first requests': _hash(first)}
 
 
 def _hash(value: Any) -> str:
@@ -221,9 +209,8 @@ def _harvest(job: Job, files: Files, journal: Journal) -> Iterator[Harvest]:
             by_hand.see(piece)
             reject(piece)
 
-        harvest = Harvest(
-            job.kind, job.similarity(), job.count, job.rules, refuse, job.give_up_after
-        )
+        pool = job.similarity()
+        harvest = Harvest(job.kind, pool, job.count, job.rules, refuse, job.give_up_after)
         yield harvest
         if by_hand.changes:
             with new_row_file(files.harvested, overwrite=True) as note:

@@ -19,11 +19,7 @@ GPT3, END_OF_TEXT = 'text-davinci', 50256
 # 20 ends it, which is the same for a list and harms no text. `stop=BELLE_STOP` brings them back.
 BELLE_STOP = ('\n20', '20.', '20.')
 LIST_STOP = ('\n20.', '\n20．', '\n20、')
-CHOICES = {
-    'api': tuple(MODELS),
-    'language': ('zh', 'en'),
-    'evolve': ('both', 'deepen', 'widen'),
-}
+CHOICES = {'api': tuple(MODELS), 'language': ('zh', 'en'), 'evolve': ('both', 'deepen', 'widen')}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,8 +115,7 @@ class Settings:
             'temperature': self.temperature,
             'top_p': self.top_p,
         }
-        strings = list(dict.fromkeys(self.stop if self.stop is not None else stop))
-        if strings:
+        if strings := list(dict.fromkeys(self.stop if self.stop is not None else stop)):
             body['stop'] = strings
         if self.model.startswith(GPT3):
             body['logit_bias'] = {str(END_OF_TEXT): -100}

@@ -15,8 +15,6 @@ BREAK = re.compile(
     r'(?:\*\*)?[:：]?[ \t]*$',
     re.M | re.I,
 )
-
-
 # JSON: a list of turns by itself, or as a field of an object; each turn has a speaker and a text.
 LISTS = 'messages|conversations?|dialogues?|turns|lines|对话'
 SPEAKER, TEXT = 'role|from|speaker|name|角色|说话人', 'content|value|text|line|内容|台词'

@@ -177,14 +177,9 @@ def _close(a: Fraction, b: Fraction, left: Expression, right: Expression, about:
 
 def _places(run: Expression) -> int:
     """The most decimal places of an expression's numbers; a percentage has two more."""
-    return max(
-        (
-            len(token.text.partition('.')[2]) + 2 * token.percent
-            for token in run.tokens
-            if token.kind == 'number'
-        ),
-        default=0,
-    )
+    numbers = [token for token in run.tokens if token.kind == 'number']
+    places = (len(token.text.partition('.')[2]) + 2 * token.percent for token in numbers)
+    return max(places, default=0)
 
 
 def _nested(run: Expression) -> bool:

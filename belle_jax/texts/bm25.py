@@ -18,7 +18,7 @@ from collections import Counter
 
 import numpy as np
 
-from belle_jax.texts.rouge import NOTHING, Match, Pool, Tokens, encoder, top
+from belle_jax.texts.rouge import NOTHING, Match, Tokens, encoder, top
 
 K1 = 1.5
 B = 0.75
@@ -26,8 +26,8 @@ FLOOR = 0.25  # of the mean idf, for tokens that more than half of the texts hav
 REJECTED = 18.0  # BELLE rejects what scores more
 
 
-class BM25Index(Pool):
-    """A pool of texts with the BM25 score of each for a new text. All are compared, always."""
+class BM25Index:
+    """A pool of texts, used as `similarity.Index` is: with BM25 scores, always of all of them."""
 
     def __init__(self, tokens: Tokens = 'characters') -> None:
         """Starts an empty pool.

@@ -122,7 +122,6 @@ def loops(text: str) -> bool:
 # --- the rules ------------------------------------------------------------------------------------
 
 CHARACTERS = re.compile('[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd\ud800-\udfff]')
-
 NOTHING = re.compile('[\\s.。…,，;；:：_-]*')
 
 

@@ -1,5 +1,7 @@
 """Arithmetic in running text: tokens, the expressions among them, and their exact values."""
 
+import collections
+import operator
 import re
 from fractions import Fraction
 from typing import NamedTuple
@@ -77,39 +79,33 @@ def expressions(text: str) -> list[Expression]:
     units: list[str] = []
     begins, sure, depth = True, True, 0
 
-    def close(ends: bool, certain: bool) -> None:
-        nonlocal current, units, depth
+    def close(ends: bool = False, certain: bool = False, next_sure: bool = False) -> None:
+        nonlocal current, units, begins, sure, depth
         if current:
             whole = sure and certain and depth == 0 and not _waits(current)
             found.append(Expression(tuple(current), tuple(units), begins, ends, whole))
-        current, units, depth = [], [], 0
+        current, units, begins, sure, depth = [], [], False, next_sure, 0
 
     for token in tokens(text):
         operand = not current or _waits(current)  # whether a number is expected
         if token.kind == 'number':
             if not operand:  # 2小时15分, 第2步 3×4: where one ends nobody can say
-                close(False, False)
-                begins, sure = False, False
+                close()
             current.append(token)
         elif token.kind == 'operator':
-            if token.text == ')' and depth == 0:
-                close(False, False)
-                begins, sure = False, False
-                continue
-            fits = token.text in '(-' or not operand
-            if fits and (current or token.text in '(-'):
+            stray = token.text == ')' and depth == 0
+            if not stray and (token.text in '(-' or not operand):
                 depth += {'(': 1, ')': -1}.get(token.text, 0)
                 current.append(token)
-                continue
-            close(False, False)
-            begins, sure = False, False
+            else:
+                close()
         elif token.kind == 'word' and not operand:
             units.append(token.text)
         else:  # a word where a number belongs (3×单价), a variable, anything else
-            certain = not current and token.kind == 'word'
-            close(False, certain)
-            begins, sure = False, certain or (token.kind == 'word' and sure and not current)
-    close(True, True)
+            word = token.kind == 'word'
+            certain = word and not current
+            close(certain=certain, next_sure=certain or (word and sure))
+    close(ends=True, certain=True)
     return found
 
 
@@ -128,76 +124,59 @@ def evaluate(expression: tuple[Token, ...], reading: Reading) -> Fraction | None
     Returns:
         The exact value; None if it has none, or is not an expression.
     """
+    left = collections.deque(expression)
     try:
-        return _Parser(expression, reading).value()
+        value = _value(left, reading)
     except (IndexError, ValueError, ZeroDivisionError, OverflowError):
         return None
+    return None if left else value
 
 
-class _Parser:
-    def __init__(self, expression: tuple[Token, ...], reading: Reading) -> None:
-        self._tokens, self._reading, self._at = expression, reading, 0
+def _power(base: Fraction, exponent: Fraction) -> Fraction:
+    if exponent.denominator != 1 or abs(exponent) > POWER:
+        raise ValueError('a power out of bounds')
+    return base ** int(exponent)
 
-    def value(self) -> Fraction:
-        value = self._sum()
-        if self._at < len(self._tokens):
-            raise ValueError('more than one expression')
+
+SIGNS = {  # how tightly each binds, and what it does
+    '+': (1, operator.add),
+    '-': (1, operator.sub),
+    '*': (2, operator.mul),
+    '(': (2, operator.mul),  # 2(3+4)
+    '÷': (2, operator.truediv),
+    '/': (3, operator.truediv),
+    '^': (4, _power),
+}
+
+
+def _value(left: collections.deque[Token], reading: Reading, least: int = 1) -> Fraction:
+    """Takes an operand, and what follows as long as its signs bind as tightly as `least`."""
+    value = _operand(left, reading)
+    while left and left[0].text in SIGNS:
+        sign = left[0].text
+        tightness, combined = SIGNS[sign]
+        if tightness < least:
+            break
+        if sign != '(':
+            left.popleft()
+        # Powers are taken from the right.
+        value = combined(value, _value(left, reading, tightness + (sign != '^')))
+    return value
+
+
+def _operand(left: collections.deque[Token], reading: Reading) -> Fraction:
+    token = left.popleft()
+    if token.text == '-':
+        return -_value(left, reading, SIGNS['^'][0])
+    if token.text == '(':
+        value = _value(left, reading)
+        if left.popleft().text != ')':
+            raise ValueError('an open bracket')
         return value
-
-    def _next(self, texts: str) -> str:
-        """The next token's operator, taken, if it is one of these."""
-        if self._at < len(self._tokens):
-            token = self._tokens[self._at]
-            if token.kind == 'operator' and token.text in texts:
-                self._at += 1
-                return token.text
-        return ''
-
-    def _sum(self) -> Fraction:
-        value = self._product()
-        while sign := self._next('+-'):
-            value = value + self._product() if sign == '+' else value - self._product()
-        return value
-
-    def _product(self) -> Fraction:
-        value = self._fraction()
-        while True:
-            if sign := self._next('*÷'):
-                value = value * self._fraction() if sign == '*' else value / self._fraction()
-            elif self._at < len(self._tokens) and self._tokens[self._at].text == '(':
-                value *= self._fraction()  # 2(3+4)
-            else:
-                return value
-
-    def _fraction(self) -> Fraction:
-        value = self._power()
-        while self._next('/'):
-            value /= self._power()
-        return value
-
-    def _power(self) -> Fraction:
-        if self._next('-'):
-            return -self._power()
-        value = self._atom()
-        if self._next('^'):
-            exponent = self._power()
-            if exponent.denominator != 1 or abs(exponent) > POWER:
-                raise ValueError('a power out of bounds')
-            value = value ** int(exponent)
-        return value
-
-    def _atom(self) -> Fraction:
-        if self._next('('):
-            value = self._sum()
-            if not self._next(')'):
-                raise ValueError('an open bracket')
-            return value
-        token = self._tokens[self._at]
-        if token.kind != 'number' or len(token.text) > DIGITS:
-            raise ValueError('no number')
-        self._at += 1
-        whole, _, part = token.text.partition('又')
-        value = Fraction(whole) + (Fraction(part) if part else 0)
-        if token.large and self._reading.large:
-            value *= LARGE[token.large]
-        return value / 100 if token.percent and self._reading.percent else value
+    if token.kind != 'number' or len(token.text) > DIGITS:
+        raise ValueError('no number')
+    whole, _, part = token.text.partition('又')
+    value = Fraction(whole) + (Fraction(part) if part else 0)
+    if token.large and reading.large:
+        value *= LARGE[token.large]
+    return value / 100 if token.percent and reading.percent else value

@@ -72,10 +72,10 @@ def scripts(text: str) -> Scripts:
     """Counts a text's prose, without code, formulas, tags and addresses."""
     if '`' in text or '$' in text or '<' in text or '://' in text or '\\(' in text:
         text = NOT_PROSE.sub(' ', text)
-    han = len(HAN.findall(text))
+    words = len(WORD.findall(text))
     if text.isascii():
-        return Scripts(0, len(WORD.findall(text)), 0, 0)
-    return Scripts(han, len(WORD.findall(text)), len(KANA.findall(text)), len(ELSE.findall(text)))
+        return Scripts(0, words, 0, 0)
+    return Scripts(len(HAN.findall(text)), words, len(KANA.findall(text)), len(ELSE.findall(text)))
 
 
 def is_code(text: str) -> bool:
@@ -170,8 +170,6 @@ HARM = re.compile(
     '违法|非法|犯罪|违反(?:法律|法规|道德)|法律|不道德|道德|伦理|伤害|危害|有害|危险|暴力|仇恨|歧视|偏见|色情|毒品|自杀|自残|武器|'
     '炸|诈骗|欺诈|欺骗|盗|黑客|攻击|侵犯|隐私|骚扰|霸凌|恐怖|谣言|作弊|造假|伪造|未成年|侮辱|illegal|harm|unethical|danger'
 )
-
-
 # What is written for somebody else may apologise and ask for things.
 LETTER = re.compile(
     '信|邮件|短信|微信|留言|消息|回复|请假|道歉|致歉|婉拒|谢绝|客服|台词|对话|扮演|模拟|话术|脚本'
@@ -188,9 +186,7 @@ def is_refusal(text: str, question: str = '') -> bool:
         True for "对不起，作为AI，我无法…"; False for "对不起，这是违法的，我不能…", and for a
         letter of apology that somebody asked for.
     """
-    if REFUSAL.search(text[:200]) is None or HARM.search(text):
-        return False
-    return not LETTER.search(question)
+    return bool(REFUSAL.search(text[:200])) and not (HARM.search(text) or LETTER.search(question))
 
 
 def calls_itself_a_model(texts: Said) -> bool:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from belle_jax.texts.rouge import Match, Tokens, length_range, top
+from belle_jax.texts.rouge import Match, length_range, top
 from belle_jax.texts.similarity import Fits, Index
 
 RECALL = 0.95  # at the threshold itself, in the worst case; at 0.7 it is 0.9999 for scores of 0.8
@@ -28,8 +28,6 @@ MOST_BANDS = 72
 SPREAD = np.uint64(0x9E3779B97F4A7C15)  # odd and irregular: multiplying by it scatters bits
 LOW = np.uint64(0xFFFFFFFF)
 HALF = np.uint64(32)
-
-
 _Prepared = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
@@ -40,26 +38,17 @@ class MinHashIndex(Index):
     that come next: hashing them together is what makes it fast.
     """
 
-    def __init__(
-        self,
-        tokens: Tokens = 'characters',
-        threshold: float = 0.7,
-        recall: float = RECALL,
-        seed: int = 0,
-    ) -> None:
-        """Starts an empty pool.
+    def __init__(self, threshold: float) -> None:
+        """Starts an empty pool, of characters.
 
         Args:
-            tokens: As `Index`.
             threshold: The least score that is looked for.
-            recall: The least probability of finding a text whose score is the threshold.
-            seed: Of the hash functions.
         Raises:
-            ValueError: no affordable number of bands has that recall.
+            ValueError: no affordable number of bands has a probability of RECALL to find it.
         """
-        super().__init__(tokens)
+        super().__init__()
         self.threshold = threshold
-        self.bands = Bands(threshold, recall, seed)
+        self.bands = Bands(threshold, RECALL, seed=0)
         # Sorted arrays of a band's hash (high half) and a text's number (low half); each new one
         # is small, and they are merged before they become many.
         self._runs: list[np.ndarray] = []
@@ -72,7 +61,7 @@ class MinHashIndex(Index):
     @classmethod
     def over(cls, index: Index, threshold: float) -> 'MinHashIndex':
         """A pool with the texts of another one, which must not be used any more."""
-        made = cls(threshold=threshold)
+        made = cls(threshold)
         made._encode = index._encode
         for begin in range(0, len(index), BLOCK):
             block = index._texts.codes[begin : begin + BLOCK]
@@ -136,9 +125,8 @@ class MinHashIndex(Index):
         """For each text of the block, who agrees with it in a band: in the arrays, in the block."""
         # The block is a sorted array like the others, of its texts' places in it.
         texts = hashes.shape[1]
-        own = np.sort(
-            hashes.astype(np.uint64) << HALF | np.arange(texts, dtype=np.uint64), axis=None
-        )
+        places = np.arange(texts, dtype=np.uint64)
+        own = np.sort(hashes.astype(np.uint64) << HALF | places, axis=None)
         owners, wanted = (own & LOW).astype(np.int64), own & ~LOW
         lengths = np.fromiter(map(len, self._block), np.int64, texts)
         fellows = self._pairs(owners, wanted, own, lengths)
@@ -211,7 +199,6 @@ class Bands:
     """Hash functions over a text's set of tokens, in which a second 的 is another element."""
 
     def __init__(self, threshold: float, recall: float, seed: int) -> None:
-        """Draws the hash functions, as many as `plan` says."""
         self.rows, self.bands = plan(threshold, recall)
         size = (2, self.rows * self.bands)
         generator = np.random.default_rng(seed)

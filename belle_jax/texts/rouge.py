@@ -6,7 +6,6 @@ with 0.7 in twenty-five just below it.
 Source: Lin, 2004 (ROUGE), section 3.
 """
 
-import abc
 import math
 import operator
 import re
@@ -47,35 +46,32 @@ def encoder(tokens: Tokens = 'characters') -> Callable[[str], str]:
     if tokens == 'characters':
         return lambda text: ''.join(text.lower().split())
     if tokens == 'words':
-        return _Codes(lambda text: WORD.findall(text.lower()))
+        return _coded(lambda text: WORD.findall(text.lower()))
     if callable(tokens):
-        return _Codes(tokens)
+        return _coded(tokens)
     raise ValueError(f'tokens={tokens!r} is unknown: choose {" or ".join(KINDS)}.')
 
 
-class _Codes:
+def _coded(split: Callable[[str], Iterable[Hashable]]) -> Callable[[str], str]:
+    codes = _Codes()
+    return lambda text: ''.join([codes[token] for token in split(text)])
+
+
+class _Codes(dict[Hashable, str]):
     """Tokens as code points in the order in which they are first met.
 
     Frequent tokens come early and so get small code points, which compare fastest.
     """
 
-    def __init__(self, split: Callable[[str], Iterable[Hashable]]) -> None:
-        self._split = split
-        self._codes: dict[Hashable, str] = {}
-
-    def __call__(self, text: str) -> str:
-        codes = self._codes
-        return ''.join([codes.get(token) or self._new(token) for token in self._split(text)])
-
-    def _new(self, token: Hashable) -> str:
-        number = len(self._codes)
+    def __missing__(self, token: Hashable) -> str:
+        number = len(self)
         if number >= MOST:
             raise ValueError(
                 f'the texts have more than {MOST:,} different words, which is more than can be '
                 'told apart: compare characters, or the tokens of a model.'
             )
         begin, size = SURROGATES
-        return self._codes.setdefault(token, chr(number if number < begin else number + size))
+        return self.setdefault(token, chr(number if number < begin else number + size))
 
 
 class Match(NamedTuple):
@@ -86,64 +82,6 @@ class Match(NamedTuple):
 
 
 NOTHING = Match(0.0, -1)
-
-
-class Pool(abc.ABC):
-    """A growing pool of texts, with a score of each for a new text. Its size is its `len`."""
-
-    @abc.abstractmethod
-    def __len__(self) -> int: ...
-
-    @abc.abstractmethod
-    def add(self, text: str) -> int:
-        """Adds a text, one that is in the pool already too; its number: 0, 1, ..."""
-
-    @abc.abstractmethod
-    def nearest(self, text: str, cutoff: float = 0.0) -> Match:
-        """The text with the highest score, the earliest one of several.
-
-        Args:
-            text: The text to compare.
-            cutoff: Only scores of at least this count; the higher, the faster.
-        Returns:
-            The match; (0.0, -1) where there is none.
-        """
-
-    @abc.abstractmethod
-    def first_over(self, text: str, threshold: float) -> Match | None:
-        """The earliest text that reaches a threshold.
-
-        Args:
-            text: The text to compare.
-            threshold: The least score, above 0.
-        Returns:
-            The match, or None.
-        """
-
-    @abc.abstractmethod
-    def most_similar(self, text: str, k: int = 10, compare: int | None = None) -> list[Match]:
-        """The texts with the highest scores above 0.
-
-        Args:
-            text: The text to compare.
-            k: How many.
-            compare: Compare at most about that many texts, those that could score highest, where
-                comparing is what takes time; None: as many as needed to be exact.
-        Returns:
-            At most k matches, the best first, of equal ones the earliest first.
-        """
-
-    @abc.abstractmethod
-    def average(self, text: str, sample: int | None = 1024) -> float:
-        """The mean score over the pool: how unlike everything else a text is.
-
-        Args:
-            text: The text to compare.
-            sample: From how many texts, evenly spread over the pool, it is estimated, where
-                comparing is what takes time; None: all of them.
-        Returns:
-            The mean; 0 for an empty pool.
-        """
 
 
 class _Narrow(dict[int, int]):
@@ -203,14 +141,6 @@ class Texts:
         left = np.flatnonzero(scores)
         scores[left] = _scores(codes, self.codes, indices[left], cutoff)
         return scores
-
-    def best(self, codes: str, indices: np.ndarray, cutoff: float) -> Match:
-        """The best of some texts that reaches a score, of equal ones the first, or NOTHING."""
-        scores = self.scores(codes, indices, cutoff)
-        if not scores.any():
-            return NOTHING
-        place = int(scores.argmax())
-        return Match(float(scores[place]), int(indices[place]))
 
 
 def top(scores: np.ndarray, indices: np.ndarray, k: int) -> list[Match]:

@@ -19,7 +19,6 @@ from belle_jax.texts.rouge import (
     EPSILON,
     NOTHING,
     Match,
-    Pool,
     Texts,
     Tokens,
     encoder,
@@ -40,7 +39,7 @@ HITS = 4
 FIRST = 64  # texts with the highest bounds that most_similar compares first
 
 
-class Index(Pool):
+class Index:
     """A pool of texts with exact ROUGE-L F1 between a text and all of them.
 
     Scores are 2 L / (m + n), correctly rounded; a text without tokens scores 0 with every other.
@@ -64,6 +63,7 @@ class Index(Pool):
         return len(self._texts)
 
     def add(self, text: str) -> int:
+        """Adds a text, one that is in the pool already too; its number: 0, 1, ..."""
         codes = self._encode(text)
         index = self._append(codes)
         for token, count in Counter(codes).items():
@@ -82,7 +82,15 @@ class Index(Pool):
         return self._lengths[index]
 
     def nearest(self, text: str, cutoff: float = 0.0, fits: Fits | None = None) -> Match:
-        """As `Pool`; with a cutoff, `fits` chooses from the numbers of the texts in question."""
+        """The text with the highest score, the earliest one of several.
+
+        Args:
+            text: The text to compare.
+            cutoff: Only scores of at least this count; the higher, the faster.
+            fits: With a cutoff, chooses from the numbers of the texts in question.
+        Returns:
+            The match; (0.0, -1) where there is none.
+        """
         codes = self._encode(text)
         if codes in self._same and codes:
             same = np.array([self._same[codes]])
@@ -91,9 +99,12 @@ class Index(Pool):
         if cutoff <= 0:
             return (self.most_similar(text, 1) or [NOTHING])[0]
         candidates = self._candidates(codes, cutoff)
-        return self._texts.best(codes, fits(candidates) if fits else candidates, cutoff)
+        candidates = fits(candidates) if fits else candidates
+        scores = self._texts.scores(codes, candidates, cutoff)
+        return (top(scores, candidates, 1) or [NOTHING])[0]
 
     def first_over(self, text: str, threshold: float) -> Match | None:
+        """The earliest text that reaches a threshold, which is above 0."""
         codes = self._encode(text)
         candidates = self._candidates(codes, threshold)
         scores = self._texts.scores(codes, candidates, threshold)
@@ -101,8 +112,17 @@ class Index(Pool):
         return Match(float(scores[over[0]]), int(candidates[over[0]])) if over.size else None
 
     def most_similar(self, text: str, k: int = 10, compare: int | None = None) -> list[Match]:
-        # For a long text, being exact means comparing most of the pool. 512 of 52,000 found 94 % of
-        # the ten nearest, in less than half the time.
+        """The texts with the highest scores above 0.
+
+        Args:
+            text: The text to compare.
+            k: How many.
+            compare: Compare at most about that many texts, those that could score highest; None: as
+                many as needed to be exact, for a long text most of the pool. 512 of 52,000 found
+                94 % of the ten nearest, in less than half the time.
+        Returns:
+            At most k matches, the best first, of equal ones the earliest first.
+        """
         codes = self._encode(text)
         found, _ = self._lists(codes)
         if not found or k < 1:
@@ -110,9 +130,6 @@ class Index(Pool):
         shared = np.bincount(_joined(found), minlength=len(self))
         bounds = 2 * shared / (np.frombuffer(self._lengths, np.int64) + len(codes))
         first = max(FIRST, k)
-        if len(self) <= first:
-            indices = np.flatnonzero(shared)
-            return top(self._texts.scores(codes, indices), indices, k)
         indices = _highest(bounds, first)
         scores = self._texts.scores(codes, indices)
         # Only a text whose bound reaches the k-th score of these can take its place.
@@ -126,6 +143,14 @@ class Index(Pool):
         return top(scores, np.concatenate([indices, rest]), k)
 
     def average(self, text: str, sample: int | None = 1024) -> float:
+        """The mean score over the pool: how unlike everything else a text is.
+
+        Args:
+            text: The text to compare.
+            sample: From how many texts, evenly spread over the pool, it is estimated; None: all.
+        Returns:
+            The mean; 0 for an empty pool.
+        """
         if not len(self):
             return 0.0
         count = len(self) if sample is None else min(sample, len(self))
@@ -184,19 +209,11 @@ def _highest(values: np.ndarray, count: int) -> np.ndarray:
     return places[np.argpartition(values[places], len(places) - count)[-count:]]
 
 
-# --- rows -----------------------------------------------------------------------------------------
-
-
 class Similarity:
     """How near a row comes to what is there already."""
 
     def __init__(
-        self,
-        name: str,
-        tokens: Tokens,
-        threshold: float | None,
-        listed: bool,
-        texts: Iterable[str],
+        self, name: str, tokens: Tokens, threshold: float | None, listed: bool, texts: Iterable[str]
     ) -> None:
         """Starts with some texts.
 

@@ -19,7 +19,8 @@ from belle_jax.api import Reply, is_whole
 from belle_jax.disk import sentence
 from belle_jax.synthesis.parsing import Candidate, plain, refused
 from belle_jax.synthesis.settings import Settings
-from belle_jax.texts.filters import Row, Rule
+from belle_jax.texts.cleaning import cleaning
+from belle_jax.texts.filters import NAMES_A_MODEL, Row, Rule
 from belle_jax.texts.language import is_refusal
 
 T = TypeVar('T')
@@ -85,8 +86,7 @@ def _read_prompt(own_file: pathlib.Path, file: str, needed: Iterable[str]) -> st
     text = WRITTEN_LINE_END.sub('\n', text)
     if not text.strip():
         raise ValueError(f'--prompt_file={file} is empty: give a file with a prompt.')
-    missing = [f'{{{field}}}' for field in needed if f'{{{field}}}' not in text]
-    if missing:
+    if missing := [f'{{{field}}}' for field in needed if f'{{{field}}}' not in text]:
         raise ValueError(
             f'--prompt_file={file} lacks {" and ".join(missing)}: this kind of data puts what each '
             'request is about there. Add it where it belongs.'
@@ -115,6 +115,8 @@ class Kind(abc.ABC):
         name: As in --kind; also of its texts under prompts/, one for each language.
         needed: Placeholders that a person's own prompt must have.
         stop: Strings that end a reply.
+        first: Filters before the general ones of `cleaning`.
+        checks: Filters after them.
         settings: What it was made with.
         rules: The filters of its rows, in order.
     """
@@ -122,6 +124,8 @@ class Kind(abc.ABC):
     name: ClassVar[str]
     needed: ClassVar[tuple[str, ...]] = ()
     stop: ClassVar[tuple[str, ...]] = ()
+    first: ClassVar[tuple[Rule, ...]] = (NAMES_A_MODEL,)
+    checks: ClassVar[tuple[Rule, ...]] = ()
 
     def __init__(self, settings: Settings) -> None:
         """Reads the prompt.
@@ -144,7 +148,8 @@ class Kind(abc.ABC):
 
     def filters(self) -> tuple[Rule, ...]:
         """The rules that its rows have to pass, in order."""
-        return ()
+        run = self.settings
+        return (*self.first, *cleaning(run.language, run.longest_answer), *self.checks)
 
     @property
     def requests(self) -> int | None:

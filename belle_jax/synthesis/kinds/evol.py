@@ -12,8 +12,7 @@ from belle_jax.api import Reply
 from belle_jax.synthesis.kinds.base import Kind, fill, lines
 from belle_jax.synthesis.parsing import TASK, Candidate, refused
 from belle_jax.synthesis.settings import Settings
-from belle_jax.texts.cleaning import cleaning
-from belle_jax.texts.filters import GPT_PHRASES, NAMES_A_MODEL, UNAVAILABLE_MEDIUM, Rule, said
+from belle_jax.texts.filters import GPT_PHRASES, NAMES_A_MODEL, UNAVAILABLE_MEDIUM, said
 
 # Words of the prompt, which a model that did not understand repeats as the instruction.
 PROMPT_WORDS = re.compile(
@@ -42,6 +41,8 @@ class Evol(Kind):
 
     name = 'evol'
     needed = ('operator', 'instruction')
+    # Not BELLE's bound on the instruction's length: a deeper instruction is a longer one.
+    first = (UNAVAILABLE_MEDIUM, NAMES_A_MODEL, *GPT_PHRASES)
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
@@ -49,11 +50,6 @@ class Evol(Kind):
             raise ValueError('kind=evol changes existing instructions: name their file in --rows.')
         ways = operators(settings.language)
         self._operators = [each for each in ways if settings.evolve in ('both', each.sort)]
-
-    def filters(self) -> tuple[Rule, ...]:
-        # Not BELLE's bound on the instruction's length: a deeper instruction is a longer one.
-        belle = (UNAVAILABLE_MEDIUM, NAMES_A_MODEL, *GPT_PHRASES)
-        return (*belle, *cleaning(self.settings.language, self.settings.longest_answer))
 
     def _chosen(self, index: int) -> tuple[int, Operator]:
         """A request's row number and operator; a row meets all operators before one comes again."""

@@ -9,7 +9,7 @@ from belle_jax.synthesis.kinds.base import Kind, fill
 from belle_jax.synthesis.parsing import Candidate, refused
 from belle_jax.synthesis.settings import Settings
 from belle_jax.synthesis.sources import read_categories
-from belle_jax.texts.filters import Row, said
+from belle_jax.texts.filters import Row, Rule, said
 
 LONGEST_QUESTION, LONGEST_ANSWER = 1200, 400  # characters: enough to see what is asked
 KEYS = '类别|分类|标签|答案|category|label|class|name'
@@ -29,18 +29,20 @@ class Label(Kind):
         if not settings.rows:
             raise ValueError('kind=label labels existing rows: name their file in --rows.')
         self._categories = list(settings.categories) or read_categories()
-        spellings: dict[str, str] = {}
+        self._names: dict[str, str] = {}
         for each in self._categories:
             for spelling in (each['name'], each.get('zh') or each['name']):
-                spellings[_plain(spelling)] = each['name']
-        if '' in spellings:
+                self._names[_plain(spelling)] = each['name']
+        if '' in self._names:
             raise ValueError('--categories: a category is called by punctuation alone: rename it.')
-        self._names = spellings
-        longest_first = sorted(spellings, key=len, reverse=True)
+        longest_first = sorted(self._names, key=len, reverse=True)
         # "open qa" holds no "qa", and "mathematics" no "math": English names are whole words.
         self._mention = re.compile(
             '|'.join(rf'(?<![a-z]){re.escape(name)}(?![a-z])' for name in longest_first)
         )
+
+    def filters(self) -> tuple[Rule, ...]:
+        return ()
 
     @property
     def requests(self) -> int:

@@ -8,8 +8,7 @@ from belle_jax.api import Reply
 from belle_jax.synthesis.kinds.base import Kind, fill
 from belle_jax.synthesis.parsing import Candidate, Fields
 from belle_jax.texts.arithmetic import wrong_equations
-from belle_jax.texts.cleaning import cleaning
-from belle_jax.texts.filters import NAMES_A_MODEL, Rule, reject_if
+from belle_jax.texts.filters import reject_if
 
 TASKS = 3  # a worked answer is long; ten would not fit a reply
 STEPS = (2, 5)
@@ -33,8 +32,7 @@ def final_answer(output: str) -> str:
 
 def underived(output: str) -> set[Fraction]:
     """The numbers of the final answer that the working never arrives at."""
-    match = FINAL.search(output)
-    if not match:
+    if not (match := FINAL.search(output)):
         return set()
     return _numbers(match['answer']) - _numbers(output[: match.start()])
 
@@ -43,36 +41,27 @@ def _numbers(text: str) -> set[Fraction]:
     return {Fraction(number) for number in NUMBER.findall(THOUSANDS.sub('', text))}
 
 
-CHECKS = (
-    reject_if(
-        'no final answer',
-        'the last line is not 答案： or Answer: and a result',
-        lambda texts: not all(map(final_answer, texts.answers)),
-    ),
-    reject_if(
-        'wrong arithmetic',
-        'an equation in the working is wrong',
-        lambda texts: any(map(wrong_equations, texts.answers)),
-    ),
-    reject_if(
-        'answer not derived',
-        'the final answer holds a number that the working never arrives at',
-        lambda texts: any(map(underived, texts.answers)),
-    ),
-)
-
-
 class Math(Kind):
     """Problems in BELLE's school_math layout; answers end with a line 答案：… or Answer: …."""
 
     name = 'math'
-
-    def filters(self) -> tuple[Rule, ...]:
-        return (
-            NAMES_A_MODEL,
-            *cleaning(self.settings.language, self.settings.longest_answer),
-            *CHECKS,
-        )
+    checks = (
+        reject_if(
+            'no final answer',
+            'the last line is not 答案： or Answer: and a result',
+            lambda texts: not all(map(final_answer, texts.answers)),
+        ),
+        reject_if(
+            'wrong arithmetic',
+            'an equation in the working is wrong',
+            lambda texts: any(map(wrong_equations, texts.answers)),
+        ),
+        reject_if(
+            'answer not derived',
+            'the final answer holds a number that the working never arrives at',
+            lambda texts: any(map(underived, texts.answers)),
+        ),
+    )
 
     @property
     def most_rows(self) -> int:

@@ -8,8 +8,7 @@ from belle_jax.synthesis.kinds.base import Kind, fill
 from belle_jax.synthesis.kinds.self_instruct import shot
 from belle_jax.synthesis.parsing import Candidate, refused
 from belle_jax.synthesis.turns import Speakers, Turn
-from belle_jax.texts.cleaning import cleaning
-from belle_jax.texts.filters import NAMES_A_MODEL, Row, Rule
+from belle_jax.texts.filters import Row
 
 HUMAN = '用户 人类 顾客 提问者 问 Human User'.split()
 ASSISTANT = '助手 AI助手 智能助手 助理 机器人 答 Assistant AI Bot GPT'.split()
@@ -21,9 +20,6 @@ class Multiturn(Kind):
     """Conversations in BELLE's layout: turns from human and assistant."""
 
     name = 'multiturn'
-
-    def filters(self) -> tuple[Rule, ...]:
-        return (NAMES_A_MODEL, *cleaning(self.settings.language, self.settings.longest_answer))
 
     def prompt(self, index: int) -> str:
         draw = self.draw(index)
@@ -63,5 +59,4 @@ class Multiturn(Kind):
         return Candidate({'conversations': [{'from': t.speaker, 'value': t.text} for t in turns]})
 
     def compared(self, row: Row) -> str:
-        asked = (t['value'] for t in row['conversations'] if t['from'] == 'human')
-        return '\n'.join(asked)
+        return '\n'.join(t['value'] for t in row['conversations'] if t['from'] == 'human')

@@ -9,8 +9,7 @@ from belle_jax.synthesis.kinds.base import Kind, fill
 from belle_jax.synthesis.parsing import TASK, Candidate
 from belle_jax.synthesis.settings import LIST_STOP, Settings
 from belle_jax.synthesis.sources import read_categories
-from belle_jax.texts.cleaning import cleaning
-from belle_jax.texts.filters import BELLE, Rule
+from belle_jax.texts.filters import BELLE
 
 TYPES, TOPICS = 4, 5  # drawn for each request
 
@@ -39,6 +38,7 @@ class SelfInstruct(Kind):
 
     name = 'self_instruct'
     stop = LIST_STOP
+    first = BELLE
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
@@ -54,9 +54,6 @@ class SelfInstruct(Kind):
         self._shots = [shot(seed) for seed in settings.seeds]
         self._first = shown + 1
 
-    def filters(self) -> tuple[Rule, ...]:
-        return (*BELLE, *cleaning(self.settings.language, self.settings.longest_answer))
-
     @property
     def most_rows(self) -> int:
         return self.settings.tasks_per_request
@@ -71,15 +68,14 @@ class SelfInstruct(Kind):
             types=comma.join(draw.some(self._types, TYPES)),
             topics=comma.join(draw.some(self.lines('topics'), TOPICS)),
         )
-        parts = [text.rstrip() + '\n']
-        for number, each in enumerate(draw.some(self._shots, self._first - 1), 1):
-            parts.append(
-                f'###\n{number}. {self.say("指令", "Instruction")}: {each.instruction}\n'
-                f'{number}. {self.say("输入", "Input")}:\n'
-                f'{each.input or self.say("<无输入>", "<noinput>")}\n'
-                f'{number}. {self.say("输出", "Output")}:\n{each.output}\n'
-            )
-        return ''.join(parts) + f'###\n{self._opening}'
+        shots = [
+            f'###\n{number}. {self.say("指令", "Instruction")}: {each.instruction}\n'
+            f'{number}. {self.say("输入", "Input")}:\n'
+            f'{each.input or self.say("<无输入>", "<noinput>")}\n'
+            f'{number}. {self.say("输出", "Output")}:\n{each.output}\n'
+            for number, each in enumerate(draw.some(self._shots, self._first - 1), 1)
+        ]
+        return ''.join([text.rstrip() + '\n', *shots, f'###\n{self._opening}'])
 
     @property
     def _opening(self) -> str:
