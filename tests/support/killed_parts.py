@@ -1,5 +1,6 @@
 """Parts of programs that are long before or behind what is killed, as programs of their own."""
 
+import importlib
 import sys
 from pathlib import Path
 
@@ -21,11 +22,10 @@ def main(part: str) -> None:
         template = templates.Template('belle', tokenizer.load(Path('tokenizer')))
         token_cache.open_source('a.jsonl', template, '', 'error', 'cache')
     else:
-        from belle_jax.quickstart import __main__ as quickstart
         from belle_jax.quickstart import pairs
 
         train, held_out = pairs.make()
-        quickstart._prepare(train[:300], held_out)
+        importlib.import_module('belle_jax.quickstart.__main__')._prepare(train[:300], held_out)
 
 
 if __name__ == '__main__':
