@@ -5,19 +5,18 @@ A program is a module that defines flags and ends with `cli.run(main)`. `belle-j
 """
 
 import ast
-import dataclasses
-import difflib
 import math
 import re
 import runpy
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
 from belle_jax import __version__, disk, signals
+from belle_jax.flag_readers import closest, require_fields
 
 # The map, in the order of the road from nothing to a model that is passed on.
 ROAD = {
@@ -227,17 +226,8 @@ def _completion(shell: list[str]) -> str:
 
 def _nearest(word: str, known: Iterable[str], dashes: str = '') -> str:
     """The end of a sentence about an unknown name."""
-    close = _closest(word, known)
+    close = closest(word, known)
     return f'; did you mean {dashes}{close}?' if close else '.'
-
-
-def _closest(word: str, known: Iterable[str]) -> str:
-    """The known name that may be meant: spelled alike, or of words with these first letters."""
-    known = list(known)
-    last = word.rpartition('.')[2]
-    words = {name: name.rpartition('.')[2].split('_') for name in known}
-    initials = [name for name in known if ''.join(part[:1] for part in words[name]) == last]
-    return next(iter([*initials, *difflib.get_close_matches(word, known, 1)]), '')
 
 
 def _words(words: list[str], actions: Sequence[str] | None) -> list[str]:
@@ -264,7 +254,7 @@ def _parse(argv: list[str]) -> list[str]:
                 argv[place] = f'--config={recipe(word.removeprefix("--config="))}'
             elif place and argv[place - 1] == '--config':
                 argv[place] = recipe(word)
-        _check_fields(argv)
+        require_fields(argv)
         return flags.FLAGS(argv)
     except SystemExit:  # --help and its like, which absl ends with 1
         sys.exit(0)
@@ -276,35 +266,6 @@ def _parse(argv: list[str]) -> list[str]:
         fail(f'{name} cannot be taken: {reason}. See python -m {program()} --help.')
     except (flags.Error, *IN_RECIPES) as error:
         fail(_said(str(error.args[0] if error.args else error)))
-
-
-def _check_fields(argv: Sequence[str]) -> None:
-    """Names a recipe's field that does not exist, for which ml_collections has its last word."""
-    given = [w.partition('=')[0].removeprefix('--config.') for w in argv if w[:9] == '--config.']
-    if not given:
-        return
-    from belle_jax import config  # slow to import, and few programs have recipes
-
-    known = list(_fields(config.default().to_dict()))
-    known += _fields(dataclasses.asdict(config.Architecture()), 'model.architecture.')
-    for name in given:
-        if name not in known and not any(field.startswith(f'{name}.') for field in known):
-            group = name.rpartition('.')[0]
-            beside = [field for field in known if field.rpartition('.')[0] == group] or known
-            close = _closest(name, beside) or _closest(name, known)
-            raise ValueError(
-                f'--config.{name} is not a field of a recipe'
-                + (f'; did you mean --config.{close}?' if close else '.')
-                + f' Beside it there are {", ".join(beside)}.'
-            )
-
-
-def _fields(tree: Mapping[str, Any], before: str = '') -> Iterator[str]:
-    """The names of a configuration's fields, such as optim.learning_rate."""
-    for name, value in tree.items():
-        yield from (
-            _fields(value, f'{before}{name}.') if isinstance(value, dict) else [before + name]
-        )
 
 
 def _said(text: str) -> str:

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from belle_jax import declaration
 from belle_jax.declaration import at_least, fraction, one_of, positive, unknown, within
 from belle_jax.families import PRESETS, Architecture, Rope
-from belle_jax.files import read_json, write_json
+from belle_jax.json_files import read_json, write_json
 
 __all__ = ['PRESETS', 'Architecture', 'Rope', 'Run', 'default', 'load', 'resolve', 'save']
 

@@ -1,10 +1,13 @@
-"""Flags that were given and that nothing reads, which are refused.
+"""Flags, and fields of recipes, that were given and that nothing reads: they are refused.
 
 A program with several actions has one table of what each of them reads; whatever stands in no table
 is read by all.
 """
 
-from collections.abc import Iterable, Mapping
+import dataclasses
+import difflib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from absl import flags
 
@@ -39,3 +42,41 @@ def require_read(
         for other, idle in (unread_beside or {}).items():
             if name in idle.split():
                 raise ValueError(f'--{name} does nothing beside {other}: leave one of them out.')
+
+
+def require_fields(argv: Sequence[str]) -> None:
+    """Names a recipe's field that does not exist, for which ml_collections has its last word."""
+    given = [w.partition('=')[0].removeprefix('--config.') for w in argv if w[:9] == '--config.']
+    if not given:
+        return
+    from belle_jax import config  # slow to import, and few programs have recipes
+
+    known = list(_fields(config.default().to_dict()))
+    known += _fields(dataclasses.asdict(config.Architecture()), 'model.architecture.')
+    for name in given:
+        if name not in known and not any(field.startswith(f'{name}.') for field in known):
+            group = name.rpartition('.')[0]
+            beside = [field for field in known if field.rpartition('.')[0] == group] or known
+            close = closest(name, beside) or closest(name, known)
+            raise ValueError(
+                f'--config.{name} is not a field of a recipe'
+                + (f'; did you mean --config.{close}?' if close else '.')
+                + f' Beside it there are {", ".join(beside)}.'
+            )
+
+
+def _fields(tree: Mapping[str, Any], before: str = '') -> Iterator[str]:
+    """The names of a configuration's fields, such as optim.learning_rate."""
+    for name, value in tree.items():
+        yield from (
+            _fields(value, f'{before}{name}.') if isinstance(value, dict) else [before + name]
+        )
+
+
+def closest(word: str, known: Iterable[str]) -> str:
+    """The known name that may be meant: spelled alike, or of words with these first letters."""
+    known = list(known)
+    last = word.rpartition('.')[2]
+    words = {name: name.rpartition('.')[2].split('_') for name in known}
+    initials = [name for name in known if ''.join(part[:1] for part in words[name]) == last]
+    return next(iter([*initials, *difflib.get_close_matches(word, known, 1)]), '')

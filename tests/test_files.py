@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from belle_jax import files
+from belle_jax import files, json_files
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -74,20 +74,20 @@ def test_text_makes_its_directories_and_names_a_file_that_cannot_be(tmp_path):
 
 def test_json_comes_back_and_what_is_none_is_named(tmp_path):
     path = tmp_path / 'a.json'
-    files.write_json(path, {'名': [1, None]})
+    json_files.write_json(path, {'名': [1, None]})
     assert path.read_text('utf-8') == '{\n  "名": [\n    1,\n    null\n  ]\n}\n'
-    assert files.read_json(path) == {'名': [1, None]}
+    assert json_files.read_json(path) == {'名': [1, None]}
     path.write_text('{"a": 1}', 'utf-8-sig')
-    assert files.read_json(path) == {'a': 1}
+    assert json_files.read_json(path) == {'a': 1}
     for content in (b'{', b'{"a": "\xff"}', b'{"a":' * 10**5):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=r'a\.json is not readable JSON \(.*: mend it\.'):
-            files.read_json(path, 'mend it')
+            json_files.read_json(path, 'mend it')
     path.write_text('[]')
     with pytest.raises(ValueError, match='does not hold a JSON object'):
-        files.read_json(path)
+        json_files.read_json(path)
     with pytest.raises(ValueError, match=r'b\.json is missing: copy it again\.'):
-        files.read_json(tmp_path / 'b.json')
+        json_files.read_json(tmp_path / 'b.json')
 
 
 def test_a_new_directory_is_whole_or_not_there(tmp_path):
@@ -247,7 +247,7 @@ def test_a_lock_keeps_others_out_until_its_holder_is_gone(tmp_path, name):
     [
         (b'{"a": ' + b'[' * 70 + b']' * 70 + b'}', 'nested too deeply'),
         (b'[' * 100_000, 'nested too deeply'),
-        (b'{"a": "' + b'a' * files.JSON_MAX + b'"}', 'it has more than 33,554,432 bytes'),
+        (b'{"a": "' + b'a' * json_files.JSON_MAX + b'"}', 'it has more than 33,554,432 bytes'),
         (b'null', 'does not hold a JSON object'),
         (b'[1]', 'does not hold a JSON object'),
         (b'{"a": "\xff"}', 'is not readable JSON'),
@@ -258,5 +258,5 @@ def test_json_has_a_kind_a_depth_and_a_size(tmp_path, content, reason):
     path = tmp_path / 'a.json'
     path.write_bytes(content)
     with pytest.raises(ValueError, match=reason) as error:
-        files.read_json(path, 'mend it')
+        json_files.read_json(path, 'mend it')
     assert str(error.value).startswith(str(path)) and str(error.value).endswith(': mend it.')

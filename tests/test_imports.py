@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # does not lead back to it.
 FLOORS = (
     'declaration disk paths signals progress',
-    'files',
+    'files json_files',
     'architecture',
     'families',
     'config',

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 
-from belle_jax.files import JSON_MAX
+from belle_jax.json_files import JSON_MAX
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 BPE = 2

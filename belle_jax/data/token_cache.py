@@ -33,7 +33,8 @@ from belle_jax.data.record_reader import RecordReader
 from belle_jax.data.records import Record
 from belle_jax.data.templates import Template
 from belle_jax.data.tokenizer import Piece
-from belle_jax.files import checksum, locked, read_json, remove, whole_directory, write_json
+from belle_jax.files import checksum, locked, remove, whole_directory
+from belle_jax.json_files import read_json, write_json
 from belle_jax.progress import Progress
 
 VERSION = 3  # raise it when the same source gives other tokens, or the files change

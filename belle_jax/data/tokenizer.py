@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tokenizers import Tokenizer as Backend
 
-from belle_jax.data import sentencepiece_model, tokenizer_directory
+from belle_jax.data import dummy_space, sentencepiece_model, tokenizer_directory
 from belle_jax.data.tokenizer_bounds import explained
 from belle_jax.data.tokenizer_directory import FILES
 from belle_jax.files import whole_directory
@@ -45,7 +45,7 @@ class Tokenizer:
     eos_id: int
     pad_id: int | None
     adds_bos: bool  # whether the tokenizer itself begins a text with BOS
-    dummy: tokenizer_directory.DummySpace  # where that space stands in a longer text
+    dummy: dummy_space.DummySpace  # where that space stands in a longer text
     chat_template: str | None
     special: dict[str, int]  # the tokens that no text can contain
     names: dict[str, str]  # the special tokens as a chat template calls them: 'eos_token': '</s>'
@@ -215,9 +215,9 @@ def _load(directory: pathlib.Path) -> Tokenizer:
     adds_bos = tokenizer_directory.adds_bos(directory, settings, backend, bos_id)
     encoder = tokenizer_directory.read_encoder(directory, backend)
     dummy = tokenizer_directory.read_dummy_space(directory, settings, backend)
-    continuing = tokenizer_directory.without_dummy_space(backend)
+    continuing = dummy_space.without_dummy_space(backend)
     if not dummy.anywhere:
-        backend = continuing = tokenizer_directory.without_dummy_space(backend, decoding=True)
+        backend = continuing = dummy_space.without_dummy_space(backend, decoding=True)
     backend.encode_special_tokens = continuing.encode_special_tokens = True
     ids = {'bos_token': bos_id, 'eos_token': eos_id, 'pad_token': pad_id}
     made = Tokenizer(

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from belle_jax.files import read_json
+from belle_jax.json_files import read_json
 
 GROWTH = 64  # times that normalisation may make a text longer; LLaMA's does not
 QUANTIFIERS = 3  # in one alternative: each may try every length of a text; published ones have two

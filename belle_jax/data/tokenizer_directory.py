@@ -5,17 +5,17 @@ directories name a class that does not exist any more, hold only `tokenizer.mode
 config.json, and transformers answers to each with other tokens.
 """
 
-import json
 import pathlib
 import re
-from typing import Any, NamedTuple
+from typing import Any
 
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
 from belle_jax.data import sentencepiece_model, tiktoken_model, tokenizer_bounds
+from belle_jax.data.dummy_space import DummySpace
 from belle_jax.data.tokenizer_bounds import explained
-from belle_jax.files import JSON_MAX, read_json
+from belle_jax.json_files import JSON_MAX, read_json
 
 FILES = (
     'tokenizer.json',
@@ -267,14 +267,6 @@ def adds_bos(
     return bos_id in backend.encode('').ids[:1]
 
 
-class DummySpace(NamedTuple):
-    """Where the space that LLaMA's tokenizer puts in front of a text stands."""
-
-    anywhere: bool = True  # False: not even in front of a whole text
-    after_special: bool = False  # whether text after a special token gets it as well
-    once: bool = False  # whether such text that begins with a space gets no second one
-
-
 def read_dummy_space(
     directory: pathlib.Path, settings: dict[str, Any], backend: Backend
 ) -> DummySpace:
@@ -291,40 +283,3 @@ def read_dummy_space(
         return DummySpace(once=True)
     first = "'first'" in repr(backend.pre_tokenizer).replace('"', "'")
     return DummySpace(after_special=not first)
-
-
-def without_dummy_space(backend: Backend, *, decoding: bool = False) -> Backend:
-    """The same tokenizer without the space in front, or itself where it puts none.
-
-    Args:
-        backend: With it.
-        decoding: Whether what it decodes keeps a first space, which then is no dummy.
-    """
-    state = json.loads(backend.to_str())
-    changed = False
-
-    def strip(node: Any) -> Any:
-        nonlocal changed
-        if not isinstance(node, dict):
-            return node
-        for key in ('normalizers', 'pretokenizers'):
-            if key in node:
-                kept = [strip(child) for child in node[key]]
-                node[key] = [child for child in kept if child is not None]
-        if 'decoders' in node:
-            node['decoders'] = [d for d in node['decoders'] if d['type'] != 'Strip']
-            changed = True
-        if node.get('type') == 'Prepend':
-            changed = True
-            return None
-        if node.get('type') == 'Metaspace' and node.get('prepend_scheme', 'always') != 'never':
-            changed, node['prepend_scheme'] = True, 'never'
-        if node.get('type') == 'ByteLevel' and node.get('add_prefix_space'):
-            changed, node['add_prefix_space'] = True, False
-        return node
-
-    state['normalizer'] = strip(state.get('normalizer'))
-    state['pre_tokenizer'] = strip(state.get('pre_tokenizer'))
-    if decoding:
-        state['decoder'] = strip(state.get('decoder'))
-    return Backend.from_str(json.dumps(state)) if changed else backend

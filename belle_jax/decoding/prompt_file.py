@@ -12,7 +12,8 @@ from belle_jax.decoding.assistant import Voice
 from belle_jax.decoding.batch import group_by_length
 from belle_jax.decoding.engine import Completion, Engine
 from belle_jax.decoding.sampling import Sampling
-from belle_jax.files import read_json, write_text
+from belle_jax.files import write_text
+from belle_jax.json_files import read_json
 from belle_jax.progress import Progress
 
 WINDOW = 16

@@ -15,8 +15,9 @@ from belle_jax import families
 from belle_jax.data import tokenizer
 from belle_jax.families import FAMILIES, Architecture
 from belle_jax.families.published import PublishedConfig
-from belle_jax.files import read_json, without_dots, write_json
+from belle_jax.files import without_dots
 from belle_jax.formats.protocol import PublishedModel, match, new_model
+from belle_jax.json_files import read_json, write_json
 from belle_jax.weights import shards
 from belle_jax.weights.tensors import DTYPES, common_dtype
 

@@ -19,7 +19,8 @@ from absl import logging
 from jax.experimental import multihost_utils
 
 from belle_jax import disk
-from belle_jax.files import read_json, remove, sweep, without_dots
+from belle_jax.files import remove, sweep, without_dots
+from belle_jax.json_files import read_json
 from belle_jax.runs import run_directory
 
 # Orbax logs a traceback in every thread that an error passes; the error itself reaches the caller.

@@ -18,9 +18,10 @@ import numpy as np
 from belle_jax import config, families
 from belle_jax.data import template_export, templates, tokenizer
 from belle_jax.families import TensorMap
-from belle_jax.files import new_directory, read_json, require_new, whole_directory, write_json
+from belle_jax.files import new_directory, require_new, whole_directory
 from belle_jax.formats import huggingface
 from belle_jax.formats.protocol import PublishedModel
+from belle_jax.json_files import read_json, write_json
 from belle_jax.runs import model_card, run_directory
 from belle_jax.runs.parameters import Saved, place
 from belle_jax.weights import shards

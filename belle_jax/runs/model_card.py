@@ -11,7 +11,7 @@ from huggingface_hub import ModelCardData, metadata_load
 from belle_jax import __version__, families
 from belle_jax.config import parse_sources
 from belle_jax.families import Architecture
-from belle_jax.files import read_json
+from belle_jax.json_files import read_json
 from belle_jax.runs import run_directory
 
 BELLE = """@misc{ji2023belle,

@@ -14,7 +14,7 @@ import numpy as np
 
 from belle_jax import families
 from belle_jax.families import Architecture
-from belle_jax.files import read_json
+from belle_jax.json_files import read_json
 from belle_jax.runs import run_directory
 from belle_jax.weights.tensors import DTYPES, Index, common_dtype
 

@@ -17,8 +17,9 @@ from typing import Any
 
 from belle_jax import config
 from belle_jax.families import Architecture
-from belle_jax.files import checksum, parse_json, read_json, without_dots, write_text
+from belle_jax.files import checksum, without_dots, write_text
 from belle_jax.formats import huggingface
+from belle_jax.json_files import parse_json, read_json
 
 CONFIG = 'config.json'
 CHECKPOINTS = 'checkpoints'

@@ -14,7 +14,7 @@ from typing import Any
 from belle_jax.data.records import BadRow
 from belle_jax.data.row_file import RowFile
 from belle_jax.disk import sentence
-from belle_jax.files import read_json
+from belle_jax.json_files import read_json
 from belle_jax.texts.filters import Row, said
 
 OWN_SEEDS = pathlib.Path(__file__).with_name('seeds.jsonl')

@@ -9,7 +9,7 @@ from flax.traverse_util import flatten_dict
 from belle_jax import config
 from belle_jax.config import Run
 from belle_jax.data import Tokenizer
-from belle_jax.files import read_json
+from belle_jax.json_files import read_json
 from belle_jax.runs import run_directory
 from belle_jax.runs.load import open_parameters
 from belle_jax.runs.parameters import Parameters

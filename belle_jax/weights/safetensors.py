@@ -18,7 +18,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from belle_jax.files import JSON_MAX, parse_json, whole_file
+from belle_jax.files import whole_file
+from belle_jax.json_files import JSON_MAX, parse_json
 from belle_jax.weights.tensors import Planned, Stored, map_file, natural
 
 DTYPES = {

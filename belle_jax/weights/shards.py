@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from belle_jax.families import HEAD
-from belle_jax.files import read_json
+from belle_jax.json_files import read_json
 from belle_jax.weights import safetensors, torch_files
 from belle_jax.weights.tensors import Planned, Stored
 

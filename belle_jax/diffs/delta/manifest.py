@@ -29,8 +29,8 @@ from typing import Any
 
 import numpy as np
 
-from belle_jax.files import read_json
 from belle_jax.formats import huggingface
+from belle_jax.json_files import read_json
 from belle_jax.weights.safetensors import DTYPES
 from belle_jax.weights.tensors import map_file
 

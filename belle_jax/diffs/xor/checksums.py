@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from belle_jax.diffs.xor import blocks
-from belle_jax.files import read_json, write_text
+from belle_jax.files import write_text
+from belle_jax.json_files import read_json
 
 MANIFEST = 'xor_manifest.json'
 

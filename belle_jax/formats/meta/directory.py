@@ -10,12 +10,12 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from belle_jax.data import tiktoken_model
-from belle_jax.files import read_json, write_json
 from belle_jax.formats import huggingface
 from belle_jax.formats.meta import layout, params, tokenizer_model
 from belle_jax.formats.meta.layout import BUFFERS, COLUMNS, ROWS, MetaTensor
 from belle_jax.formats.meta.params import FILE, Params
 from belle_jax.formats.protocol import PublishedModel, new_model
+from belle_jax.json_files import read_json, write_json
 from belle_jax.weights import torch_files
 from belle_jax.weights.tensors import Planned, Stored, common_dtype, same
 

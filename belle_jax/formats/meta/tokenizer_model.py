@@ -6,8 +6,8 @@ from pathlib import Path
 from tokenizers import Tokenizer, processors
 
 from belle_jax.data import sentencepiece_model, tiktoken_model
-from belle_jax.files import write_json
 from belle_jax.formats.meta.params import Words
+from belle_jax.json_files import write_json
 
 FILE = 'tokenizer.model'
 BOS, EOS = '<s>', '</s>'

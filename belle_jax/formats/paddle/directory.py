@@ -18,10 +18,10 @@ from typing import Any
 
 from belle_jax import families
 from belle_jax.families import HEAD, Architecture
-from belle_jax.files import read_json, write_json
 from belle_jax.formats import huggingface
 from belle_jax.formats.paddle import pdparams, tokenizer_files
 from belle_jax.formats.protocol import PublishedModel, match, new_model
+from belle_jax.json_files import read_json, write_json
 from belle_jax.weights import shards
 from belle_jax.weights.tensors import Stored, common_dtype, planned
 

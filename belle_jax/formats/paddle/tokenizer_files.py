@@ -21,8 +21,8 @@ from belle_jax.data.records import Message
 from belle_jax.data.template_process import RENDERER
 from belle_jax.data.templates import Template
 from belle_jax.data.tokenizer import Tokenizer
-from belle_jax.files import write_json
 from belle_jax.formats.huggingface import copy, read_settings
+from belle_jax.json_files import write_json
 
 SETTINGS, CHAT = 'tokenizer_config.json', 'chat_template.json'
 COMMON = ('vocab.json', 'merges.txt', 'added_tokens.json', 'special_tokens_map.json')
