@@ -21,11 +21,11 @@ def main(part: str) -> None:
         template = templates.Template('belle', tokenizer.load(Path('tokenizer')))
         token_cache.open_source('a.jsonl', template, '', 'error', 'cache')
     else:
-        from belle_jax.quickstart import __main__ as quickstart
         from belle_jax.quickstart import pairs
+        from belle_jax.quickstart.__main__ import _prepare
 
         train, held_out = pairs.make()
-        quickstart._prepare(train[:300], held_out)
+        _prepare(train[:300], held_out)
 
 
 if __name__ == '__main__':
