@@ -48,7 +48,7 @@ def test_a_mistake_is_told_in_a_sentence_before_anything_is_asked(tmp_path):
         'broken.jsonl:2: broken JSON': [f'--seeds={broken}'],
         'alone.jsonl holds one seed task alone': [f'--seeds={alone}'],
         'name a file of English ones with --seeds': ['--language=en'],
-        'there.json cannot be made (file exists): look at the name': [f'--output={there}/rows.json'],
+        'there.json cannot be made (file exists): look at': [f'--output={there}/rows.json'],
         'there.json is there already, and no journal': [f'--output={there}'],
         'rows.journal.sqlite is not there: --rebuild makes rows again': ['--rebuild'],
         "no filter 'no such' to switch off: this kind has needs a medium": ['--without=no such'],
