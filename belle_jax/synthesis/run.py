@@ -217,7 +217,7 @@ def _harvest(job: Job, files: Files, journal: Journal) -> Iterator[Harvest]:
                 for row in harvest.kept:
                     note(row)
         rows = list(by_hand.rows(harvest.kept))
-        if paid and not rows:
+        if paid and not (rows or harvest.kept):  # a person may drop them all
             raise ValueError(
                 f'not one row came of {len(harvest.points):,} replies, and {files.output} has '
                 'rows, which would be lost: give other filters, another --output, or --overwrite.'

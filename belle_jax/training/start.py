@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import weakref
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,7 @@ class Start:
             'another --workdir.'
         )
         self._lock.enter_context(locked(self.workdir / '.lock', busy))
+        weakref.finalize(self, self._lock.close)  # at the latest when the interpreter ends
         for folder in (self.workdir, (self.workdir / run_directory.METRICS).parent):
             sweep(folder)
 

@@ -1,6 +1,5 @@
 """Parts of programs that are long before or behind what is killed, as programs of their own."""
 
-import importlib
 import sys
 from pathlib import Path
 
@@ -23,9 +22,10 @@ def main(part: str) -> None:
         token_cache.open_source('a.jsonl', template, '', 'error', 'cache')
     else:
         from belle_jax.quickstart import pairs
+        from belle_jax.quickstart.__main__ import _prepare
 
         train, held_out = pairs.make()
-        importlib.import_module('belle_jax.quickstart.__main__')._prepare(train[:300], held_out)
+        _prepare(train[:300], held_out)
 
 
 if __name__ == '__main__':
