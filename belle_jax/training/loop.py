@@ -70,6 +70,7 @@ class Trainer:
 
         # ─── the state ───────────────────────────────────────────────────────────────────────────
         start.lock()
+        self._unlock = start.unlock
         self.saving = Saving(start, self.setup, self.plan.fingerprint, self.steps)
         self.number, self.state = self.saving.restore()
         start.save(self.data.account)
@@ -111,6 +112,7 @@ class Trainer:
             curve = self.workdir / 'metrics' / 'loss.png'
             metrics.draw(read_metrics(self.recorder.path)[0], curve)
             print(f'Loss curve: {curve}')
+        self._unlock()
         return self.workdir
 
     def _run(self) -> None:

@@ -91,7 +91,7 @@ class Start:
         return placed
 
     def lock(self) -> None:
-        """Keeps the directory as long as this lives; if another process does, a ValueError."""
+        """Keeps the directory until `unlock`; if another process does, a ValueError."""
         if jax.process_index():
             return
         self.workdir.mkdir(parents=True, exist_ok=True)
@@ -100,9 +100,13 @@ class Start:
             'another --workdir.'
         )
         self._lock.enter_context(locked(self.workdir / '.lock', busy))
-        weakref.finalize(self, self._lock.close)  # at the latest when the interpreter ends
+        weakref.finalize(self, self._lock.close)  # also after an error
         for folder in (self.workdir, (self.workdir / run_directory.METRICS).parent):
             sweep(folder)
+
+    def unlock(self) -> None:
+        """Lets the directory go, when all is saved."""
+        self._lock.close()
 
     def save(self, account: Any) -> None:
         """Writes what a run directory says of itself."""
