@@ -196,7 +196,10 @@ def run_sample(*arguments, stdin=''):
         ((), '--model is missing'),
         (('--model=x', '--prompts=y'), '--prompts and --output belong together'),
         (('--model=x', '--top_p=1.5'), 'top_p=1.5 must be between 0 and 1'),
-        (('--model=x', '--prompts=missing.jsonl', '--output=o'), 'No such file'),
+        (
+            ('--model=x', '--prompts=missing.jsonl', '--output=o'),
+            'missing.jsonl cannot be used (no such',
+        ),
         (('--model=x', '--prompts=o', '--output=./o'), '(of --output) is what --prompts reads'),
         (
             ('--model=x', '--prompts=o.settings.json', '--output=o'),
