@@ -128,3 +128,17 @@ def test_the_packages_of_the_wheel_are_the_folders():
     folders = {p.parent.relative_to(ROOT) for p in (ROOT / 'belle_jax').rglob('__init__.py')}
     packages = {'.'.join(folder.parts) for folder in folders}
     assert set(settings['packages']) == packages | set(settings['package-dir'])
+
+
+def test_numbers_that_are_none_and_too_little_memory_are_sentences(tmp_path):
+    for program, flags, sentence in (
+        ('belle_jax.generate_data', ['--temperature=nan'], '--temperature=nan must be a finite'),
+        ('belle_jax.generate_data', ['--top_p=2'], '--top_p=2.0 is a fraction'),
+        ('-c', [], 'there is too little memory for this'),
+    ):
+        code = 'from belle_jax import cli\ndef main(): raise MemoryError\ncli.run(main)'
+        words = ['-c', code] if program == '-c' else ['-m', program, *flags]
+        command = [sys.executable, *words]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 1 and sentence in done.stderr, done.stderr
+        assert 'Traceback' not in done.stderr
