@@ -102,7 +102,7 @@ def run(trial: Trial, base: Path, kills: int, seed: int = 0, state: Path | None 
     Args:
         trial: What is killed.
         base: A folder to work in.
-        kills: In all, with those of earlier sessions.
+        kills: In all, with those of earlier runs.
         seed: Of the moments.
         state: A file of JSON lines, to which each finished round is added; rounds that are in it
             are not done again.
