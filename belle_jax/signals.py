@@ -7,6 +7,7 @@ or more after the first request means that somebody will not wait.
 
 import contextlib
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -25,7 +26,8 @@ def heeding(
 
     The others are passed over, but for a late Ctrl-C, which raises KeyboardInterrupt. A signal that
     is ignored stays so: `nohup` does that to SIGHUP, a script's `&` to Ctrl-C. Blocks may lie in
-    each other, and what the inner one was asked counts in the outer one, too.
+    each other, and what the inner one was asked counts in the outer one, too. In a thread of somebody
+    else's program the signals are that program's matter.
     """
     global _open
 
@@ -36,7 +38,8 @@ def heeding(
         elif number == signal.SIGINT and _asked[-1] - _asked[0] >= IMPATIENT:
             raise KeyboardInterrupt
 
-    heeded = [n for n in signals if signal.getsignal(n) is not signal.SIG_IGN]
+    ours = threading.current_thread() is threading.main_thread()
+    heeded = [n for n in signals if ours and signal.getsignal(n) is not signal.SIG_IGN]
     before = {number: signal.signal(number, handle) for number in heeded}
     _open += 1
     try:
