@@ -26,8 +26,8 @@ def heeding(
 
     The others are passed over, but for a late Ctrl-C, which raises KeyboardInterrupt. A signal that
     is ignored stays so: `nohup` does that to SIGHUP, a script's `&` to Ctrl-C. Blocks may lie in
-    each other, and what the inner one was asked counts in the outer one, too. In a thread of another
-    program the signals are that program's matter.
+    each other, and what the inner one was asked counts in the outer one, too. In a thread of
+    another program the signals are its matter.
     """
     global _open
 
