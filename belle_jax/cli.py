@@ -6,6 +6,7 @@ A program is a module that defines flags and ends with `cli.run(main)`. `belle-j
 
 import ast
 import math
+import os
 import re
 import runpy
 import sys
@@ -80,6 +81,8 @@ def run(
                     raise ValueError(f'--{name}={value} must be a finite number.')
             with signals.heeding(signals.interrupt):
                 result = main(*words)
+        except BrokenPipeError:
+            raise  # see `_unhandled`
         except ValueError as error:
             fail(error)
         except OSError as error:
@@ -97,8 +100,11 @@ def run(
 
 
 def _unhandled(kind: type[BaseException], error: BaseException, trace: Any) -> None:
-    """Ctrl-C while the modules of a program are loaded is no error of theirs."""
-    if issubclass(kind, KeyboardInterrupt):
+    """Ctrl-C while the modules of a program are loaded is no error of theirs, nor is it that
+    nobody reads on, as behind `| head`."""
+    if issubclass(kind, BrokenPipeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what is still to be flushed
+    elif issubclass(kind, KeyboardInterrupt):
         print(f'{program()}: stopped before it began.', file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, trace)
@@ -155,7 +161,7 @@ def main() -> None:
     """The command belle-jax: starts a program, or prints the map."""
     word, *rest = sys.argv[1:] or HELP
     if word in HELP:
-        print(_map())
+        print(_map(), flush=True)
     elif word == '--version':
         print(f'belle-jax {__version__}')
     elif word == 'completion':
@@ -165,7 +171,8 @@ def main() -> None:
     elif word != 'convert':
         _start(f'belle_jax.{word}', rest)
     elif not rest or rest[0] in HELP:
-        print('\n'.join(['belle-jax convert NAME --flags\n', *_lines('convert', converters())]))
+        listed = _lines('convert', converters())
+        print('\n'.join(['belle-jax convert NAME --flags\n', *listed]), flush=True)
     elif rest[0] not in converters():
         near = _nearest(rest[0], converters())
         fail(f'{rest[0]!r} is not a converter{near} See belle-jax convert --help.')

@@ -28,19 +28,17 @@ from absl import flags
 
 from belle_jax import cli
 from belle_jax.api import Breaker, Budget, Client, Limits, Retries, price
+from belle_jax.disk import distinct
 from belle_jax.flag_readers import require_read, table
-from belle_jax.paths import distinct
-from belle_jax.synthesis import dedupe, kinds, layouts, review, run
-from belle_jax.synthesis.flag_table import BESIDE_NO_SIMILARITY, READ_BY
+from belle_jax.synthesis import dedupe, kinds, layouts, review, run, sources
 from belle_jax.synthesis.harvest import Files
-from belle_jax.synthesis.settings import CHOICES, MODELS, Settings, read_request, read_turns
-from belle_jax.synthesis.sources import (
-    OWN_ENGLISH_SEEDS,
-    OWN_SEEDS,
-    read_categories,
-    read_objects,
-    read_rows,
-    read_seeds,
+from belle_jax.synthesis.settings import (
+    CHOICES,
+    MODELS,
+    READ_BY,
+    Settings,
+    read_request,
+    read_turns,
 )
 from belle_jax.texts.filters import without
 from belle_jax.texts.rouge import KINDS as TOKEN_KINDS
@@ -124,6 +122,8 @@ SETTINGS = (
     'seed language num_prompt_instructions tasks_per_request prompt_file evolve apart '
     'longest_answer api model_name max_tokens temperature top_p'
 ).split()
+# Flags that say how rows are compared.
+NEEDS_SIMILARITY = 'threshold tokens neighbours'
 # Flags whose values are files to read.
 FILES = 'seeds rows prompt_file categories characters tokens'.split()
 
@@ -240,7 +240,7 @@ def look() -> int:
 def _require_read(action: str) -> None:
     making = action == 'generate'
     idle = {
-        '--similarity=none': BESIDE_NO_SIMILARITY if making and SIMILARITY.value == 'none' else '',
+        '--similarity=none': NEEDS_SIMILARITY if making and SIMILARITY.value == 'none' else '',
         '--tokens': 'language' if action == 'dedupe' and TOKENS.value else '',
     }
     chosen = (KIND.value, action) if making else ('--apply' if APPLY.value else action,)
@@ -263,13 +263,13 @@ def _rows_files(one: bool = False) -> list[str]:
 
 
 def _settings() -> Settings:
-    own_seeds = OWN_SEEDS if LANGUAGE.value == 'zh' else OWN_ENGLISH_SEEDS
+    own_seeds = sources.OWN_SEEDS if LANGUAGE.value == 'zh' else sources.OWN_ENGLISH_SEEDS
     named: dict[str, Any] = {name: FLAGS[name].value for name in SETTINGS}
     return Settings(
-        seeds=read_seeds(SEEDS.value or own_seeds, SHOTS.value),
-        rows=read_rows(ROWS.value),
-        categories=read_categories(CATEGORIES.value) if CATEGORIES.value else (),
-        characters=read_objects(CHARACTERS.value) if CHARACTERS.value else (),
+        seeds=sources.read_seeds(SEEDS.value or own_seeds, SHOTS.value),
+        rows=sources.read_rows(ROWS.value),
+        categories=sources.read_categories(CATEGORIES.value) if CATEGORIES.value else (),
+        characters=sources.read_objects(CHARACTERS.value) if CHARACTERS.value else (),
         turns=read_turns(TURNS.value),
         request=read_request(REQUEST.value),
         **named,

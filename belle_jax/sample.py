@@ -150,7 +150,7 @@ def main() -> None:
     settings = settings_by_length(chosen)
     from belle_jax.data import templates
     from belle_jax.decoding import assistant, prompt_file, terminal
-    from belle_jax.paths import distinct
+    from belle_jax.disk import distinct
 
     if (name := chosen.get('template')) and name not in templates.NAMES:
         raise ValueError(f'--template={name} is not known: {", ".join(templates.NAMES)} are.')

@@ -28,6 +28,7 @@ class Asking:
         flight: Its entry among the requests that are under way.
         drain: Ends its waiting.
         body: As it is to be asked, before `Dialect.spoken`.
+        sent: As it was asked last.
         at_server: Whether it was sent and nothing has come of it yet.
         attempts: How often it was sent, the control question included.
         failures: Of these, those that count for `Retries`.
@@ -46,6 +47,7 @@ class Asking:
     flight: Flight | None
     drain: Drain
     body: dict[str, Any] = field(init=False)
+    sent: dict[str, Any] = field(init=False)
     at_server: bool = False
     attempts: int = 0
     failures: int = 0
@@ -60,7 +62,7 @@ class Asking:
     usage: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.body = self.asked.body
+        self.body = self.sent = self.asked.body
 
     @contextlib.contextmanager
     def being_at_server(self) -> Iterator[None]:

@@ -102,7 +102,6 @@ class Client:
                     flight.withdraw()
                 raise
             error = 'interrupted'
-        sent = self._dialect.spoken(state.body)
         return Reply(
             asked.index,
             answered.text,
@@ -112,7 +111,7 @@ class Client:
             self.price.cost(state.prompt_tokens, state.completion_tokens),
             error,
             answered.thoughts,
-            sent=None if sent is asked.body else sent,
+            sent=None if state.sent is asked.body else state.sent,
             usage=state.usage,
             attempts=state.attempts,
             seconds=self._clock() - begun,
@@ -127,7 +126,7 @@ class Client:
     async def _until_answered(self, state: Asking) -> Answer:
         """Attempts within the bounds; the last failure is raised."""
         while True:
-            body = self._dialect.spoken(state.body)
+            body = state.sent = self._dialect.spoken(state.body)
             reserved = prompt_tokens(body) + answer_tokens(body)
             with state.drain.waits():
                 await self._limits.acquire(reserved)

@@ -14,14 +14,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from belle_jax.data.records import Message
-from belle_jax.data.template_process import RENDERER, Refused
+from belle_jax.data.template_process import RENDERER, TemplateRefused
 from belle_jax.data.tokenizer import Piece, Tokenizer
 
 PRIVATE = range(0xE000, 0xF900)  # code points that Unicode gives no meaning
 LLAMA_SPACE = (' ', '▁')
 
 
-class Answer(NamedTuple):
+class AnswerSpan(NamedTuple):
     """Where an answer stands in a rendered text, its end-of-sequence token included."""
 
     start: int
@@ -89,7 +89,7 @@ class JinjaTemplate:
         """A text that holds no special token, because a mark stands inside each."""
         return self._special.sub(lambda found: found[0][0] + mark + found[0][1:], text)
 
-    def _pieces(self, text: str, answers: Sequence[Answer], mark: str) -> list[Piece]:
+    def _pieces(self, text: str, answers: Sequence[AnswerSpan], mark: str) -> list[Piece]:
         """Text between special tokens and in and around answers, and the tokens."""
         pieces = []
         learnt = [span for answer in answers for span in answer.learnt]
@@ -175,7 +175,7 @@ class _Rendering:
             self._learnt[text] = spans
         return self._texts[count, generate]
 
-    def answer(self, text: str, turn: int) -> Answer | None:
+    def answer(self, text: str, turn: int) -> AnswerSpan | None:
         """Where the text has a turn's answer; None unless as sampling saw and would say it."""
         start = self.text(turn, generate=True)
         so_far = self.text(turn + 1, generate=False)
@@ -189,9 +189,9 @@ class _Rendering:
             if not any(begin < end <= close for begin, close in learnt):
                 return None  # nobody would learn to end
         trained = self._turns[turn].get('trained', True)
-        return Answer(len(start), end, tuple(learnt if trained else ()))
+        return AnswerSpan(len(start), end, tuple(learnt if trained else ()))
 
-    def answers(self, text: str, count: int) -> list[Answer]:
+    def answers(self, text: str, count: int) -> list[AnswerSpan]:
         """Those of the first turns that the text has."""
         asked = (i for i in range(count) if self._turns[i]['role'] == 'assistant')
         return [found for i in asked if (found := self.answer(text, i))]
@@ -214,7 +214,7 @@ def render(template: str, messages: list[dict[str, Any]], *, generate: bool, **n
     given = {'tools': None, 'documents': None, 'add_generation_prompt': generate, **names}
     try:
         return RENDERER.render(template, {**given, 'messages': messages})
-    except Refused as error:
+    except TemplateRefused as error:
         raise ValueError(f"the tokenizer's chat_template says: {error}") from error
     except ValueError as error:
         raise ValueError(

@@ -2,14 +2,15 @@
 
 A template is a program: four nested loops, `9**9**9` or `indent(10**9)` in one never end, or fill
 the memory, and no list of what is allowed is complete. So Jinja's sandbox, which reaches nothing of
-Python's, runs in a child that may take `MEMORY` and write no file, and is killed after `SECONDS`;
-what it answers is bounded as well. A template that went beyond is not asked again.
+Python's, runs in a child that may take `MEMORY`, `SECONDS` of a processor for each rendering, and
+write no file; what it answers is bounded as well. A template that went beyond is not asked again.
 """
 
 import atexit
 import datetime
 import functools
 import json
+import math
 import os
 import resource
 import select
@@ -27,13 +28,14 @@ import jinja2.sandbox
 
 # The longest published templates take 5 ms and 60 MB, most of which is Python.
 SECONDS = 5
+PATIENCE = 60  # seconds of the clock, in which even a busy machine finds five for the child
 MEMORY = 1 << 29  # bytes of address space
 LONGEST = 1 << 24  # characters of an answer: four times the largest row
 STANDING = datetime.datetime(2024, 7, 26)
 """What a template takes for today: another date would give other tokens tomorrow."""
 
 
-class Refused(ValueError):
+class TemplateRefused(ValueError):
     """The template refuses these values, by `raise_exception` or because it is not valid."""
 
 
@@ -53,7 +55,7 @@ class Renderer:
             values: Its variables, as JSON has them.
             paddle: Whether a line break at the end of the source is kept, as PaddleNLP does.
         Raises:
-            Refused: see there.
+            TemplateRefused: it refuses them.
             ValueError: it goes wrong, or beyond its time, its memory or the longest answer.
         """
         request = json.dumps([source, values, paddle]).encode() + b'\n'
@@ -67,14 +69,14 @@ class Renderer:
                 )
         kind, text = json.loads(answer)
         if kind:
-            raise Refused(text) if kind == 'Refused' else ValueError(f'{kind}: {text}')
+            raise TemplateRefused(text) if kind == 'Refused' else ValueError(f'{kind}: {text}')
         return text
 
     def _ask(self, request: bytes) -> bytes | None:
         """The child's line; None if it died or is not done in time."""
         if self._child is None or self._pid != os.getpid():  # a fork would share its pipes
             self._child = subprocess.Popen(
-                [sys.executable, '-P', str(Path(__file__).resolve())],
+                [sys.executable, '-P', str(Path(__file__).resolve()), str(SECONDS)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
@@ -88,7 +90,7 @@ class Renderer:
             while request:
                 request = request[stdin.write(request) or 0 :]
             while not answer.endswith(b'\n'):
-                ready, _, _ = select.select([stdout], [], [], SECONDS)
+                ready, _, _ = select.select([stdout], [], [], PATIENCE)
                 block = stdout.read(1 << 20) if ready else b''
                 if not block:
                     return None
@@ -154,7 +156,7 @@ def _refuse(message: str) -> None:
     raise jinja2.TemplateError(message)
 
 
-def serve() -> None:
+def serve(seconds: int) -> None:
     """Answers each line [source, values, paddle] with a line [kind of error or '', text]."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
@@ -162,6 +164,9 @@ def serve() -> None:
     compiled = functools.lru_cache(16)(lambda source, kind: _environment(kind).from_string(source))
     for line in sys.stdin:
         source, values, paddle = json.loads(line)
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        until = math.ceil(used.ru_utime + used.ru_stime) + seconds
+        resource.setrlimit(resource.RLIMIT_CPU, (until, resource.RLIM_INFINITY))
         try:
             text = compiled(source, paddle).render(values)
             if len(text) > LONGEST:
@@ -177,4 +182,4 @@ def serve() -> None:
 
 
 if __name__ == '__main__':
-    serve()
+    serve(int(sys.argv[1]))

@@ -39,7 +39,7 @@ HEADERS = {
 Route = Callable[[Any], Any]
 
 
-class Refused(Exception):
+class RefusedRequest(Exception):
     """A request that gets no answer but its status and a sentence."""
 
     def __init__(self, sentence: str, status: HTTPStatus = HTTPStatus.FORBIDDEN) -> None:
@@ -128,7 +128,7 @@ class _Request(http.server.BaseHTTPRequestHandler):
         try:
             route = routes[self._path(routes)]
             said = route(read())
-        except Refused as refused:
+        except RefusedRequest as refused:
             status, said = refused.status, {'error': str(refused)}
         except ValueError as error:
             status, said = HTTPStatus.BAD_REQUEST, {'error': str(error)}
@@ -154,15 +154,15 @@ class _Request(http.server.BaseHTTPRequestHandler):
         # A site's own name can be made to lead here (DNS rebinding); a number cannot. The port may
         # be another, as that of a tunnel.
         if not self._is_ours(host):
-            raise Refused(f'this server is not {host[:80]!r}: use the address it gave.')
+            raise RefusedRequest(f'this server is not {host[:80]!r}: use the address it gave.')
         if origin is not None and origin != f'http://{host}':
-            raise Refused('another page asks for this, and may not.')
+            raise RefusedRequest('another page asks for this, and may not.')
         _, token, *path = f'{urllib.parse.urlsplit(self.path).path}/'.split('/')
         if not hmac.compare_digest(token.encode(), self.server.token.encode()):
-            raise Refused('the address lacks its token: use the one that was printed.')
+            raise RefusedRequest('the address lacks its token: use the one that was printed.')
         name = '/'.join(path).rstrip('/')
         if name not in routes:
-            raise Refused(f'there is nothing at {name[:80]!r}.', HTTPStatus.NOT_FOUND)
+            raise RefusedRequest(f'there is nothing at {name[:80]!r}.', HTTPStatus.NOT_FOUND)
         return name
 
     def _is_ours(self, host: str) -> bool:
@@ -178,13 +178,15 @@ class _Request(http.server.BaseHTTPRequestHandler):
     def _body(self) -> Any:
         # No form of a web page can send this type.
         if self.headers.get_content_type() != 'application/json':
-            raise Refused('JSON alone is taken.', HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
+            raise RefusedRequest('JSON alone is taken.', HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
         length = self.headers.get('Content-Length', '')
         if not (length.isascii() and length.isdigit()):
-            raise Refused('the request does not tell its length.', HTTPStatus.LENGTH_REQUIRED)
+            raise RefusedRequest(
+                'the request does not tell its length.', HTTPStatus.LENGTH_REQUIRED
+            )
         if len(length) > 9 or int(length) > LARGEST:
             most = f'at most {LARGEST:,} bytes are taken at once.'
-            raise Refused(most, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+            raise RefusedRequest(most, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
         try:
             return json.loads(self.rfile.read(int(length)))
         except RecursionError as error:

@@ -20,7 +20,7 @@ from typing import Any
 
 from belle_jax.data.records import BadRow, layout, parse
 from belle_jax.data.row_file import RowFile, new_row_file
-from belle_jax.paths import distinct
+from belle_jax.disk import distinct
 from belle_jax.progress import Progress
 from belle_jax.texts.minhash import RECALL, MinHashIndex, plan
 from belle_jax.texts.parts import Parts

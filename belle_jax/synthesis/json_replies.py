@@ -14,7 +14,7 @@ LIST = re.compile(r'\{\s*"[^"{}]*"\s*:\s*\[')  # an object that holds a list of 
 DECODER = json.JSONDecoder(strict=False)  # models write line ends into strings
 
 
-class Piece(NamedTuple):
+class JsonPiece(NamedTuple):
     """One object of a reply, or what could not be read: then why, as rejected pieces say it."""
 
     value: dict[str, Any]
@@ -22,7 +22,7 @@ class Piece(NamedTuple):
     text: str
 
 
-def pieces(text: str, keys: str, label: re.Pattern[str]) -> list[Piece]:
+def pieces(text: str, keys: str, label: re.Pattern[str]) -> list[JsonPiece]:
     """The objects of a reply that have certain keys.
 
     Args:
@@ -37,7 +37,7 @@ def pieces(text: str, keys: str, label: re.Pattern[str]) -> list[Piece]:
     quoted = re.compile(rf'"(?:{keys})"\s*:', re.I)
     if not first or label.search(text[: first.end()]) or not quoted.search(text, first.end()):
         return []
-    found: list[Piece] = []
+    found: list[JsonPiece] = []
     last, at = first.end(), first.end()
     while at >= 0:
         try:
@@ -46,7 +46,7 @@ def pieces(text: str, keys: str, label: re.Pattern[str]) -> list[Piece]:
             value, end = {}, at + 1
         if any(re.fullmatch(keys, key, re.I) for key in value):
             found += _unread(text[last:at], 'broken JSON')
-            found.append(Piece(value, '', text[at:end]))
+            found.append(JsonPiece(value, '', text[at:end]))
             last = end
         else:
             end = at + 1  # the objects are inside, or something is broken
@@ -54,10 +54,10 @@ def pieces(text: str, keys: str, label: re.Pattern[str]) -> list[Piece]:
     return found + _unread(text[last:], 'truncated')
 
 
-def _unread(text: str, reason: str) -> list[Piece]:
+def _unread(text: str, reason: str) -> list[JsonPiece]:
     text = LIST.sub('', text)
     begun = text.find('{')
-    return [Piece({}, reason, text[begun:])] if begun >= 0 else []
+    return [JsonPiece({}, reason, text[begun:])] if begun >= 0 else []
 
 
 def as_text(value: Any) -> str:

@@ -68,7 +68,7 @@ class FoundLabel(NamedTuple):
     number: str
 
 
-class Fields:
+class TaskFields:
     """The fields of one kind's tasks: how they are labelled, and reading them from a reply."""
 
     def __init__(self, **labels: tuple[str, ...]) -> None:
@@ -221,7 +221,7 @@ class Fields:
         row = {label.field: tidy(piece[label.end : end]) for label, end in zip(order, ends)}
         return self._candidate(row, text)
 
-    def _of_json(self, piece: json_replies.Piece) -> Candidate:
+    def _of_json(self, piece: json_replies.JsonPiece) -> Candidate:
         if piece.rejected:
             return refused(piece.rejected, piece.text)
         row = {'input': ''} if 'input' in self.names else {}
@@ -268,7 +268,7 @@ def tidy(text: str) -> str:
             return text
 
 
-TASK = Fields(
+TASK = TaskFields(
     instruction=('任务指令', '指令', 'instruction'),
     input=('输入', 'input'),
     output=('输出', 'output'),

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from belle_jax.data.row_file import new_row_file
+from belle_jax.disk import distinct
 from belle_jax.pages.server import PageServer, Route
-from belle_jax.paths import distinct
 from belle_jax.progress import Progress
 from belle_jax.synthesis.decisions import ByHand, DecisionLog, Names, rejected_row
 from belle_jax.synthesis.harvest import Files

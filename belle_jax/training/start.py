@@ -14,10 +14,10 @@ from jax.experimental import multihost_utils
 from belle_jax import config, families, models
 from belle_jax.config import Architecture, Run
 from belle_jax.data import Tokenizer, tokenizer
+from belle_jax.disk import distinct
 from belle_jax.files import locked, remove, sweep
 from belle_jax.formats import huggingface
 from belle_jax.json_files import write_json
-from belle_jax.paths import distinct
 from belle_jax.runs import conversion, run_directory
 from belle_jax.runs.checkpoints import Checkpoints
 from belle_jax.runs.load import open_parameters, read_architecture

@@ -419,6 +419,28 @@ def test_a_field_that_the_server_refuses_by_name_is_renamed_or_left_out_once(ser
     assert len(changes) == 1 and changes[0].startswith(f'{name} is ')
 
 
+def test_what_was_sent_is_what_was_answered_whatever_is_learnt_meanwhile():
+    """The second request is answered in its first form, after the first one's was refused."""
+    refusal = error(400, "Unknown parameter: 'temperature'.", param='temperature')
+
+    def rules(body):
+        return refusal if 'temperature' in body and body['user'] == 'first' else None
+
+    async def run():
+        async with (
+            Server(content=content, delay=0.3, rules=rules) as served,
+            Client(served.url) as client,
+        ):
+            bodies = [FULL | {'user': user} for user in ('first', 'second')]
+            first = asyncio.ensure_future(client.ask(Request(0, bodies[0])))
+            await asyncio.sleep(0.15)
+            return bodies, await client.ask(Request(1, bodies[1])), await first
+
+    bodies, second, first = asyncio.run(run())
+    assert second.sent is None and second.attempts == 1
+    assert first.sent == {name: v for name, v in bodies[0].items() if name != 'temperature'}
+
+
 def test_a_server_that_takes_little_is_learnt_field_by_field():
     """A strict imitation: what it does not know, or knows no more, it names and refuses."""
     known = {'model', 'messages', 'max_completion_tokens', 'n'}

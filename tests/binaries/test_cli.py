@@ -1,5 +1,6 @@
 """The command belle-jax: its map, its names, and what it says when a name is wrong."""
 
+import os
 import subprocess
 import sys
 import tomllib
@@ -142,3 +143,14 @@ def test_numbers_that_are_none_and_too_little_memory_are_sentences(tmp_path):
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 1 and sentence in done.stderr, done.stderr
         assert 'Traceback' not in done.stderr
+
+
+def test_that_nobody_reads_on_is_no_error():
+    code = 'import sys; from belle_jax import cli; sys.argv[1:] = ["--help"]; cli.main()'
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, '-c', code], cwd=ROOT, stdout=writer, stderr=-1, text=True
+    )
+    os.close(writer)
+    assert done.stderr == ''

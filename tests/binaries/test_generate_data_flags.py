@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from api_runs import ROOT
-from belle_jax.synthesis import KINDS, flag_table
+from belle_jax.synthesis import KINDS, settings
 
 # In a process of its own, as programs define the same flags.
 EVERY = """
@@ -61,7 +61,7 @@ def test_each_flag_is_read_by_each_action_and_kind_or_refused() -> None:
         'num_instructions_to_generate': 'count',
         'request_batch_size': 'concurrency',
     }
-    read_by = {n: r.split() for names, r in flag_table.READ_BY.items() for n in names.split()}
+    read_by = {n: r.split() for names, r in settings.READ_BY.items() for n in names.split()}
     assert sorted([*read_by, *aliases]) == ours  # the table knows every flag
     assert {reader for known in read_by.values() for reader in known} == {
         *KINDS, 'generate', 'dedupe', 'convert', 'review', '--apply',
@@ -72,7 +72,7 @@ def test_each_flag_is_read_by_each_action_and_kind_or_refused() -> None:
         making = reader in KINDS
         heeded = reader in read_by[name] or (making and 'generate' in read_by[name])
         idle = {
-            '--similarity=none': flag_table.BESIDE_NO_SIMILARITY if making else '',
+            '--similarity=none': 'threshold tokens neighbours' if making else '',
             '--tokens=words': 'language' if reader == 'dedupe' else '',
         }.get(beside, '')
         if not heeded:

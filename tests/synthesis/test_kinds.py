@@ -17,11 +17,10 @@ import kind_replies
 from belle_jax.api.request import Reply
 from belle_jax.data.records import layout, parse
 from belle_jax.synthesis import KINDS, Settings, apply_rules, make
-from belle_jax.synthesis.flag_table import READ_BY
 from belle_jax.synthesis.kinds.base import PLACEHOLDER, PROMPTS, Draw, fill, lines, own
 from belle_jax.synthesis.kinds.evol import operators
 from belle_jax.synthesis.kinds.math import final_answer, underived
-from belle_jax.synthesis.settings import BELLE_STOP
+from belle_jax.synthesis.settings import BELLE_STOP, READ_BY
 from belle_jax.synthesis.sources import OWN_ENGLISH_SEEDS, read_categories, read_seeds
 
 SEEDS = [

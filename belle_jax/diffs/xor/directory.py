@@ -14,9 +14,8 @@ from belle_jax.diffs.xor.blocks import Tell
 from belle_jax.diffs.xor.checksums import MANIFEST, Checksums, shown
 from belle_jax.diffs.xor.cipher import Encrypted, Key
 from belle_jax.diffs.xor.file_pool import Made
-from belle_jax.disk import explaining, require_room
+from belle_jax.disk import distinct, explaining, require_room
 from belle_jax.files import locked, sweep
-from belle_jax.paths import distinct
 
 STAYS = re.compile(
     r'\..*|(readme|licen[cs]e|notice|use_policy).*|.*\.(md|enc)|' + re.escape(MANIFEST),

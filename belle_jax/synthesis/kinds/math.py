@@ -6,14 +6,14 @@ from fractions import Fraction
 
 from belle_jax.api import Reply
 from belle_jax.synthesis.kinds.base import Kind, fill
-from belle_jax.synthesis.parsing import Candidate, Fields
+from belle_jax.synthesis.parsing import Candidate, TaskFields
 from belle_jax.texts.arithmetic import wrong_equations
 from belle_jax.texts.filters import reject_if
 
 TASKS = 3  # a worked answer is long; ten would not fit a reply
 STEPS = (2, 5)
 LONGEST_ANSWER = 60  # characters
-PROBLEM = Fields(
+PROBLEM = TaskFields(
     question=('题目', '问题', 'question', 'problem'),
     solution=('解题过程', '解答过程', '解答', '解析', '解', 'solution'),
     answer=('最终答案', '答案', 'answer'),

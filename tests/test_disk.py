@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from belle_jax.paths import distinct
+from belle_jax.disk import distinct
 
 
 def test_one_place_is_found_under_every_name_of_it(tmp_path, monkeypatch):
