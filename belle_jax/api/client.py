@@ -240,7 +240,8 @@ class Client:
     async def _others_are_answered(self, state: Asking) -> bool:
         async def ask_control() -> bool:
             body = control(self._dialect.spoken(state.asked.body))
-            await self._limits.acquire(FEWEST_TOKENS)
+            with state.drain.waits():
+                await self._limits.acquire(FEWEST_TOKENS)
             try:
                 answered = await self._attempt(state, body)
             except Failure as failure:
@@ -249,8 +250,7 @@ class Client:
             self._answered(state, body, answered)
             return True
 
-        with state.drain.waits():
-            return await self._doubt.others_are_answered(ask_control)
+        return await self._doubt.others_are_answered(ask_control, state.drain)
 
     def _pay(self, state: Asking, body: dict[str, Any], usage: dict[str, Any], text: str) -> int:
         prompt, answer = paid_tokens(body, usage, text)

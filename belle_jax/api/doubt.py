@@ -13,6 +13,7 @@ from typing import Any
 
 from belle_jax.api.cost import FEWEST_TOKENS
 from belle_jax.api.dialect import LENGTHS
+from belle_jax.api.pacing import Drain
 
 # Refusals in a row, without an answer between them, after which no request is believed in.
 REFUSALS = 5
@@ -54,20 +55,27 @@ class Doubt:
         self._answers, self.refusals = self._answers + 1, 0
         self._tell()
 
-    async def others_are_answered(self, ask_control: Callable[[], Awaitable[bool]]) -> bool:
+    async def others_are_answered(
+        self, ask_control: Callable[[], Awaitable[bool]], drain: Drain
+    ) -> bool:
         """Whether another request is answered from now on.
 
         Args:
             ask_control: Asks the small question, and says whether it was answered.
+            drain: Ends the waiting, but not what is at the server.
         """
         before = self._answers
         self._in_doubt += 1
         self._tell()
         try:
-            while self._answers == before and self._under_way > self._in_doubt:
-                await self._news.wait()
-            async with self._control:
+            with drain.waits():
+                while self._answers == before and self._under_way > self._in_doubt:
+                    await self._news.wait()
+                await self._control.acquire()
+            try:
                 return self._answers > before or await ask_control()
+            finally:
+                self._control.release()
         finally:
             self._in_doubt -= 1
             self._tell()

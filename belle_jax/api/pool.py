@@ -180,7 +180,9 @@ class _AskAll:
         limit = self._budget
         while True:
             spent, lost = self._journal.spent(), self._journal.lost
-            dollars = spent.cost_usd + lost.cost_usd + self._reserved_usd + usd
+            # What was answered before a price was given costs as much as the rest.
+            paid = max(spent.cost_usd, self._client.price.cost(*spent[:2]))
+            dollars = paid + lost.cost_usd + self._reserved_usd + usd
             over = limit.usd is not None and dollars > limit.usd
             if limit.tokens is not None:
                 taken = spent.tokens + lost.tokens + self._reserved_tokens

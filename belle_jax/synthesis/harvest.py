@@ -263,8 +263,8 @@ class Result:
         if lost.requests:
             most = f', {usd(lost.cost_usd)}' if lost.cost_usd else ''
             lines.append(
-                f'Under way when earlier runs were killed, and asked again: {lost.requests:,} '
-                f'requests, which may have taken {lost.tokens:,} tokens{most} more.'
+                f'Requests under way when earlier runs were killed: {lost.requests:,}, which may '
+                f'have taken {lost.tokens:,} tokens{most} more; they are asked again.'
             )
         if journal.damaged:
             lines.append(f'Damaged in the journal, and asked again: {journal.damaged:,} replies.')

@@ -13,7 +13,7 @@ import pytest
 import api_server
 from api_server import Server
 from belle_jax.api import Breaker, Client, Limits, Price, Refused, Request, Retries, Unreachable
-from belle_jax.api.pacing import retry_after
+from belle_jax.api.pacing import Drain, retry_after
 from belle_jax.api.request import Failure
 
 KEY = 'sk-test-0123456789abcdefghij'
@@ -280,6 +280,27 @@ def test_a_prompt_that_the_servers_filter_refuses_is_given_up_alone(server):
     # Asked once, then the small question, which is paid for.
     assert [line['what'] for line in served.log] == [f'{MODERATED[server][0]} ruled', 'ok']
     assert reply.attempts == 2 and reply.cost_usd > 0 and time.slept == []
+
+
+def test_what_is_at_the_server_is_awaited_when_the_run_ends_in_doubt():
+    async def run():
+        drain = Drain()
+
+        def rules(body):
+            return MODERATED['deepseek'] if body == BODY else None
+
+        async with (
+            Server(content=content, delay=0.3, rules=rules) as served,
+            Client(served.url) as client,
+        ):
+            asking = asyncio.ensure_future(client.ask(Request(0, BODY), drain))
+            while len(served.log) < 2:  # the small question is there
+                await asyncio.sleep(0.01)
+            drain.begin()
+            return await asking
+
+    reply = asyncio.run(run())
+    assert reply.error.startswith('refused (400)') and reply.completion_tokens > 0
 
 
 def test_a_refusal_waits_for_others_that_are_under_way():

@@ -207,6 +207,13 @@ def test_a_budget_in_usd_counts_what_is_in_flight(tmp_path):
     assert outcome == 'budget' and len(used) == int((52 * 30 - worst) / 52) + 1
 
 
+def test_a_budget_in_usd_counts_what_was_answered_before_there_was_a_price(tmp_path):
+    run(tmp_path / 'j', requests(20))
+    priced = {'client': {'price': Price(1.0, 2.0)}, 'budget': Budget(usd=52e-6 * 30 + 1e-9)}
+    outcome, used, served, _ = run(tmp_path / 'j', requests(10**9), **priced)
+    assert (outcome, len(used), len(served.log)) == ('budget', 30, 10)
+
+
 def test_a_budget_in_usd_needs_a_price(tmp_path):
     outcome, *_ = run(tmp_path / 'j', requests(5), budget=Budget(usd=1.0))
     assert isinstance(outcome, ValueError) and 'needs to know what the model costs' in str(outcome)
