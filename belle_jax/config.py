@@ -185,8 +185,14 @@ def save(run: Run, path: pathlib.Path) -> None:
 
 def load(path: pathlib.Path) -> Run:
     """Reads what `save` wrote; a file that is missing or damaged is a ValueError that names it."""
-    run = from_dict(read_json(path, 'restore it from where the run was made'), f'{path}: ')
-    declaration.check(run, f'{path}: ')
+    values = read_json(path, 'restore it from where the run was made')
+    try:
+        run = from_dict(values, f'{path}: ')
+        declaration.check(run, f'{path}: ')
+    except ValueError as error:
+        if str(path) in str(error):
+            raise
+        raise ValueError(f'{path}: {error}') from error  # an architecture names its field alone
     return run
 
 

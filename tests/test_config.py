@@ -143,6 +143,9 @@ def test_every_recipe_resolves_in_every_variant(name):
         ('model.architecture.tied', 'false', 'must be of type bool'),
         ('model.architecture.eos_ids', [-5], 'must be between 0 and'),
         ('model.architecture.eos_ids', '25', 'must be of type'),
+        ('model.architecture.family', 'lama', "='lama' is not known"),
+        ('model.architecture.kv_heads', 3, 'does not divide q_heads'),
+        ('model.architecture.lajers', 2, 'is not a field; did you mean .*layers'),
     ],
 )
 def test_nonsense_in_the_configuration_of_a_run_is_refused_by_file_and_field(
@@ -158,4 +161,5 @@ def test_nonsense_in_the_configuration_of_a_run_is_refused_by_file_and_field(
     path.write_text(json.dumps(values))
     with pytest.raises(ValueError, match=sentence) as error:
         config.load(path)
+    assert str(error.value).count(str(path)) == 1
     assert place in str(error.value) and '--config' not in str(error.value)
