@@ -60,14 +60,10 @@ def build(cls: type, values: Any, place: str) -> Any:
     for name in values:
         if name not in hints:
             close = difflib.get_close_matches(name, hints, 1)
+            section = place.removeprefix('--config.').rpartition(': ')[2]
+            meant = f'; did you mean {section}{close[0]}?' if close else '.'
             raise ValueError(
-                f'{place}{name:.80} is not a field'
-                + (
-                    f'; did you mean {place.rpartition("--config.")[2]}{close[0]}?'
-                    if close
-                    else '.'
-                )
-                + f' The fields there are {", ".join(hints)}.'
+                f'{place}{name:.80} is not a field{meant} The fields there are {", ".join(hints)}.'
             )
     return cls(**{n: _value(v, hints[n], f'{place}{n}') for n, v in values.items()})
 
