@@ -35,6 +35,8 @@ RULES: dict[str | None, str | tuple[str, ...] | None] = {
     'hidden': 'tensor',
     # communication alone: devices that hold the same parameters but other rows
     'replicas': 'data',
+    # what any device may work on alone: columns of matrices that are quantised
+    'split': MESH_AXES,
     None: None,
 }
 
@@ -109,7 +111,20 @@ def named(mesh: jax.sharding.Mesh, axes: Axes) -> NamedSharding:
 
 
 def of_parameters(mesh: jax.sharding.Mesh, specs: Mapping[str, Any]) -> dict[str, NamedSharding]:
-    """Shardings of parameters by name, from their declarations' `axes`."""
+    """Shardings of parameters by name, from their declarations' `axes`.
+
+    Raises:
+        ValueError: a dimension does not split evenly, such as that of a few words of codes.
+    """
+    for name, s in specs.items():
+        for size, axis in zip(s.shape, s.axes, strict=True):
+            mesh_axis = RULES[axis]
+            if isinstance(mesh_axis, str) and size % mesh.shape[mesh_axis]:
+                raise ValueError(
+                    f'{name} has {size} entries along {axis}, which mesh.{mesh_axis}='
+                    f'{mesh.shape[mesh_axis]} does not divide: each device holds as many. Take '
+                    f'fewer devices for {mesh_axis}.'
+                )
     return {name: named(mesh, s.axes) for name, s in specs.items()}
 
 

@@ -11,7 +11,6 @@ What it cannot tell is speed.
 """
 
 import dataclasses
-import fcntl
 import json
 import os
 import re
@@ -22,24 +21,10 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from benchmarks.hlo import elements, loop_collectives
+from benchmarks.topology import topology
 
 CONFIG = config_flags.DEFINE_config_file('config', None, 'The recipe.', lock_config=True)
 TARGET = flags.DEFINE_string('target', 'v5e:4x4', 'A TPU topology, h200:1 or h200:8.')
-
-H200 = """
-gpu_device_info {
-  threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152
-  shared_memory_per_core: 233472 threads_per_core_limit: 2048 core_count: 132 fpus_per_core: 128
-  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
-  memory_bandwidth: 4800000000000 l2_cache_size: 62914560 clock_rate_ghz: 1.98
-  device_memory_size: 150000000000 shared_memory_per_block_optin: 232448
-  registers_per_core_limit: 65536 registers_per_block_limit: 65536
-  cuda_compute_capability { major: 9 minor: 0 }
-}
-platform_name: "CUDA"
-dnn_version_info { major: 9 minor: 8 }
-device_description_str: "NVIDIA H200"
-"""
 
 
 def main(_: list[str]) -> None:
@@ -103,29 +88,6 @@ def compile_for(run, target: str):
         'embed': architecture.embed,
     }
     return compiled, facts
-
-
-def topology(target: str):
-    """Descriptions of the devices, JAX's name of their platform, and compiler options."""
-    from jax.experimental import topologies
-
-    if not target.startswith('h200:'):
-        # libtpu serves one process at a time and ends a second one: it waits here instead.
-        handle = os.open(os.path.join(tempfile.gettempdir(), 'belle-jax-libtpu'), os.O_CREAT)
-        fcntl.flock(handle, fcntl.LOCK_EX)  # until this process ends
-        described = topologies.get_topology_desc(platform='tpu', topology_name=target)
-        return described.devices, 'tpu', {}
-    from jax._src.cudnn import fused_attention_stablehlo as cudnn
-
-    # JAX asks the GPU at hand whether it is a Hopper; there is none at hand, and the target is one.
-    cudnn.check_compute_capability = lambda capability: float(capability) <= 9.0
-    described = topologies.get_topology_desc(
-        platform='cuda',
-        topology_name='h200',
-        target_config=H200,
-        topology=f'1x1x{int(target.split(":")[1])}',
-    )
-    return described.devices, 'cuda', {'xla_gpu_autotune_level': '0'}
 
 
 def report(compiled, log: str) -> dict:

@@ -176,11 +176,11 @@ def test_only_sharding_names_a_mesh_axis():
     """Elsewhere no text is an axis that has no other meaning, and nothing of JAX is called by one.
 
     'data' means a section of the configuration as well, so it cannot be looked for by its text:
-    what it could be given to is.
+    what it could be given to is. A GPU kernel's axes are those of its own grid.
     """
     guilty = []
     for name, path in modules(ROOT).items():
-        if name == 'belle_jax.sharding':
+        if name in ('belle_jax.sharding', 'belle_jax.models.packed_mosaic'):
             continue
         for node in ast.walk(ast.parse(path.read_text('utf-8'))):
             if isinstance(node, ast.Constant) and node.value in ('fsdp', 'tensor'):

@@ -12,11 +12,13 @@ from belle_jax.families.architecture import (
     Family,
     Rope,
     add,
+    in_published_order,
     of,
     tensor_maps,
 )
 from belle_jax.families.bloom import BloomFamily
 from belle_jax.families.llama import LlamaFamily
+from belle_jax.families.packing import Packing, is_matrix, packed_maps
 from belle_jax.families.published import HEAD, TensorMap
 
 __all__ = [
@@ -25,10 +27,14 @@ __all__ = [
     'PRESETS',
     'Architecture',
     'Family',
+    'Packing',
     'Rope',
     'TensorMap',
     'add',
+    'in_published_order',
+    'is_matrix',
     'of',
+    'packed_maps',
     'tensor_maps',
 ]
 

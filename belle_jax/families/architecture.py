@@ -171,3 +171,18 @@ def of(architecture: Architecture) -> Family:
 def tensor_maps(architecture: Architecture) -> list[TensorMap]:
     """Every parameter of a model, in the order in which its published files have them."""
     return of(architecture).tensors(architecture)
+
+
+def in_published_order(architecture: Architecture) -> list[tuple[TensorMap, int]]:
+    """Every published tensor: its parameter, and which of its `their_names` it is.
+
+    Those of a layer stand together, between what comes before the first and after the last.
+    """
+    entries = tensor_maps(architecture)
+    stacked = [i for i, entry in enumerate(entries) if entry.layers]
+    first, last = stacked[0], stacked[-1] + 1
+    return [
+        *((entry, 0) for entry in entries[:first]),
+        *((entry, i) for i in range(architecture.layers) for entry in entries[first:last]),
+        *((entry, 0) for entry in entries[last:]),
+    ]

@@ -7,6 +7,7 @@ from belle_jax.models.blueprint import (
     initialise,
     parameters,
     regroup,
+    skeleton,
     specs,
     unstack,
 )
@@ -23,6 +24,7 @@ __all__ = [
     'initialise',
     'parameters',
     'regroup',
+    'skeleton',
     'specs',
     'unstack',
 ]

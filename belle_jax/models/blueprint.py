@@ -41,7 +41,7 @@ class ParamSpec(NamedTuple):
 
 def specs(blueprint: Blueprint) -> dict[str, ParamSpec]:
     """Every parameter of a model by name, without an array being made."""
-    declared = nnx.to_flat_state(nnx.state(_skeleton(blueprint, Execution())))
+    declared = nnx.to_flat_state(nnx.state(skeleton(blueprint, Execution())))
     return {_name(path): _spec(variable) for path, variable in declared}
 
 
@@ -72,7 +72,7 @@ def build(
         ValueError: a parameter is missing, left over, or of another shape or kind of number.
     """
     execution = dataclasses.replace(execution or Execution(), **settings)
-    graphdef, state = nnx.split(_skeleton(blueprint, execution))
+    graphdef, state = nnx.split(skeleton(blueprint, execution))
     declared = {_name(path): (path, variable) for path, variable in nnx.to_flat_state(state)}
     if difference := declared.keys() ^ params.keys():
         name = min(difference)
@@ -158,7 +158,7 @@ def unstack(model: Decoder) -> Decoder:
     return build(after, regroup(parameters(model), model.blueprint, after), model.execution)
 
 
-def _skeleton(blueprint: Blueprint, execution: Execution) -> Decoder:
+def skeleton(blueprint: Blueprint, execution: Execution) -> Decoder:
     """The model with declarations in place of arrays."""
     decoder = pkgutil.resolve_name(families.of(blueprint.architecture).decoder)
     return decoder(blueprint, execution)

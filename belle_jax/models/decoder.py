@@ -10,7 +10,8 @@ from flax import nnx
 
 from belle_jax import sharding
 from belle_jax.config import Architecture
-from belle_jax.models import vocabulary
+from belle_jax.families import Packing
+from belle_jax.models import packed, vocabulary
 from belle_jax.models.layers import Cache, Context, Vocabulary
 
 ACTIVATIONS = ('batch', 'length', 'features')
@@ -29,10 +30,12 @@ class Blueprint:
         architecture: The shape.
         groups: Layers in each group, in order. The layers of a group have the same structure, are
             stacked, and run by one scan. All in one group by default.
+        packing: How the matrices of the layers are quantised; None: they are not.
     """
 
     architecture: Architecture
     groups: tuple[int, ...] = ()
+    packing: Packing | None = None
 
     def __post_init__(self):
         layers = self.architecture.layers
@@ -81,6 +84,8 @@ class Decoder(nnx.Module):
         self.final_norm = type(self).norm(a.embed, a.norm_eps)
         if not a.tied:
             self.head = Vocabulary(a.padded_vocab, a.embed)
+        if blueprint.packing:
+            packed.pack(self, blueprint.packing)
 
     @property
     def architecture(self) -> Architecture:

@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from belle_jax import sharding
 from belle_jax.config import Architecture
 from belle_jax.models import vocabulary
 
@@ -192,10 +191,4 @@ class Vocabulary(nnx.Module):
 
     def logits(self, h_btd: jax.Array, vocab_size: int) -> jax.Array:
         """float32 [B, T, V padded]; the padding is minus infinity."""
-        table_vd = self.table[...].astype(h_btd.dtype)
-        flat = h_btd.reshape(-1, h_btd.shape[-1])
-        logits = jax.lax.dot(flat, table_vd.T, preferred_element_type=jnp.float32)
-        ids = jnp.arange(table_vd.shape[0])
-        logits = jnp.where(ids < vocab_size, logits, -jnp.inf)
-        logits = logits.reshape(*h_btd.shape[:2], -1)
-        return sharding.constrain(logits, ('batch', 'length', 'vocab'))
+        return vocabulary.logits(h_btd, self.table[...], vocab_size)

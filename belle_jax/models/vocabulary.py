@@ -67,6 +67,21 @@ def _embed_backward(dtype, residuals, g_btd):
 embed.defvjp(_embed_forward, _embed_backward)
 
 
+def logits(h_btd: jax.Array, table_vd: jax.Array, vocab_size: int) -> jax.Array:
+    """The logits of every token, for sampling: few positions at a time.
+
+    Args:
+        h_btd: Final hidden states [B, T, D].
+        table_vd: Output table [V, D], V padded.
+        vocab_size: Rows of the table that are tokens; the logits of the rest are minus infinity.
+    Returns:
+        float32 [B, T, V].
+    """
+    out = _dot(h_btd.reshape(-1, h_btd.shape[-1]), table_vd.astype(h_btd.dtype).T)
+    out = jnp.where(jnp.arange(table_vd.shape[0]) < vocab_size, out, -jnp.inf)
+    return sharding.constrain(out.reshape(*h_btd.shape[:2], -1), ('batch', 'length', 'vocab'))
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def token_losses(
     h_btd: jax.Array, table_vd: jax.Array, targets_bt: jax.Array, vocab_size: int

@@ -95,15 +95,14 @@ def unpacked(batch, seq_len: int):
     return {k: jnp.asarray(v) for k, v in out.items()}
 
 
-def write_model(target, seed: int = 0):
-    """A tiny LLaMA with a tokenizer of single bytes, as a Hugging Face directory."""
+def write_tokenizer(target):
+    """A tokenizer of single bytes, into a Hugging Face directory."""
     vocabulary = {c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()), 3)}
     words = Tokenizer(tokenizer_models.BPE({'<s>': 1, '</s>': 2, '<pad>': 0, **vocabulary}, []))
     words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     words.decoder = decoders.ByteLevel()
     special = ('<pad>', '<s>', '</s>')
     words.add_special_tokens([AddedToken(n, special=True, normalized=False) for n in special])
-    target.mkdir()
     words.save(str(target / 'tokenizer.json'))
     settings = {
         'bos_token': '<s>',
@@ -111,6 +110,12 @@ def write_model(target, seed: int = 0):
         'tokenizer_class': 'PreTrainedTokenizerFast',
     }
     (target / 'tokenizer_config.json').write_text(json.dumps(settings), 'utf-8')
+
+
+def write_model(target, seed: int = 0):
+    """A tiny LLaMA with a tokenizer of single bytes, as a Hugging Face directory."""
+    target.mkdir()
+    write_tokenizer(target)
     architecture = dataclasses.replace(
         LLAMA, init_std=0.3, layers=2, max_position=256, bos_id=1, eos_ids=(2,)
     )
