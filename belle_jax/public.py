@@ -68,16 +68,19 @@ def load(
     system: str | None = None,
     batch_size: int = 8,
     devices: int = 1,
+    weights: str | Path = '',
 ) -> Assistant:
     """Loads a model that one can talk to.
 
     Args:
-        path: A run directory, one of its checkpoints, a Hugging Face directory or a hub name.
+        path: A run directory, one of its checkpoints, a Hugging Face directory, also of a quantised
+            model, or a hub name.
         dtype: Of weights and activations, 'float32' or 'bfloat16'.
         template: A chat template's name; '' takes what the model was trained with.
         system: A system message; None takes the run's.
         batch_size: Prompts answered at a time.
         devices: How many each weight is split over.
+        weights: A bare file of quantised weights; `path` is then the directory of its base.
     Returns:
         What `generate` and `score` take.
     Raises:
@@ -86,7 +89,9 @@ def load(
     from belle_jax.decoding import assistant
 
     voice = assistant.voice(path, template, system)
-    engine = assistant.engine(path, voice, dtype=dtype, batch_size=batch_size, devices=devices)
+    engine = assistant.engine(
+        path, voice, dtype=dtype, batch_size=batch_size, devices=devices, weights=weights
+    )
     return Assistant(engine, voice)
 
 

@@ -2,9 +2,11 @@
 
     belle-jax sample --model=runs/sft
     belle-jax sample --model=BelleGroup/BELLE-7B-2M --preset=belle --dtype=bfloat16
+    belle-jax sample --model=bloomz-7b1-mt --weights=bloom7b-2m-4bit-128g.pt
     belle-jax sample --model=runs/sft --prompts=questions.jsonl --output=answers.jsonl
 
---model is a run directory, one of its checkpoints, a Hugging Face directory or a hub name. Without
+--model is a run directory, one of its checkpoints, a Hugging Face directory, also of a quantised
+model, or a hub name; with --weights the directory of configuration and tokenizer alone. Without
 --prompts, each message is a turn of one conversation, answered as it is made. At a terminal Enter
 sends it, Alt-Enter begins a new line, a paste stays whole, Ctrl-C stops an answer, /reset forgets
 the conversation, /help lists the commands, /exit leaves. From a pipe each line is a message.
@@ -60,6 +62,12 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 MODEL = flags.DEFINE_string(
     'model', '', 'Run directory, checkpoint, Hugging Face directory or hub name.'
+)
+WEIGHTS = flags.DEFINE_string(
+    'weights',
+    '',
+    'A .pt or .safetensors file of GPTQ weights alone, as BELLE published them; --model is then '
+    'the directory of the config.json and tokenizer of its base.',
 )
 PROMPTS = flags.DEFINE_string('prompts', None, 'JSON lines to answer instead of a chat.')
 OUTPUT = flags.DEFINE_string('output', None, 'Where the answers go, with --prompts.')
@@ -172,9 +180,16 @@ def main() -> None:
             'batch_size': BATCH_SIZE.value,
             'settings': chosen,
         }
+        if WEIGHTS.value:
+            run['weights'] = str(WEIGHTS.value)
         output = prompt_file.Output(OUTPUT.value, rows, run)
     engine = assistant.engine(
-        model, voice, dtype=DTYPE.value, batch_size=BATCH_SIZE.value, devices=DEVICES.value
+        model,
+        voice,
+        dtype=DTYPE.value,
+        batch_size=BATCH_SIZE.value,
+        devices=DEVICES.value,
+        weights=str(WEIGHTS.value),
     )
     if output is None:
         signals.as_usual()

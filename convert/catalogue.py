@@ -21,7 +21,7 @@ FORMATS = {
     'gptq, enc': 'GPTQ `.pt`, as `.enc`',
     'ggml': 'ggml',
 }
-UNREAD = ('gptq', 'gptq, enc', 'ggml')
+UNREAD = ('ggml',)
 
 
 def read() -> dict[str, Any]:

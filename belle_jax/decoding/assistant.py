@@ -66,18 +66,18 @@ def voice(path: str | Path, template: str = '', system: str | None = None) -> Vo
     return Voice(words, style, run.get('system', '') if system is None else system, checkpoint)
 
 
-def engine(
+def decoder(
     path: str | Path,
     spoken: Voice,
     *,
     dtype: str = 'float32',
-    batch_size: int = 8,
     devices: int = 1,
-) -> Engine:
+    weights: str | Path = '',
+) -> models.Decoder:
     """Loads the weights of what `voice` read; the other arguments are as in `belle_jax.load`.
 
     Raises:
-        ValueError: the weights are incomplete, or do not fit the tokenizer or the devices.
+        ValueError: the weights are incomplete, or do not fit the devices.
     """
     mesh = None
     if devices != 1:
@@ -86,7 +86,20 @@ def engine(
             raise ValueError(f'devices={devices}: this machine has {len(available)}.')
         mesh = sharding.make_mesh(config.Mesh(1, 1, devices), available[:devices])
     # What `voice` opened: a run may save a newer checkpoint meanwhile, and checking takes time.
-    model = load_model(spoken.checkpoint or path, dtype=dtype, mesh=mesh)
+    return load_model(spoken.checkpoint or path, dtype=dtype, mesh=mesh, weights=weights)
+
+
+def engine(
+    path: str | Path,
+    spoken: Voice,
+    *,
+    dtype: str = 'float32',
+    batch_size: int = 8,
+    devices: int = 1,
+    weights: str | Path = '',
+) -> Engine:
+    """What answers with the weights of `decoder`, whose errors it has."""
+    model = decoder(path, spoken, dtype=dtype, devices=devices, weights=weights)
     ends = {*model.architecture.eos_ids, *spoken.template.stop_ids}
     return Engine(model, spoken.tokenizer, eos_ids=sorted(ends), batch_size=batch_size)
 

@@ -8,6 +8,7 @@ refused by name.
 import functools
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,13 +48,14 @@ def open(
         architecture=architecture,
         tensors=tensors,
         dtype=common_dtype({t.place: t.array.dtype for t in tensors.values()}),
-        carry=functools.partial(_carry, path),
+        carry=functools.partial(carry, path),
         config=read_json(config) if (config := path / 'config.json').is_file() else None,
         stored=() if ignore_crc else tuple(tensors.values()),
     )
 
 
-def _carry(source: Path, target: Path) -> list[str]:
+def carry(source: Path, target: Path) -> list[str]:
+    """The `carry` of a `PublishedModel` whose small files lie in `source` as they are to be."""
     copy(source, target, CARRIED)
     return []
 
@@ -80,6 +82,11 @@ def write(
         raise ValueError(
             f'--dtype={dtype!r} --format={kind!r}: the dtypes are {", ".join(DTYPES)}, the formats '
             f'{", ".join(shards.KINDS)}.'
+        )
+    if model.packing:
+        raise ValueError(
+            f'{model.directory} is quantised, and its weights are no longer there. Convert the '
+            'model that it was made from.'
         )
     with new_model(model, target, model.planned(), dtype) as (partial, tensors):
         shards.write(partial, tensors, kind, max_shard_size)
@@ -153,14 +160,17 @@ def read_settings(path: Path) -> dict[str, Any]:
 # --- configurations -------------------------------------------------------------------------------
 
 
-def read_architecture(directory: str | Path) -> Architecture:
+def read_architecture(directory: str | Path, without: Sequence[str] = ()) -> Architecture:
     """Which model the `config.json` of a directory or hub name means.
 
+    Args:
+        directory: The directory, or a hub name.
+        without: Settings that are left aside, as the caller reads them.
     Raises:
         ValueError: the configuration asks for something that is not built here; the field is named.
     """
     path = resolve(directory) / 'config.json'
-    config = read_json(path)
+    config = {name: value for name, value in read_json(path).items() if name not in without}
     try:
         generation = read_settings(path.with_name('generation_config.json'))
         return architecture_from_config(config, generation)
@@ -184,8 +194,8 @@ def architecture_from_config(
     if quantised := config.get('quantization_config'):
         method = quantised.get('quant_method') if isinstance(quantised, dict) else quantised
         raise ValueError(
-            f'quantization_config ({method}): quantised weights are not read. Take the original '
-            'model.'
+            f'quantization_config ({method}): a quantised model is run as it is, and neither '
+            'trained nor converted. Take the model that it was made from.'
         )
     ends = (generation or {}).get('eos_token_id', config.get('eos_token_id', 2))
     ids = [_token('eos_token_id', one) for one in (ends if isinstance(ends, list) else [ends])]

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from belle_jax import families
-from belle_jax.families import HEAD, Architecture, TensorMap
+from belle_jax.families import HEAD, Architecture, Family, Packing, TensorMap
+from belle_jax.families.packing import INTEGERS
 from belle_jax.files import new_directory
 from belle_jax.weights.tensors import (
     DTYPES,
@@ -54,6 +55,8 @@ class PublishedModel:
         config: A published `config.json` that describes the model; None: it is made.
         notes: Sentences that a person should read before the work begins.
         stored: Tensors of files whose checksums are compared while all is written.
+        packing: How it is quantised; its tensors are then those of `families.packed_maps`. None: it
+            is not.
     """
 
     directory: Path
@@ -64,6 +67,7 @@ class PublishedModel:
     config: Mapping[str, Any] | None = None
     notes: Sequence[str] = ()
     stored: Sequence[Stored] = ()
+    packing: Packing | None = None
 
     def planned(self) -> list[Planned]:
         """The tensors as they are to be written, in the dtypes that they have."""
@@ -90,7 +94,7 @@ class PublishedModel:
     def dtype_of(self, name: str) -> np.dtype:
         """In which one of our parameters is stored; the widest, where its layers differ."""
         found = np.result_type(*(self.array(n).dtype for n in self._maps[name].their_names))
-        return found if found.name in DTYPES else DTYPES['float32']
+        return found if found.name in DTYPES or found.kind in 'iu' else DTYPES['float32']
 
     def read(self, name: str, index: Index, dtype: np.dtype) -> np.ndarray:
         """A slice of one of our parameters as `dtype`; nothing else is read."""
@@ -99,7 +103,8 @@ class PublishedModel:
 
     @functools.cached_property
     def _maps(self) -> dict[str, TensorMap]:
-        return {m.ours: m for m in families.tensor_maps(self.architecture)}
+        entries = families.tensor_maps(self.architecture)
+        return {m.ours: m for m in families.packed_maps(entries, self.packing)}
 
 
 @contextlib.contextmanager
@@ -127,12 +132,15 @@ def new_model(
         yield partial, shown(written, 'Converting')
 
 
-def match(architecture: Architecture, stored: Mapping[str, Stored]) -> dict[str, Stored]:
+def match(
+    architecture: Architecture, stored: Mapping[str, Stored], packing: Packing | None = None
+) -> dict[str, Stored]:
     """Finds every tensor of a model among those of its files, and accounts for all others.
 
     Args:
         architecture: The model.
         stored: By Hugging Face's names, with or without the family's prefix, or torch's wrappers'.
+        packing: As in `PublishedModel`.
     Returns:
         The tensors by their whole names.
     Raises:
@@ -140,16 +148,15 @@ def match(architecture: Architecture, stored: Mapping[str, Stored]) -> dict[str,
             file.
     """
     family = families.of(architecture)
-    wanted = {name: m for m in family.tensors(architecture) for name in m.their_names}
+    entries = families.packed_maps(family.tensors(architecture), packing)
+    wanted = {name: m for m in entries for name in m.their_names}
     found: dict[str, Stored] = {}
     left: list[Stored] = []
     for name, tensor in stored.items():
-        name = WRAPPERS.sub('', name)
-        bare = name.removeprefix(family.prefix)
-        full = name if name == HEAD else family.prefix + bare
+        full = whole_name(family, name)
         if full in wanted and full not in found:
             found[full] = tensor
-        elif not family.buffers.fullmatch(bare):
+        elif not family.buffers.fullmatch(full.removeprefix(family.prefix)):
             left.append(tensor)
     if missing := [name for name in wanted if name not in found]:
         raise ValueError(
@@ -164,14 +171,16 @@ def match(architecture: Architecture, stored: Mapping[str, Stored]) -> dict[str,
                 f'{tensor.place} has shape {list(tensor.array.shape)}, but config.json asks for '
                 f'{list(shape)}. Correct config.json, or take the weights that belong to it.'
             )
-        if tensor.array.dtype.kind not in 'fV':  # V: bfloat16
+        integers = INTEGERS.get(name.rpartition('.')[2])
+        if tensor.array.dtype != integers if integers else tensor.array.dtype.kind not in 'fV':
+            kind = integers or 'floating-point'  # V above: bfloat16
             raise ValueError(
-                f'{tensor.place} holds {tensor.array.dtype} numbers, not floating-point weights: '
-                'quantised models are not read here.'
+                f'{tensor.place} holds {tensor.array.dtype} numbers where {kind} ones belong. Take '
+                'the weights that belong to this config.json.'
             )
-    table = found[family.embedding]
+    table = found.get(family.embedding)
     for tensor in left:
-        if tensor.name != HEAD or not architecture.tied:
+        if tensor.name != HEAD or not architecture.tied or table is None:
             raise ValueError(
                 f'{tensor.place} belongs to no part of a {architecture.family} model with this '
                 'config.json: loading the rest would give another model than was saved.'
@@ -183,6 +192,13 @@ def match(architecture: Architecture, stored: Mapping[str, Stored]) -> dict[str,
                 '"tie_word_embeddings": false there if the model has an output table of its own.'
             )
     return found
+
+
+def whole_name(family: Family, name: str) -> str:
+    """A tensor's name with the family's prefix, and without torch's wrappers'."""
+    name = WRAPPERS.sub('', name)
+    is_head = name.startswith(HEAD.removesuffix('weight'))
+    return name if is_head else family.prefix + name.removeprefix(family.prefix)
 
 
 def _files(tensors: Iterable[Stored]) -> str:

@@ -151,7 +151,7 @@ def to_huggingface(
     checkpoint = run_directory.open_checkpoint(source)
     origin = run_directory.read_origin(checkpoint.run)
     most = dtype or origin.get('dtype', 'float32')
-    model = _as_published(checkpoint, most)
+    model = as_published(checkpoint, most)
     if not dtype:
         # Published tensors may lack the family's prefix.
         prefix, others = families.of(model.architecture).prefix, origin.get('other_dtypes', {})
@@ -161,15 +161,10 @@ def to_huggingface(
     return huggingface.write(model, target, dtype, max_shard_size, kind)
 
 
-def _as_published(checkpoint: run_directory.Checkpoint, dtype: str) -> PublishedModel:
+def as_published(checkpoint: run_directory.Checkpoint, dtype: str) -> PublishedModel:
     """A checkpoint as any layout can write it, with a card that names a dtype."""
     saved = Saved(checkpoint)
-    entries = families.tensor_maps(saved.architecture)
-    stacked = [i for i, e in enumerate(entries) if e.layers]
-    first, last = stacked[0], stacked[-1] + 1
-    order = [(e, 0) for e in entries[:first]]
-    order += [(e, i) for i in range(saved.architecture.layers) for e in entries[first:last]]
-    order += [(e, 0) for e in entries[last:]]
+    order = families.in_published_order(saved.architecture)
     tensors = [_planned(saved, entry, layer) for entry, layer in order]
     return PublishedModel(
         directory=checkpoint.run,

@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING
 from absl import logging
 
 from belle_jax.families import Architecture
-from belle_jax.formats import huggingface
+from belle_jax.formats import gptq, huggingface
 from belle_jax.runs import run_directory
-from belle_jax.runs.parameters import Parameters, Saved, place
-from belle_jax.weights.tensors import DTYPES
+from belle_jax.runs.parameters import Parameters, Saved, held_dtype, place
 
 if TYPE_CHECKING:
     import jax
@@ -26,28 +25,44 @@ def read_architecture(source: str | Path) -> Architecture:
         ValueError: it is none of them, or its model is not supported.
     """
     path = huggingface.resolve(source)
+    if is_quantised(path):
+        return gptq.open(path).architecture
     layout = run_directory if run_directory.is_run_directory(path) else huggingface
     return layout.read_architecture(path)
 
 
+def is_quantised(source: str | Path) -> bool:
+    """Whether a source, as in `read_architecture`, holds a quantised model."""
+    path = huggingface.resolve(source)
+    return not run_directory.is_run_directory(path) and gptq.is_quantised(path)
+
+
 def open_parameters(
-    source: str | Path | run_directory.Checkpoint, architecture: Architecture | None = None
+    source: str | Path | run_directory.Checkpoint,
+    architecture: Architecture | None = None,
+    weights: str | Path = '',
 ) -> Parameters:
     """Opens a source without reading a number; newer checkpoints passed over are warned of.
 
     Args:
-        source: As in `read_architecture`, or what `open_checkpoint` gave.
+        source: As in `read_architecture`, or what `open_checkpoint` gave; or the directory of a
+            quantised model.
         architecture: The model; by default what the source says.
+        weights: A bare file of quantised weights; the source is then the directory of its base.
     Raises:
-        ValueError: as `huggingface.open`, `Saved` and `open_checkpoint` do.
+        ValueError: as `huggingface.open`, `gptq.open`, `Saved` and `open_checkpoint` do.
     """
     is_open = isinstance(source, run_directory.Checkpoint)
     path = source.directory if is_open else huggingface.resolve(source)
+    if weights:
+        return gptq.open(path, weights)
     if is_open or run_directory.is_run_directory(path):
         checkpoint = source if is_open else run_directory.open_checkpoint(path)
         for reason in checkpoint.rejected:
             logging.warning('A newer checkpoint is passed over: %s', reason)
         return Saved(checkpoint)
+    if gptq.is_quantised(path):
+        return gptq.open(path)
     return huggingface.open(path, architecture)
 
 
@@ -55,14 +70,17 @@ def load_model(
     path: str | Path | run_directory.Checkpoint,
     dtype: str = 'float32',
     mesh: 'jax.sharding.Mesh | None' = None,
+    weights: str | Path = '',
 ) -> 'Decoder':
     """Loads a model: `model(tokens)` [B, T] gives logits [B, T, V] in float32.
 
     Args:
-        path: As in `read_architecture`, or what `open_checkpoint` gave.
-        dtype: Of the parameters and activations: 'float32' or 'bfloat16'.
+        path: As in `open_parameters`.
+        dtype: Of the parameters and activations: 'float32' or 'bfloat16'; of a quantised model's
+            parameters as in `held_dtype`.
         mesh: Devices to spread the parameters over, with the axes of `belle_jax.sharding`; use the
             model under `jax.set_mesh(mesh)`. None: the default device.
+        weights: As in `open_parameters`.
     Raises:
         ValueError: the source is incomplete, damaged or of a model that is not supported.
     """
@@ -72,12 +90,13 @@ def load_model(
 
     if dtype not in ('float32', 'bfloat16'):
         raise ValueError(f'dtype={dtype!r}: a model runs in float32 or bfloat16.')
-    source = open_parameters(path)
-    blueprint = models.Blueprint(source.architecture)
+    source = open_parameters(path, weights=weights)
+    blueprint = models.Blueprint(source.architecture, packing=source.packing)
     if mesh is None:
+        everything = {name: tuple(slice(0, n) for n in s) for name, s in source.shapes.items()}
         arrays = {
-            name: jnp.asarray(source.read(name, tuple(slice(0, n) for n in shape), DTYPES[dtype]))
-            for name, shape in source.shapes.items()
+            name: jnp.asarray(source.read(name, index, held_dtype(source, name, dtype)))
+            for name, index in everything.items()
         }
     else:
         sharding.check_divides(blueprint.architecture, mesh)

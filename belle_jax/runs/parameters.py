@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from belle_jax import families
-from belle_jax.families import Architecture
+from belle_jax.families import Architecture, Packing
 from belle_jax.json_files import read_json
 from belle_jax.runs import run_directory
 from belle_jax.weights.tensors import DTYPES, Index, common_dtype
@@ -28,6 +28,7 @@ class Parameters(Protocol):
         architecture: The model.
         shapes: Shape of each parameter by checkpoint name, padding included.
         dtype: In which most numbers are stored: 'float32', 'bfloat16' or 'float16'.
+        packing: How the model is quantised; None: it is not.
     """
 
     @property
@@ -39,6 +40,9 @@ class Parameters(Protocol):
     @property
     def dtype(self) -> str: ...
 
+    @property
+    def packing(self) -> Packing | None: ...
+
     def dtype_of(self, name: str) -> np.dtype:
         """In which a parameter is stored; the widest, where its layers differ."""
         ...
@@ -48,6 +52,24 @@ class Parameters(Protocol):
         ...
 
 
+def held_dtype(parameters: Parameters, name: str, dtype: str) -> np.dtype:
+    """In which dtype a parameter is held.
+
+    That is the one asked for. Of a quantised model codes and scales stay as they are stored, and
+    so does what would only grow: the model is to take the memory that its file does.
+
+    Args:
+        parameters: Open files.
+        name: Of the parameter.
+        dtype: 'float32', 'bfloat16' or 'float16'; '' leaves each parameter as it is stored.
+    """
+    stored = parameters.dtype_of(name)
+    kept = not dtype or stored.kind in 'iu'
+    if parameters.packing:
+        kept = kept or name.endswith('.scales') or stored.itemsize < DTYPES[dtype].itemsize
+    return stored if kept else DTYPES[dtype]
+
+
 def place(parameters: Parameters, shardings: Mapping[str, Any], dtype: str) -> dict[str, Any]:
     """Reads open parameters into their shards.
 
@@ -55,14 +77,10 @@ def place(parameters: Parameters, shardings: Mapping[str, Any], dtype: str) -> d
         parameters: Open files.
         shardings: `jax.sharding.Sharding` by name of the parameters wanted; each process reads the
             slices of its own devices.
-        dtype: 'float32', 'bfloat16' or 'float16'; '' leaves each parameter as it is stored.
+        dtype: As in `held_dtype`.
     Returns:
         Arrays by checkpoint name.
     """
-
-    def numbers(name: str) -> np.dtype:
-        return DTYPES[dtype] if dtype else parameters.dtype_of(name)
-
     import jax
 
     def array(name: str, shape: tuple[int, ...]) -> jax.Array:
@@ -71,7 +89,7 @@ def place(parameters: Parameters, shardings: Mapping[str, Any], dtype: str) -> d
         def shard(index: Any) -> np.ndarray:
             key = tuple(s.indices(n) for s, n in zip(index, shape, strict=True))
             if key not in read:
-                read[key] = parameters.read(name, index, numbers(name))
+                read[key] = parameters.read(name, index, held_dtype(parameters, name, dtype))
             return read[key]
 
         return jax.make_array_from_callback(shape, shardings[name], shard)
@@ -99,12 +117,13 @@ class Regrouped:
         """Plans the reading.
 
         Args:
-            parameters: With `shapes`, `dtype_of` and `read` as in `Parameters`.
+            parameters: With `shapes`, `packing`, `dtype_of` and `read` as in `Parameters`.
             groups: Layers in each new group.
         Raises:
             ValueError: the model does not have that many layers.
         """
         self._parameters = parameters
+        self.packing: Packing | None = parameters.packing
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.pieces: dict[str, list[tuple[str, int]]] = {}
         stacks: dict[str, list[str]] = {}
@@ -145,6 +164,8 @@ class Regrouped:
 
 class Arrays:
     """The parameters of a checkpoint as they are stored, in the run's own groups of layers."""
+
+    packing = None
 
     def __init__(self, checkpoint: run_directory.Checkpoint):
         import tensorstore as ts

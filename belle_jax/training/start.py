@@ -20,7 +20,7 @@ from belle_jax.formats import huggingface
 from belle_jax.json_files import write_json
 from belle_jax.runs import conversion, run_directory
 from belle_jax.runs.checkpoints import Checkpoints
-from belle_jax.runs.load import open_parameters, read_architecture
+from belle_jax.runs.load import is_quantised, open_parameters, read_architecture
 from belle_jax.runs.parameters import Regrouped, place
 from belle_jax.training.held import Held, identity
 from belle_jax.training.setup import Setup
@@ -244,6 +244,11 @@ def _tokenizer_path(run: Run) -> str:
 
 def _architecture(run: Run, words: Tokenizer) -> Architecture:
     if run.model.source:
+        if is_quantised(run.model.source):
+            raise ValueError(
+                f'--config.model.source={run.model.source} is quantised: its codes cannot be '
+                'trained. Give the model that it was made from.'
+            )
         return read_architecture(run.model.source)
     architecture = run.model.architecture or config.PRESETS[run.model.preset]
     if architecture.vocab_size:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from belle_jax.data import templates
+from belle_jax.sample import PRESETS
 from convert import catalogue
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,14 +53,20 @@ def test_each_command_is_one_of_this_repository_and_the_next_goes_on_from_it(mod
         flags = dict(word.removeprefix('--').split('=') for word in words if word[:2] == '--')
         actions = [word for word in words if word[:2] != '--']
         defined = re.findall(r"flags\.DEFINE_\w+\(\s*'(\w+)'", source)
-        assert {'source', 'target'} <= flags.keys() <= set(defined)
+        runs = module == 'belle_jax.sample'
+        needed = {'model', 'weights'} if runs else {'source', 'target'}
+        assert needed <= flags.keys() <= set(defined)
         assert ("actions=('" in source) == bool(actions)
         assert all(f"'{action}'" in source for action in actions)
+        if runs:
+            assert Path(flags['weights']).parent == Path(made or flags['model'])
+            assert PRESETS[flags['preset']]['template'] == model['template']
+            continue
         assert made in (None, flags['source'])
         made = flags['target']
         assert flags.get('template', model['template']) == model['template']
         if 'key' in flags:
             size, file = flags['key'].split('/')
             assert model['key'] == f'LLaMA-{size} {file}'
-    if model['format'] not in catalogue.UNREAD:
+    if model['format'] not in (*catalogue.UNREAD, 'gptq', 'gptq, enc'):  # those run as they are
         assert made and made.startswith('runs/')

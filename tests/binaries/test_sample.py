@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -12,9 +13,11 @@ from typing import Any
 import jax.numpy as jnp
 import pytest
 
+import as_gptq
 import tiny
 from belle_jax import config, sample
 from belle_jax.decoding import Sampling, assistant, prompt_file, terminal
+from belle_jax.diffs import xor
 from belle_jax.runs.checkpoints import Checkpoints
 from belle_jax.runs.conversion import keep_origin
 from belle_jax.runs.load import read_architecture
@@ -119,6 +122,26 @@ def test_a_file_is_answered_in_order_whatever_field_a_row_uses(directory, tmp_pa
     # Flags win over the preset.
     assert settings['settings']['max_new_tokens'] == 9
     assert settings['settings']['repetition_penalty'] == 1.2
+
+
+def test_bare_quantised_files_are_decrypted_and_answer(tmp_path):
+    """The road of BELLE's files made from LLaMA: `.pt.<hash>.enc`, decrypted, sampled from."""
+    base = as_gptq.belle(tmp_path / 'base', as_gptq.LLAMA, as_gptq.Plan(**as_gptq.BELLE))
+    shutil.rmtree(base / 'plain')
+    key = tmp_path / 'consolidated.00.pth'
+    key.write_bytes(bytes(range(256)) * 4096)
+    xor.encrypt(base, key, tmp_path / 'enc')
+    names = [p.name for p in (tmp_path / 'enc').iterdir()]
+    assert any(re.fullmatch(r'weights\.pt\.[0-9a-f]{64}\.enc', name) for name in names)
+    python, target = [sys.executable, '-m'], tmp_path / 'decrypted'
+    folders = [f'--source={tmp_path / "enc"}', f'--key={key}', f'--target={target}']
+    decrypt = [*python, 'convert.xor', 'decrypt', *folders]
+    sample = [*python, 'belle_jax.sample', f'--model={target}', f'--weights={target}/weights.pt']
+    sample += ['--preset=gptq', '--max_new_tokens=5']
+    for command in (decrypt, sample):
+        run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, input='hi\n')
+        assert run.returncode == 0, run.stderr
+    assert run.stdout.strip()
 
 
 def test_a_run_that_was_killed_goes_on_to_the_same_answers(spoken, tmp_path):

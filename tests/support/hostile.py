@@ -31,7 +31,7 @@ from belle_jax.data import template_process, templates, token_cache, tokenizer
 from belle_jax.data.record_reader import RecordReader
 from belle_jax.decoding import prompt_file
 from belle_jax.diffs import delta, xor
-from belle_jax.formats import huggingface, meta, paddle
+from belle_jax.formats import gptq, huggingface, meta, paddle
 from belle_jax.runs import model_card, parameters, run_directory
 from belle_jax.synthesis.kinds.base import PROMPTS
 from belle_jax.synthesis.kinds.dialogue import Dialogue
@@ -178,11 +178,17 @@ def _model(folder: Path) -> str:
     return _tensors(huggingface.open(folder))
 
 
+def _quantised(model: Any) -> str:
+    return digest(_tensors(model), model.packing)
+
+
 SPECIMENS = {
     'safetensors': Specimen(_model, ('config.json', 'model.safetensors', 'generation_config.json')),
     'shards': Specimen(_model, ('model.safetensors.index.json', 'model-00002-*')),
     'torch': Specimen(_model, ('pytorch_model.bin',)),
     'legacy': Specimen(_model, ('pytorch_model.bin',)),
+    'gptq': Specimen(lambda f: _quantised(gptq.open(f)), ('config.json', 'model.safetensors')),
+    'bare': Specimen(lambda f: _quantised(gptq.open(f, f / 'weights.pt')), ('weights.pt',)),
     'meta': Specimen(
         lambda f: _tensors(meta.open(f)), ('params.json', 'consolidated.00.pth', 'tokenizer.model')
     ),
@@ -233,14 +239,21 @@ def build(folder: Path) -> None:
     """Makes all specimens, each in a folder of its name; for a child, as it takes JAX and torch."""
     import torch
 
+    import as_gptq
     import as_meta
     import tiny
     from belle_jax.runs import conversion
 
     tiny.write_model(folder / 'safetensors')
+    plan = as_gptq.Plan(3, symmetric=False, act_order=True, version=2)
+    packed, _ = as_gptq.tensors(as_gptq.LLAMA, plan)
+    said = {'quantization_config': as_gptq.settings(plan)}
+    as_gptq.write(folder / 'gptq', as_gptq.LLAMA, packed, said)
+    as_gptq.belle(folder / 'bare', as_gptq.BLOOM, as_gptq.Plan(**as_gptq.BELLE))
     model = huggingface.open(folder / 'safetensors')
     ids = {'bos_token_id': 1, 'eos_token_id': [2]}
-    (model.directory / 'generation_config.json').write_text(json.dumps(ids))
+    for name in ('safetensors', 'gptq'):
+        (folder / name / 'generation_config.json').write_text(json.dumps(ids))
     huggingface.write(model, folder / 'shards', max_shard_size=20_000)
     huggingface.write(model, folder / 'torch', kind='bin')
     shutil.copytree(folder / 'torch', folder / 'legacy')

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+import as_gptq
 import tiny
 import training_runs
 from belle_jax import config
@@ -46,6 +47,19 @@ def from_source(folder, source, **fields) -> config.Run:
     """The same from a published model, with its own tokenizer."""
     run = settings(folder, data__tokenizer='', **fields)
     return dataclasses.replace(run, model=config.Model(source=str(source)))
+
+
+def test_a_quantised_source_is_not_trained(folder, tmp_path):
+    plan = as_gptq.Plan()
+    quantised, _ = as_gptq.publish(tmp_path / 'model', as_gptq.LLAMA, plan)
+    run = from_source(folder, quantised)
+    with pytest.raises(
+        ValueError, match=r'--config.model.source=.* is quantised: its codes cannot'
+    ):
+        Trainer(run, tmp_path / 'run').train()
+    with pytest.raises(ValueError, match='is run as it is, and neither trained nor converted'):
+        conversion.from_published(str(quantised), tmp_path / 'run')
+    assert not (tmp_path / 'run').exists()
 
 
 def stopped_first(run, workdir, monkeypatch):
