@@ -25,6 +25,7 @@ ROAD = {
     'Make data': ('generate_data',),
     'Train': ('train',),
     'Talk': ('sample',),
+    'Measure': ('evaluate',),
 }
 PROGRAMS = (*(name for names in ROAD.values() for name in names), 'convert', 'completion')
 HERE = Path(__file__).parent

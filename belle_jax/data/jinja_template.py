@@ -10,15 +10,15 @@ Templates come from strangers: `template_process` renders them, within bounds.
 
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from belle_jax.data.marked_text import MarkedText
 from belle_jax.data.records import Message
 from belle_jax.data.template_process import RENDERER, TemplateRefused
 from belle_jax.data.tokenizer import Piece, Tokenizer
 
 PRIVATE = range(0xE000, 0xF900)  # code points that Unicode gives no meaning
-LLAMA_SPACE = (' ', '▁')
 
 
 class AnswerSpan(NamedTuple):
@@ -40,15 +40,13 @@ class JinjaTemplate:
                 'choose a named template with --config.data.template.'
             )
         self.source = tokenizer.chat_template
-        tokens = tokenizer.backend.get_added_tokens_decoder().values()
-        self._flags = {token.content: token for token in tokens if token.special}
-        names = sorted(tokenizer.special, key=len, reverse=True)
-        self._special = re.compile('|'.join(map(re.escape, names)) or r'(?!)')
+        self.marked = MarkedText(tokenizer)
         self.eos = tokenizer.token(tokenizer.eos_id)
 
     def fingerprint(self) -> str:
         """What decides the pieces, as text."""
-        return repr((self.source, self.tokenizer.dummy, self.tokenizer.names, sorted(self._flags)))
+        tokenizer = self.tokenizer
+        return repr((self.source, tokenizer.dummy, tokenizer.names, sorted(tokenizer.special)))
 
     def pieces(self, turns: Sequence[Message]) -> list[Piece]:
         """The pieces of a conversation that the assistant is to go on with, in order."""
@@ -87,14 +85,14 @@ class JinjaTemplate:
 
     def hide(self, text: str, mark: str) -> str:
         """A text that holds no special token, because a mark stands inside each."""
-        return self._special.sub(lambda found: found[0][0] + mark + found[0][1:], text)
+        return self.marked.names.sub(lambda found: found[0][0] + mark + found[0][1:], text)
 
     def _pieces(self, text: str, answers: Sequence[AnswerSpan], mark: str) -> list[Piece]:
         """Text between special tokens and in and around answers, and the tokens."""
         pieces = []
         learnt = [span for answer in answers for span in answer.learnt]
         cuts = sorted({*itertools.chain(*((a.start, a.end) for a in answers), *learnt)})
-        for start, end, index in self._stretches(text):
+        for start, end, index in self.marked.stretches(text):
             edges = [start, *(cut for cut in cuts if start < cut < end), end]
             for begin, close in itertools.pairwise(edges):
                 trained = any(first <= begin < last for first, last in learnt)
@@ -103,37 +101,9 @@ class JinjaTemplate:
                     pieces.append(Piece(index, trained))
                     break  # a token is whole, and belongs to what it begins in
                 if part:
-                    spaced = begin == start and self._spaced(part, first=begin == 0)
+                    spaced = begin == start and self.marked.spaced(part, first=begin == 0)
                     pieces.append(Piece(part, trained, not spaced))
         return pieces
-
-    def _spaced(self, part: str, *, first: bool) -> bool:
-        """Whether LLaMA's space stands before a text that begins or follows a special token."""
-        dummy = self.tokenizer.dummy
-        return (first or dummy.after_special) and not (dummy.once and part.startswith(LLAMA_SPACE))
-
-    def _stretches(self, text: str) -> Iterator[tuple[int, int, int | None]]:
-        """Begins and ends of texts, and of special tokens with their ids.
-
-        A token with `lstrip` or `rstrip` takes the white space on that side with it, as
-        `tokenizers` has it.
-        """
-        done = 0
-        for match in self._special.finditer(text):
-            flags = self._flags[match.group()]
-            start, end = match.span()
-            if flags.single_word and (text[start - 1 : start] + text[end : end + 1]).isalnum():
-                continue
-            if flags.lstrip:
-                start = max(done, len(text[:start].rstrip()))
-            if done < start:
-                yield done, start, None
-            yield match.start(), end, self.tokenizer.special[match.group()]
-            done = end
-            if flags.rstrip:
-                done = len(text) - len(text[end:].lstrip())
-        if done < len(text):
-            yield done, len(text), None
 
 
 class _Rendering:
