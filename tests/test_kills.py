@@ -6,7 +6,14 @@ import kills
 
 NAMES = tuple(trial.name for trial in kills.trials(''))
 pytestmark = pytest.mark.slow
-JAX = ('training', 'convert.from_hf', 'convert.to_hf', 'convert.to_hf, .bin', 'sample --prompts')
+JAX = (
+    'training',
+    'convert.from_hf',
+    'convert.to_hf',
+    'convert.to_hf, .bin',
+    'convert.gptq',
+    'sample --prompts',
+)
 
 
 @pytest.fixture(scope='module')

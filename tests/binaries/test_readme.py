@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import as_gptq
 import as_meta
 import programs
 from api_runs import ServerProcess
@@ -31,6 +32,7 @@ SHORTER = {
     'belle-jax generate_data --': '--count=20',
     'belle-jax generate_data': '',
     'belle-jax convert': '',
+    'belle-jax evaluate': '',
 }
 # Commands that another test covers, or that no test machine can run.
 ELSEWHERE = {
@@ -38,6 +40,7 @@ ELSEWHERE = {
     'python -m benchmarks.compile_step': 'test_compilers compiles the recipes',
     'python -m benchmarks.train_step --shape=7b': 'needs a large accelerator',
     'python -m benchmarks.decode --size=7b': 'needs a large accelerator',
+    'python -m benchmarks.packed_product': 'test_packed_product compiles its kernels',
 }
 
 
@@ -130,7 +133,10 @@ def files(folder: Path) -> None:
     as_meta.llama2(folder / 'LLaMA' / '7B', count=1)
     huggingface.write(meta.open(folder / 'LLaMA' / '7B'), folder / 'of-paddle')
     paddle.write(huggingface.open(folder / 'of-paddle'), folder / 'belle-7b-2m')
+    as_gptq.belle(folder / 'BELLE-7B-gptq', as_gptq.BLOOM, as_gptq.Plan(**as_gptq.BELLE))
+    (folder / 'BELLE-7B-gptq/weights.pt').rename(folder / 'BELLE-7B-gptq/bloom7b-2m-4bit-128g.pt')
     rows = [{'instruction': f'{n}加一', 'input': '', 'output': f'{n + 1}'} for n in range(40)]
+    (folder / 'novel.txt').write_text('盖闻天地之数，有十二万九千六百岁为一元。' * 9, 'utf-8')
     for name, content in (
         ('mine.jsonl', rows),
         ('questions.jsonl', [{'prompt': '一加一'}, {'prompt': '天地'}]),

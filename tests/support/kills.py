@@ -239,6 +239,14 @@ def trials(url: str) -> list[Trial]:
         Trial('convert.to_meta', _converted('to_meta', '--shards=2'), ('target',), _meta_hf),
         Trial('convert.to_paddle', _converted('to_paddle'), ('target',), _meta_hf),
         Trial('convert.from_paddle', _converted('from_paddle'), ('target',), _paddle),
+        Trial(
+            'convert.gptq',
+            'convert.gptq --model=source --target=target --calibration=text.txt --samples=4 '
+            '--seq_len=32 --group_size=32 --bits=3 --table_bits=8',
+            ('target',),
+            _calibrated,
+            _quantised,
+        ),
         Trial('convert.xor encrypt', f'convert.xor encrypt {_XOR}', ('target',), _plain),
         Trial('convert.xor decrypt', f'convert.xor decrypt {_XOR}', ('target',), _encrypted),
         Trial(
@@ -329,6 +337,17 @@ def _hf(folder: Path) -> None:
     import tiny
 
     tiny.write_model(folder / 'source')
+
+
+def _calibrated(folder: Path) -> None:
+    _hf(folder)
+    (folder / 'text.txt').write_text('so far so good, so well so near. ' * 40)
+
+
+def _quantised(folder: Path) -> Any:
+    files = sorted((folder / 'target').iterdir())
+    # Reports say how long it took.
+    return {f.name: f.read_bytes() for f in files if not f.stem.endswith('_report')}
 
 
 def _run(folder: Path) -> None:

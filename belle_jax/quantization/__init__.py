@@ -1,0 +1,1 @@
+"""Quantising a model: GPTQ and what makes it better."""

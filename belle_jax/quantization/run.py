@@ -1,0 +1,193 @@
+"""From a model directory to a quantised one: read, quantise, write, report."""
+
+import dataclasses
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from belle_jax import __version__, config, sharding
+from belle_jax.data import tokenizer
+from belle_jax.families import Packing
+from belle_jax.files import require_new
+from belle_jax.formats import gptq, huggingface
+from belle_jax.formats.protocol import PublishedModel
+from belle_jax.progress import Progress
+from belle_jax.quantization import calibration, report, tables
+from belle_jax.quantization.calibration import Calibration
+from belle_jax.quantization.export import exported
+from belle_jax.quantization.process import Method, Quantiser
+from belle_jax.quantization.rotation import Rotated
+from belle_jax.quantization.store import Store, store_path
+from belle_jax.runs import conversion, run_directory
+from belle_jax.runs.parameters import Parameters, Saved
+
+TABLES = ('embed.table', 'head.table')
+
+
+@dataclasses.dataclass(frozen=True)
+class Quantisation:
+    """What a person asks for.
+
+    Attributes:
+        model: Hugging Face directory, hub name, run directory or checkpoint.
+        target: The directory to write.
+        method: How layers are quantised.
+        table_bits: Of the tables over the vocabulary; 0: they stay as they are.
+        rotate: Whether the model is turned before (`rotation`).
+        source: Of the calibration text.
+        template: Of its conversations; '': it is a text.
+        samples: Of it.
+        seq_len: Tokens of a sample.
+        held: Windows that the model is measured on, at most.
+        layout: One of `gptq.FORMATS`.
+        dtype: Of what stays floating-point numbers.
+        devices: That share the work.
+    """
+
+    model: str
+    target: Path
+    method: Method
+    table_bits: int = 0
+    rotate: bool = False
+    source: str = 'wikitext2'
+    template: str = ''
+    samples: int = 128
+    seq_len: int = 2048
+    held: int = 32
+    layout: str = 'gptq'
+    dtype: str = 'float16'
+    devices: int = 1
+
+    @property
+    def packing(self) -> Packing:
+        """How the matrices will be kept."""
+        solving = self.method.matrices.solving
+        return Packing(
+            solving.codes.bits,
+            solving.group_size,
+            symmetric=solving.codes.symmetric,
+            act_order=solving.order == 'activations',
+            tables=self.table_bits,
+        )
+
+
+def quantise(job: Quantisation) -> Path:
+    """Quantises a model; work that was stopped goes on after the last whole layer.
+
+    Returns:
+        The directory.
+    Raises:
+        ValueError: the model or the text cannot be used; the target is there; layers of other
+            settings lie beside it.
+        OSError: no room, no permission, or another process is at the same work.
+    """
+    begun, left = time.monotonic(), store_path(job.target).is_dir()
+    if not left:
+        require_new(job.target)
+    published, source = opened(job)
+    words = _words(published)
+    text = calibration.read(
+        job.source,
+        words,
+        template=job.template,
+        samples=job.samples,
+        seq_len=min(job.seq_len, source.architecture.max_position),
+        held=job.held,
+        seed=job.method.seed,
+    )
+    settings = _settings(job, source, text)
+    store = Store(job.target, settings, job.packing.bits)
+    if left and job.target.exists() and any(job.target.iterdir()):
+        with store.opened():  # it was stopped when only this was left to do
+            store.remove()
+        return job.target
+    mesh = sharding.make_mesh(config.Mesh(job.devices, 1, 1), jax.devices()[: job.devices])
+    with store.opened(), jax.set_mesh(mesh):
+        made = {
+            name: tables.quantised(source, name, job.table_bits, job.packing.group_size)
+            for name in TABLES
+            if job.table_bits and name in source.shapes
+        }
+        quantiser = Quantiser(
+            source, job.method, text, {name: t.rows for name, t in made.items()}, job.devices
+        )
+        _layers(quantiser, store, source.architecture.layers)
+        before, after = quantiser.losses()
+        account = settings | report.account(
+            store.accounts(source.architecture.layers), before, after, time.monotonic() - begun
+        )
+        model = exported(published, source, store, job.packing, made)
+
+        def carry(target: Path) -> Any:
+            report.write(target, account)
+            return published.carry(target)
+
+        model = dataclasses.replace(model, carry=carry)
+        gptq.write(model, job.target, job.layout, job.dtype, meta=_meta(job))
+        store.remove()
+    print(report.summary(account))
+    return job.target
+
+
+def opened(job: Quantisation) -> tuple[PublishedModel, Parameters]:
+    """The model as any layout can write it, and its parameters by slices, turned if wanted."""
+    path = huggingface.resolve(job.model)
+    if run_directory.is_run_directory(path):
+        checkpoint = run_directory.open_checkpoint(path)
+        published, source = conversion.as_published(checkpoint, job.dtype), Saved(checkpoint)
+    else:
+        published = source = huggingface.open(path)  # which refuses a quantised one
+    return published, Rotated(source, job.method.seed) if job.rotate else source
+
+
+def _words(published: PublishedModel) -> tokenizer.Tokenizer:
+    run = published.directory / run_directory.TOKENIZER
+    return tokenizer.load(run if run.is_dir() else published.directory)
+
+
+def _layers(quantiser: Quantiser, store: Store, count: int) -> None:
+    progress = Progress('quantising', 'layers', count)
+    for number in range(count):
+        done = store.load(number)
+        seen = len(quantiser.outcomes), len(quantiser.tunings)
+        layer = quantiser.layer(number, done)
+        if not done:
+            made = {
+                'matrices': [dataclasses.asdict(o) for o in quantiser.outcomes[seen[0] :]],
+                'tuning': [dataclasses.asdict(t) for t in quantiser.tunings[seen[1] :]],
+            }
+            store.save(number, layer, made)
+        progress.show(number + 1)
+    progress.end(count)
+
+
+def _settings(job: Quantisation, source: Parameters, text: Calibration) -> dict[str, Any]:
+    """All that decides the codes, for the report and to know finished layers by."""
+    method = dataclasses.asdict(job.method)
+    return {
+        'model': job.model,
+        'architecture': source.architecture.to_dict(),
+        'bits': job.packing.bits,
+        'group_size': job.packing.group_size,
+        'table_bits': job.table_bits,
+        'rotate': job.rotate,
+        'method': method,
+        'calibration': job.source,
+        'template': job.template,
+        'samples': job.samples,
+        'seq_len': text.tokens.shape[1],
+        'calibration_sha256': text.digest,
+    }
+
+
+def _meta(job: Quantisation) -> Mapping[str, Any]:
+    method = job.method
+    return {
+        'quantizer': [f'belle-jax:{__version__}'],
+        'damp_percent': method.matrices.damp,
+        'true_sequential': method.sequential,
+        'act_group_aware': method.matrices.solving.order == 'groups',
+    }
