@@ -20,7 +20,7 @@ from belle_jax.quantization.calibration import Calibration
 from belle_jax.quantization.export import exported
 from belle_jax.quantization.process import Method, Quantiser
 from belle_jax.quantization.rotation import Rotated
-from belle_jax.quantization.store import Store, store_path
+from belle_jax.quantization.store import Store, finish
 from belle_jax.runs import conversion, run_directory
 from belle_jax.runs.parameters import Parameters, Saved
 
@@ -84,9 +84,10 @@ def quantise(job: Quantisation) -> Path:
             settings lie beside it.
         OSError: no room, no permission, or another process is at the same work.
     """
-    begun, left = time.monotonic(), store_path(job.target).is_dir()
-    if not left:
-        require_new(job.target)
+    begun = time.monotonic()
+    if finish(job.target):  # it was stopped when only that was left to do
+        return job.target
+    require_new(job.target)
     published, source = opened(job)
     words = _words(published)
     text = calibration.read(
@@ -100,10 +101,6 @@ def quantise(job: Quantisation) -> Path:
     )
     settings = _settings(job, source, text)
     store = Store(job.target, settings, job.packing.bits)
-    if left and job.target.exists() and any(job.target.iterdir()):
-        with store.opened():  # it was stopped when only this was left to do
-            store.remove()
-        return job.target
     mesh = sharding.make_mesh(config.Mesh(job.devices, 1, 1), jax.devices()[: job.devices])
     with store.opened(), jax.set_mesh(mesh):
         made = {
@@ -127,7 +124,7 @@ def quantise(job: Quantisation) -> Path:
 
         model = dataclasses.replace(model, carry=carry)
         gptq.write(model, job.target, job.layout, job.dtype, meta=_meta(job))
-        store.remove()
+        finish(job.target)
     print(report.summary(account))
     return job.target
 

@@ -19,8 +19,16 @@ from belle_jax.weights.tensors import Stored, planned
 SETTINGS = 'settings.json'
 
 
-def store_path(target: Path) -> Path:
-    """Where the layers of a model lie that is being quantised."""
+def finish(target: Path) -> bool:
+    """Removes the layers of a model that is where it belongs; whether there were any."""
+    path = _path(target)
+    left = path.exists() or path.with_name(f'.{path.name}.deleted').exists()
+    if done := left and target.is_dir() and any(target.iterdir()):
+        remove(path)
+    return done
+
+
+def _path(target: Path) -> Path:
     return target.absolute().with_name(f'{target.name}.layers')
 
 
@@ -36,7 +44,7 @@ class Store:
         Raises:
             ValueError: there are layers that were made by other settings.
         """
-        self.path = store_path(target)
+        self.path = _path(target)
         self._settings, self._bits = json.loads(json.dumps(settings)), bits
 
     @contextmanager
@@ -94,10 +102,6 @@ class Store:
     def accounts(self, layers: int) -> list[dict[str, Any]]:
         """What the reports of all layers say."""
         return [read_json(self._account(number)) for number in range(layers)]
-
-    def remove(self) -> None:
-        """Removes everything, once the model is where it belongs."""
-        remove(self.path)
 
     def _file(self, number: int) -> Path:
         return self.path / f'layer-{number:04d}.safetensors'

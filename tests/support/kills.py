@@ -35,7 +35,8 @@ TIMED = 0.25  # of the kills come after a random time
 # What differs from run to run, be it disturbed or not: the names of some files, what is in others.
 NAMED = re.compile(r'.*/(events\.out\..*|checkpoints/\d+/.*|.*\.sqlite-(wal|shm))')
 FILLED = re.compile(
-    r'.*/(metrics\.jsonl|loss\.png|\d+\.manifest\.json|.*\.sqlite|.*\.report\.html)'
+    r'.*/(metrics\.jsonl|loss\.png|\d+\.manifest\.json|.*\.sqlite|.*\.report\.html|'
+    r'quantization_report\.(json|html))'
 )
 
 
@@ -245,7 +246,6 @@ def trials(url: str) -> list[Trial]:
             '--seq_len=32 --group_size=32 --bits=3 --table_bits=8',
             ('target',),
             _calibrated,
-            _quantised,
         ),
         Trial('convert.xor encrypt', f'convert.xor encrypt {_XOR}', ('target',), _plain),
         Trial('convert.xor decrypt', f'convert.xor decrypt {_XOR}', ('target',), _encrypted),
@@ -342,12 +342,6 @@ def _hf(folder: Path) -> None:
 def _calibrated(folder: Path) -> None:
     _hf(folder)
     (folder / 'text.txt').write_text('so far so good, so well so near. ' * 40)
-
-
-def _quantised(folder: Path) -> Any:
-    files = sorted((folder / 'target').iterdir())
-    # Reports say how long it took.
-    return {f.name: f.read_bytes() for f in files if not f.stem.endswith('_report')}
 
 
 def _run(folder: Path) -> None:
