@@ -179,14 +179,15 @@ def named(name: str, bits: int, group_size: int) -> dict[str, Any]:
 
 
 def gaps(before: np.ndarray, after: np.ndarray) -> dict[str, Any]:
-    """Perplexities of both halves, and how far the model is from what it was, nats a token."""
-    half = len(before) // 2
+    """Perplexities of both halves, and the change of the loss over all windows, nats a token."""
+    half, change = len(before) // 2, after - before
     return {
         'chinese_before': float(np.exp(before[:half].mean())),
         'chinese': float(np.exp(after[:half].mean())),
         'english_before': float(np.exp(before[half:].mean())),
         'english': float(np.exp(after[half:].mean())),
-        'gap': float(after.mean() - before.mean()),
+        'gap': float(change.mean()),
+        'gap_standard_error': float(change.std(ddof=1) / np.sqrt(len(change))),
     }
 
 

@@ -88,6 +88,8 @@ def quantise(job: Quantisation) -> Path:
     if finish(job.target):  # it was stopped when only that was left to do
         return job.target
     require_new(job.target)
+    if job.devices > (available := len(jax.devices())):
+        raise ValueError(f'--devices={job.devices}: this machine has {available}.')
     published, source = opened(job)
     words = _words(published)
     text = calibration.read(

@@ -103,6 +103,7 @@ def test_every_format_holds_the_same_model(folder):
             'has 11 tokens to read, and one sample has',
         ),
         (('--calibration=wikitext2',), 'wikitext2'),
+        (('--devices=3',), '--devices=3: this machine has 1'),
         (('--model=nowhere',), 'nowhere is neither a directory here nor a hub name'),
         (('--target=model',), '--target=model is there already and not empty'),
     ),
