@@ -11,8 +11,8 @@ import numpy as np
 from belle_jax.quantization import solver, sums
 from belle_jax.quantization.solver import Columns, Solution, Solving
 
-LADDER = (1, 10, 100, 1000)
-"""Times the damping, until a Hessian can be factored."""
+LADDER = (0.01, 0.1, 1.0, 10.0)
+"""Higher damping that is tried, until a Hessian can be factored."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,10 +44,10 @@ def quantise(
         For each matrix its solution, its error and rounding's; and the damping (see `Outcome`).
     """
     factored = damp = None
-    for times in LADDER:
-        attempt = solver.factor(h, method.damp * times, method.solving)
+    for higher in (method.damp, *(step for step in LADDER if step > method.damp)):
+        attempt = solver.factor(h, higher, method.solving)
         if np.isfinite(attempt.scale).all() and np.isfinite(np.asarray(attempt.r[0])).all():
-            factored, damp = attempt, method.damp * times
+            factored, damp = attempt, higher
             break
     solved = _solved(list(parts), h, c, factored, method.solving, method.propagate)
     # On the host: what reads them next finds them whole on every device.

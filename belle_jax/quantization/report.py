@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from belle_jax.json_files import write_json
+from belle_jax.json_files import read_json, write_json
 from belle_jax.pages import page
 from belle_jax.progress import duration
 
@@ -56,6 +56,13 @@ def summary(figures: Mapping[str, Any]) -> str:
             'factored. More --samples help.'
         )
     return '\n'.join(parts)
+
+
+def is_of(target: Path, settings: Mapping[str, Any]) -> bool:
+    """Whether a directory holds a model that was quantised with these settings."""
+    path = target / JSON
+    said = read_json(path) if path.is_file() else {}
+    return all(said.get(name) == value for name, value in settings.items())
 
 
 def write(target: Path, figures: Mapping[str, Any]) -> None:

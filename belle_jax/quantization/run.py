@@ -1,6 +1,7 @@
 """From a model directory to a quantised one: read, quantise, write, report."""
 
 import dataclasses
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,10 +9,10 @@ from typing import Any
 
 import jax
 
-from belle_jax import __version__, config, sharding
+from belle_jax import __version__, config, families, sharding
 from belle_jax.data import tokenizer
 from belle_jax.families import Packing
-from belle_jax.files import require_new
+from belle_jax.files import remove, require_new
 from belle_jax.formats import gptq, huggingface
 from belle_jax.formats.protocol import PublishedModel
 from belle_jax.progress import Progress
@@ -20,9 +21,9 @@ from belle_jax.quantization.calibration import Calibration
 from belle_jax.quantization.export import exported
 from belle_jax.quantization.process import Method, Quantiser
 from belle_jax.quantization.rotation import Rotated
-from belle_jax.quantization.store import Store, finish
+from belle_jax.quantization.store import Store, layers_path, left
 from belle_jax.runs import conversion, run_directory
-from belle_jax.runs.parameters import Parameters, Saved
+from belle_jax.runs.parameters import Parameters, Saved, identity
 
 TABLES = ('embed.table', 'head.table')
 
@@ -85,23 +86,29 @@ def quantise(job: Quantisation) -> Path:
         OSError: no room, no permission, or another process is at the same work.
     """
     begun = time.monotonic()
-    if finish(job.target):  # it was stopped when only that was left to do
-        return job.target
-    require_new(job.target)
+    if not (stopped := left(job.target)):
+        require_new(job.target)
     if job.devices > (available := len(jax.devices())):
         raise ValueError(f'--devices={job.devices}: this machine has {available}.')
     published, source = opened(job)
-    words = _words(published)
+    limit = families.of(source.architecture).context_limit(source.architecture)
+    seq_len = min(job.seq_len, limit or job.seq_len)
     text = calibration.read(
         job.source,
-        words,
+        _words(published),
         template=job.template,
         samples=job.samples,
-        seq_len=min(job.seq_len, source.architecture.max_position),
+        seq_len=seq_len,
         held=job.held,
         seed=job.method.seed,
     )
+    if seq_len < job.seq_len:
+        print(f"--seq_len={seq_len}: the model's context.", file=sys.stderr)
     settings = _settings(job, source, text)
+    if stopped and report.is_of(job.target, settings):  # only that was left to do
+        remove(layers_path(job.target))
+        return job.target
+    require_new(job.target)
     store = Store(job.target, settings, job.packing.bits)
     mesh = sharding.make_mesh(config.Mesh(job.devices, 1, 1), jax.devices()[: job.devices])
     with store.opened(), jax.set_mesh(mesh):
@@ -126,7 +133,7 @@ def quantise(job: Quantisation) -> Path:
 
         model = dataclasses.replace(model, carry=carry)
         gptq.write(model, job.target, job.layout, job.dtype, meta=_meta(job))
-        finish(job.target)
+        remove(store.path)
     print(report.summary(account))
     return job.target
 
@@ -168,6 +175,7 @@ def _settings(job: Quantisation, source: Parameters, text: Calibration) -> dict[
     method = dataclasses.asdict(job.method)
     return {
         'model': job.model,
+        'weights': identity(source),
         'architecture': source.architecture.to_dict(),
         'bits': job.packing.bits,
         'group_size': job.packing.group_size,

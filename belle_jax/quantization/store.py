@@ -1,6 +1,5 @@
 """Finished layers on disk, so that work that was stopped goes on after the last of them."""
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from belle_jax.files import locked, remove, sweep
+from belle_jax.files import locked, sweep
 from belle_jax.json_files import read_json, write_json
 from belle_jax.quantization.process import Quantised
 from belle_jax.quantization.solver import Solution
@@ -19,16 +18,14 @@ from belle_jax.weights.tensors import Stored, planned
 SETTINGS = 'settings.json'
 
 
-def finish(target: Path) -> bool:
-    """Removes the layers of a model that is where it belongs; whether there were any."""
-    path = _path(target)
-    left = path.exists() or path.with_name(f'.{path.name}.deleted').exists()
-    if done := left and target.is_dir() and any(target.iterdir()):
-        remove(path)
-    return done
+def left(target: Path) -> bool:
+    """Whether there are layers of a model, be they half removed."""
+    path = layers_path(target)
+    return path.exists() or path.with_name(f'.{path.name}.deleted').exists()
 
 
-def _path(target: Path) -> Path:
+def layers_path(target: Path) -> Path:
+    """Where the layers of a model lie while it is quantised."""
     return target.absolute().with_name(f'{target.name}.layers')
 
 
@@ -44,8 +41,8 @@ class Store:
         Raises:
             ValueError: there are layers that were made by other settings.
         """
-        self.path = _path(target)
-        self._settings, self._bits = json.loads(json.dumps(settings)), bits
+        self.path = layers_path(target)
+        self._settings, self._bits = dict(settings), bits
 
     @contextmanager
     def opened(self) -> Iterator[None]:

@@ -1,9 +1,7 @@
 """What a run directory holds from before, and what that fixes: nothing, until a model is in it."""
 
-import hashlib
 from pathlib import Path
 
-import numpy as np
 from flax.traverse_util import flatten_dict
 
 from belle_jax import config
@@ -12,7 +10,7 @@ from belle_jax.data import Tokenizer
 from belle_jax.json_files import read_json
 from belle_jax.runs import run_directory
 from belle_jax.runs.load import open_parameters
-from belle_jax.runs.parameters import Parameters
+from belle_jax.runs.parameters import identity
 
 FIXED = ('seed', 'model', 'data', 'batch', 'optim', 'train.objective', 'train.only', 'train.freeze')
 """What decides the numbers of a run: it is continued with the values that it began with."""
@@ -85,23 +83,6 @@ class Held:
             'what it began with. Give a new --workdir, or the values in '
             f'{self.workdir / run_directory.CONFIG}.'
         )
-
-
-def identity(parameters: Parameters) -> str:
-    """A hash that tells models apart by some numbers of every parameter.
-
-    Directory and dtype do not matter. The last layer stands for all: of a checkpoint's layer one
-    number is not read without the others.
-    """
-    found = hashlib.sha256()
-    for name, shape in sorted(parameters.shapes.items()):
-        index = [slice(0, 1) for _ in shape]
-        if name.startswith('blocks.'):
-            index[0] = slice(shape[0] - 1, shape[0])
-        index[-1] = slice(0, min(64, shape[-1]))
-        numbers = parameters.read(name, tuple(index), np.dtype(np.float32))
-        found.update(repr((name, tuple(shape))).encode() + np.ascontiguousarray(numbers).tobytes())
-    return found.hexdigest()
 
 
 def _is_trained(checkpoint: Path) -> bool:

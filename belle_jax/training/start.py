@@ -21,8 +21,8 @@ from belle_jax.json_files import write_json
 from belle_jax.runs import conversion, run_directory
 from belle_jax.runs.checkpoints import Checkpoints
 from belle_jax.runs.load import is_quantised, open_parameters, read_architecture
-from belle_jax.runs.parameters import Regrouped, place
-from belle_jax.training.held import Held, identity
+from belle_jax.runs.parameters import Regrouped, identity, place
+from belle_jax.training.held import Held
 from belle_jax.training.setup import Setup
 from belle_jax.training.step import State
 

@@ -14,7 +14,6 @@ import tiny
 from belle_jax import load_model
 from belle_jax.data import marked_text, tokenizer
 from belle_jax.decoding.perplexity import perplexity
-from belle_jax.families.packing import BITS
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = 'What is read while a model is quantised should be like what it is for. '
@@ -146,5 +145,21 @@ def test_finished_layers_are_those_of_the_same_settings(folder):
     assert not (folder / 'out.layers').exists()
 
 
-def test_bits_are_those_of_the_help():
-    assert BITS == (2, 3, 4, 8)
+def test_layers_of_another_model_in_the_same_place_are_not_taken(folder):
+    """Nor is a finished model taken for one of other settings, because layers lie beside it."""
+    path = folder / 'model' / 'model.safetensors'
+    tensors = load_file(path)
+    good = tensors['model.layers.1.mlp.up_proj.weight'].copy()
+    tensors['model.layers.1.mlp.up_proj.weight'][3, 5] = np.inf
+    save_file(tensors, path)
+    start(folder, code=1)
+    tensors['model.layers.1.mlp.up_proj.weight'] = good
+    tensors['model.norm.weight'] *= 2
+    save_file(tensors, path)
+    assert 'holds layers that were quantised with weights=' in fails(folder)
+    (folder / 'out.layers').rename(folder / 'kept')
+    start(folder)
+    (folder / 'kept').rename(folder / 'out.layers')
+    assert '--target=out is there already and not empty' in fails(folder, '--bits=3')
+    start(folder)  # only what was left goes
+    assert not (folder / 'out.layers').exists()

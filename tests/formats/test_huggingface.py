@@ -289,6 +289,23 @@ def test_a_name_that_leads_nowhere_gets_one_sentence():
     assert '\n' not in str(error.value)
 
 
+def test_a_hub_that_cannot_be_reached_is_a_sentence(monkeypatch):
+    """What its HTTP library raises is of no kind that the system has."""
+
+    class Unreachable(Exception):
+        pass
+
+    def refused(*_, **__):
+        raise Unreachable('name or service not known')
+
+    monkeypatch.setattr('huggingface_hub.HfApi.list_repo_files', refused)
+    monkeypatch.setattr('huggingface_hub.snapshot_download', refused)
+    with pytest.raises(
+        ValueError, match=r'models/mine is not a directory here, is not in .* name or'
+    ):
+        huggingface.resolve('models/mine')
+
+
 def test_a_hub_name_is_taken_from_the_cache_when_offline(tmp_path, monkeypatch):
     commit = 'a' * 40
     repo = tmp_path / 'models--someone--model'

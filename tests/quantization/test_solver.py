@@ -172,6 +172,8 @@ def test_damping_climbs_until_it_holds_and_else_weights_are_rounded():
     values[0] = -0.05 * np.diag(h).mean()
     bent = (vectors * values @ vectors.T).astype(np.float32)
     assert matrices.quantise([jnp.asarray(w)], jnp.asarray(bent), None, method)[1] == 0.1
+    undamped = matrices.Quantising(method.solving, damp=0.0)
+    assert matrices.quantise([jnp.asarray(w)], jnp.asarray(bent), None, undamped)[1] == 0.1
     outcomes, damp = matrices.quantise([jnp.asarray(w)], jnp.asarray(-1e3 * h), None, method)
     plain = solver.rounded(jnp.asarray(w), jnp.asarray(h), method.solving)
     assert damp is None
