@@ -10,12 +10,13 @@ token by token, and compared with decoding all of it at every eighth.
 """
 
 import json
-import platform
 import sys
 import time
 from typing import Any
 
 from absl import app, flags
+
+from benchmarks.figures import write
 
 FAMILIES = flags.DEFINE_multi_enum('family', ['llama', 'bloom'], ['llama', 'bloom'], 'Which.')
 SIZE = flags.DEFINE_enum('size', '15m', ['15m', '7b'], 'Parameters.')
@@ -166,31 +167,19 @@ def main(argv: list[str]) -> None:
     """Measures, prints JSON, and writes it to --output."""
     del argv
     import os
-    from pathlib import Path
 
     os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')  # torch needs room as well
 
-    import jax
-
-    figures = {
-        'benchmark': 'decode',
-        'device': str(jax.devices()[0].device_kind),
-        'machine': platform.machine(),
-        'jax': jax.__version__,
-        'dtype': DTYPE.value,
-        'size': SIZE.value,
-        'prompt_tokens': PROMPT.value,
-        'new_tokens': NEW.value,
-        'rows': [row for family in FAMILIES.value for row in measure(family)],
-    }
-    if TOKENIZER.value:
-        figures['streamed_text'] = streamed(TOKENIZER.value)
-    text = json.dumps(figures, indent=1)
-    path = Path(OUTPUT.value)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text + '\n', 'utf-8')
-    print(text)
-    print(f'The figures are in {path}', file=sys.stderr)
+    write(
+        OUTPUT.value,
+        'decode',
+        dtype=DTYPE.value,
+        size=SIZE.value,
+        prompt_tokens=PROMPT.value,
+        new_tokens=NEW.value,
+        rows=[row for family in FAMILIES.value for row in measure(family)],
+        **({'streamed_text': streamed(TOKENIZER.value)} if TOKENIZER.value else {}),
+    )
 
 
 if __name__ == '__main__':

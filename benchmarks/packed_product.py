@@ -16,14 +16,14 @@ import functools
 import itertools
 import json
 import os
-import platform
 import re
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 from absl import app, flags
+
+from benchmarks.figures import write
 
 SHAPES = flags.DEFINE_multi_string('shape', ['4096x11008', '4096x4096'], 'Inputs x outputs.')
 BATCHES = flags.DEFINE_multi_integer('batch', [1, 8], 'Rows of activations.')
@@ -186,28 +186,20 @@ def main(argv: list[str]) -> None:
     if TARGET.value:
         os.environ['JAX_PLATFORMS'] = 'cpu'
         os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
-    import jax
 
     shapes = [[int(size) for size in shape.split('x')] for shape in SHAPES.value]
     if TARGET.value:
         print(json.dumps({'target': TARGET.value, 'rows': compile_for(TARGET.value, shapes)}))
         return
-    figures = {
-        'benchmark': 'packed_product',
-        'device': str(jax.devices()[0].device_kind),
-        'machine': platform.machine(),
-        'jax': jax.__version__,
-        'dtype': DTYPE.value,
-        'group_size': GROUP.value,
-        'symmetric': not ZEROS.value,
-        'rows': [row for i, o in shapes for bits in BITS.value for row in measure(i, o, bits)],
-    }
-    text = json.dumps(figures, indent=1)
-    path = Path(OUTPUT.value)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text + '\n', 'utf-8')
-    print(text)
-    print(f'The figures are in {path}', file=sys.stderr)
+    rows = [row for i, o in shapes for bits in BITS.value for row in measure(i, o, bits)]
+    write(
+        OUTPUT.value,
+        'packed_product',
+        dtype=DTYPE.value,
+        group_size=GROUP.value,
+        symmetric=not ZEROS.value,
+        rows=rows,
+    )
 
 
 if __name__ == '__main__':

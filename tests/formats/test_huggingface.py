@@ -300,9 +300,7 @@ def test_a_hub_that_cannot_be_reached_is_a_sentence(monkeypatch):
 
     monkeypatch.setattr('huggingface_hub.HfApi.list_repo_files', refused)
     monkeypatch.setattr('huggingface_hub.snapshot_download', refused)
-    with pytest.raises(
-        ValueError, match=r'models/mine is not a directory here, is not in .* name or'
-    ):
+    with pytest.raises(ValueError, match=r'^models/mine is not a directory.*\(name or service'):
         huggingface.resolve('models/mine')
 
 
