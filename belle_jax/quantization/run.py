@@ -1,10 +1,9 @@
 """From a model directory to a quantised one: read, quantise, write, report."""
 
-import contextlib
 import dataclasses
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +111,7 @@ def quantise(job: Quantisation) -> Path:
     require_new(job.target)
     store = Store(job.target, settings, job.packing.bits)
     mesh = sharding.make_mesh(config.Mesh(job.devices, 1, 1), jax.devices()[: job.devices])
-    with store.opened(), jax.set_mesh(mesh), _awaited():
+    with store.opened(), jax.set_mesh(mesh):
         made = {
             name: tables.quantised(source, name, job.table_bits, job.packing.group_size)
             for name in TABLES
@@ -153,18 +152,6 @@ def opened(job: Quantisation) -> tuple[PublishedModel, Parameters]:
 def _words(published: PublishedModel) -> tokenizer.Tokenizer:
     run = published.directory / run_directory.TOKENIZER
     return tokenizer.load(run if run.is_dir() else published.directory)
-
-
-@contextlib.contextmanager
-def _awaited() -> Iterator[None]:
-    """Waits for what is being computed when the block is left, by Ctrl-C above all.
-
-    Python's end would tear it down under the compiler's threads, which is a segmentation fault.
-    """
-    try:
-        yield
-    finally:
-        jax.block_until_ready(jax.live_arrays())
 
 
 def _layers(quantiser: Quantiser, store: Store, count: int) -> None:
