@@ -26,8 +26,7 @@ from typing import Any
 
 from absl import flags
 
-from belle_jax import cli
-from belle_jax.api import Breaker, Budget, Client, Limits, Retries, price
+from belle_jax import cli, server_flags
 from belle_jax.disk import distinct
 from belle_jax.flag_readers import require_read, table
 from belle_jax.synthesis import dedupe, kinds, layouts, review, run, sources
@@ -59,18 +58,6 @@ REQUEST = flags.DEFINE_string(
     'Fields of every request, as JSON, over those of the other flags; null leaves one out. Such as '
     '{"reasoning_effort": "low", "temperature": null}.',
 )
-BASE_URL = flags.DEFINE_string('base_url', None, "The server; by default OpenAI's.")
-CONCURRENCY = flags.DEFINE_integer('concurrency', 16, 'Requests in flight.', lower_bound=1)
-RPM = flags.DEFINE_float('requests_per_minute', None, 'Limit; by default none.')
-TPM = flags.DEFINE_float('tokens_per_minute', None, 'Limit; by default none.')
-TIMEOUT = flags.DEFINE_float('timeout', 120.0, 'Seconds for one attempt at a reply.')
-PATIENCE = flags.DEFINE_float(
-    'patience', 900.0, 'Seconds without any answer that end the run; 60 at most for the first one.'
-)
-BUDGET_USD = flags.DEFINE_float('budget_usd', None, 'What the journal may cost altogether.')
-BUDGET_TOKENS = flags.DEFINE_integer('budget_tokens', None, 'Likewise in tokens.')
-USD_INPUT = flags.DEFINE_float('usd_per_million_input', None, 'Price of prompt tokens.')
-USD_OUTPUT = flags.DEFINE_float('usd_per_million_output', None, 'Price of answer tokens.')
 JOURNAL = flags.DEFINE_string('journal', '', 'By default beside the output.')
 REBUILD = flags.DEFINE_boolean('rebuild', False, 'Only from the journal; asks nothing.')
 OVERWRITE = flags.DEFINE_boolean(
@@ -172,24 +159,15 @@ def generate() -> int:
         rules=without(kind.rules, WITHOUT.value),
         similarity=lambda: _similarity(settings),
         count=None if finite else COUNT.value,
-        concurrency=CONCURRENCY.value,
-        budget=Budget(BUDGET_USD.value, BUDGET_TOKENS.value),
+        concurrency=server_flags.CONCURRENCY.value,
+        budget=server_flags.budget(),
         give_up_after=GIVE_UP.value,
         overwrite=OVERWRITE.value,
     )
     if REBUILD.value:
         result = run.rebuild(job, files)
     else:
-        cost = price(settings.model, USD_INPUT.value, USD_OUTPUT.value)
-        client = Client(
-            BASE_URL.value,
-            price=cost,
-            limits=Limits(RPM.value, TPM.value),
-            retries=Retries(attempt_timeout=TIMEOUT.value),
-            breaker=Breaker(deadline=PATIENCE.value),
-        )
-        if not cost:
-            print(f'What {settings.model} costs is not known: see --usd_per_million_input.')
+        client = server_flags.client(settings.model)
         result = run.generate(job, files, client)
     print(result.account(files))
     if result.complaint:
@@ -244,7 +222,7 @@ def _require_read(action: str) -> None:
         '--tokens': 'language' if action == 'dedupe' and TOKENS.value else '',
     }
     chosen = (KIND.value, action) if making else ('--apply' if APPLY.value else action,)
-    require_read(table(READ_BY), *chosen, unread_beside=idle)
+    require_read(table(READ_BY | {server_flags.NAMES: 'generate'}), *chosen, unread_beside=idle)
 
 
 def _output(default: str = '') -> Path:

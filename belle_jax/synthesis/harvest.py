@@ -1,20 +1,18 @@
-"""What a run brings, where it lies, and what is told of it: the live line and the account.
+"""What a run brings, where it lies, and what is told of it: the account.
 
 Replies become rows: parsed, filtered, compared with everything before them, kept or counted. What
 is kept is a function of the replies in the order of their index and of nothing else, so a journal
 gives the same rows again, with the same filters, or others with other ones.
 """
 
-import asyncio
 import json
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from belle_jax.api import Counters, Journal, Reply
-from belle_jax.progress import Line, duration, usd
+from belle_jax.api import Journal, Reply, session
+from belle_jax.api.session import Standing
 from belle_jax.synthesis.kinds import Kind
 from belle_jax.synthesis.report_statistics import Point
 from belle_jax.texts.filters import Row, Rule, apply_rules
@@ -115,6 +113,17 @@ class Harvest:
         self.barren = 0 if len(self.kept) > before else self.barren + 1
         return self.ended
 
+    def standing(self) -> Standing:
+        """How far it is, for the live line."""
+        wanted = f'/{self.count:,}' if self.count else ''
+        parts = ((len(self.kept), self.count), (len(self.points), self.kind.requests))
+        done = max((min(1.0, number / whole) for number, whole in parts if whole), default=None)
+        found = ''
+        if self.rejected:
+            top = ', '.join(f'{name} {n:,}' for name, n in self.rejected.most_common(3))
+            found = f'rejected {self.rejected.total():,} ({top})'
+        return Standing(f'kept {len(self.kept):,}{wanted}', done, found)
+
     def _consider(self, index: int, row: Row) -> None:
         passed, reason = apply_rules(row, self.rules)
         if passed is None:
@@ -134,64 +143,6 @@ class Harvest:
     def _refuse(self, index: int, reason: str, text: str) -> None:
         self.rejected[reason] += 1
         self.reject({'index': index, 'reason': reason, 'text': text})
-
-
-class Live:
-    """Rows kept and rejected, requests, tokens, money and the time left."""
-
-    def __init__(self, harvest: Harvest, counters: Counters) -> None:
-        self._harvest, self._counters = harvest, counters
-        self._line = Line()
-        # From here on the rate counts: replies from the journal come at once.
-        self._first: tuple[float, float] | None = None
-
-    async def run(self) -> None:
-        """Shows the line again and again, until it is cancelled."""
-        told = 0
-        while True:
-            await asyncio.sleep(0.5)
-            for change in self._counters.changes[told:]:
-                self._line.say(change)
-                told += 1
-            if self._line.due:
-                self._line.show(self.text())
-
-    def end(self) -> None:
-        """Leaves the last line, if there was one."""
-        if self._line.said:
-            self._line.show(self.text(last=True), last=True)
-
-    def text(self, last: bool = False) -> str:
-        """Such as 'kept 120/1,000 · left 0:04:10 · 8 in flight · … · rejected 30 (refusal 30)'."""
-        harvest, counters = self._harvest, self._counters
-        wanted = f'/{harvest.count:,}' if harvest.count else ''
-        parts = [f'kept {len(harvest.kept):,}{wanted}']
-        if not last and (left := self._left()):
-            parts.append(f'left {left}')
-        parts.append(f'{counters.in_flight} in flight')
-        parts.append(f'{counters.prompt_tokens + counters.completion_tokens:,} tokens')
-        if counters.cost_usd:
-            parts.append(usd(counters.cost_usd))
-        if counters.paused:
-            parts.append('waiting for the server')
-        if harvest.rejected:
-            top = ', '.join(f'{name} {n:,}' for name, n in harvest.rejected.most_common(3))
-            parts.append(f'rejected {harvest.rejected.total():,} ({top})')
-        if retried := counters.retries.total():
-            parts.append(f'{retried:,} retries (newest: {counters.newest[:60]})')
-        return ' · '.join(parts)
-
-    def _left(self) -> str:
-        """The time that is left at the rate since the first new reply."""
-        harvest, now = self._harvest, time.monotonic()
-        parts = ((len(harvest.kept), harvest.count), (len(harvest.points), harvest.kind.requests))
-        fractions = [min(1.0, done / whole) for done, whole in parts if whole]
-        if not self._counters.asked or not fractions:
-            return ''
-        begun, before = self._first = self._first or (now, max(fractions))
-        if max(fractions) <= before:
-            return ''
-        return duration((now - begun) / (max(fractions) - before) * (1 - max(fractions)))
 
 
 @dataclass(frozen=True)
@@ -248,8 +199,7 @@ class Result:
 
     def account(self, files: Files) -> str:
         """What came of it, in lines for people."""
-        harvest, journal = self.harvest, self.journal
-        spent, lost = journal.spent(), journal.lost
+        harvest = self.harvest
         lines = [
             f'{len(harvest.kept):,} rows of {len(harvest.points):,} replies.',
             *(f'  rejected, {name}: {n:,}' for name, n in harvest.rejected.most_common()),
@@ -260,17 +210,8 @@ class Result:
         if harvest.thought:
             lines.append(f'{harvest.thought:,} replies began with thoughts, which are left out.')
         lines += self.changes
-        if lost.requests:
-            most = f', {usd(lost.cost_usd)}' if lost.cost_usd else ''
-            lines.append(
-                f'Requests under way when earlier runs were killed: {lost.requests:,}, which may '
-                f'have taken {lost.tokens:,} tokens{most} more; they are asked again.'
-            )
-        if journal.damaged:
-            lines.append(f'Damaged in the journal, and asked again: {journal.damaged:,} replies.')
-        paid = f', {usd(spent.cost_usd)}' if spent.cost_usd else ''
         lines += [
-            f'Journal: {files.journal} ({len(journal):,} answers, {spent.tokens:,} tokens{paid})',
+            *session.account(self.journal),
             f'Report: {files.report}',
             f'Rejected: {files.rejected}',
             f'Rows: {files.output}',

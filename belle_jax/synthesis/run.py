@@ -12,15 +12,14 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from belle_jax import signals
-from belle_jax.api import Budget, Client, Journal, Request, ask_all
+from belle_jax.api import Budget, Client, Journal, Request, session
 from belle_jax.data.row_file import new_row_file
 from belle_jax.disk import sentence
 from belle_jax.files import sweep
 from belle_jax.progress import Progress
 from belle_jax.synthesis import report
 from belle_jax.synthesis.decisions import ByHand, DecisionLog
-from belle_jax.synthesis.harvest import Files, Harvest, Live, Result
+from belle_jax.synthesis.harvest import Files, Harvest, Result
 from belle_jax.synthesis.kinds import Kind
 from belle_jax.texts.filters import Row, Rule
 from belle_jax.texts.similarity import Similarity
@@ -156,26 +155,16 @@ def _use(journal: Journal, harvest: Harvest) -> None:
 async def _ask(job: Job, harvest: Harvest, client: Client, journal: Journal) -> str:
     if harvest.ended:
         return 'enough'
-    live = Live(harvest, client.counters)
-    # What arrived is journaled and written: the task is cancelled where it waits, not anywhere.
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
-    assert task is not None
-    async with client:
-        showing = asyncio.ensure_future(live.run())
-        try:
-            with signals.heeding(lambda: loop.call_soon_threadsafe(task.cancel)):
-                return await ask_all(
-                    _requests(job.kind),
-                    client,
-                    journal,
-                    concurrency=job.concurrency,
-                    use=harvest.use,
-                    more=harvest.needs,
-                    budget=job.budget,
-                )
-        finally:
-            showing.cancel()
-            live.end()
+    return await session.ask(
+        _requests(job.kind),
+        client,
+        journal,
+        harvest.standing,
+        concurrency=job.concurrency,
+        use=harvest.use,
+        more=harvest.needs,
+        budget=job.budget,
+    )
 
 
 def _requests(kind: Kind) -> Iterator[Request]:

@@ -7,19 +7,21 @@ import sys
 import pytest
 
 from api_runs import ROOT
+from belle_jax.flag_readers import table
 from belle_jax.synthesis import KINDS, settings
 
 # In a process of its own, as programs define the same flags.
 EVERY = """
 import json, sys
 from absl import flags
-from belle_jax import generate_data
+from belle_jax import generate_data, server_flags
 from belle_jax.synthesis import KINDS
 
 FLAGS, begun, said = flags.FLAGS, [], {}
 for action in ('generate', 'convert', 'deduplicate', 'look'):
     setattr(generate_data, action, lambda: begun.append(1))
-ours = {flag.name: flag for flag in FLAGS.flags_by_module_dict()[generate_data.__name__]}
+modules = FLAGS.flags_by_module_dict()
+ours = {f.name: f for m in (generate_data, server_flags) for f in modules[m.__name__]}
 for name, flag in ours.items():
     value = flag.enum_values[0] if hasattr(flag, 'enum_values') else flag.default
     value = ','.join(value or 'ab') if 'list' in flag.flag_type() else value
@@ -48,20 +50,20 @@ for name, flag in ours.items():
             except ValueError as error:
                 said[f'{name} {reader} {beside}'] = str(error)
             assert len(begun) == (not said[f'{name} {reader} {beside}'])
-json.dump([sorted(ours), said], sys.stdout)
+json.dump([sorted(ours), said, server_flags.NAMES], sys.stdout)
 """
 
 
 def test_each_flag_is_read_by_each_action_and_kind_or_refused() -> None:
     done = subprocess.run([sys.executable, '-c', EVERY], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    ours, said = json.loads(done.stdout)
+    ours, said, servers = json.loads(done.stdout)
     aliases = {
         'seed_tasks_path': 'seeds',
         'num_instructions_to_generate': 'count',
         'request_batch_size': 'concurrency',
     }
-    read_by = {n: r.split() for names, r in settings.READ_BY.items() for n in names.split()}
+    read_by = table(settings.READ_BY | {servers: 'generate'})
     assert sorted([*read_by, *aliases]) == ours  # the table knows every flag
     assert {reader for known in read_by.values() for reader in known} == {
         *KINDS, 'generate', 'dedupe', 'convert', 'review', '--apply',

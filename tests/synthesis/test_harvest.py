@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from belle_jax.api import Counters, Reply
+from belle_jax.api.session import Live
 from belle_jax.synthesis import kinds
-from belle_jax.synthesis.harvest import Harvest, Live
+from belle_jax.synthesis.harvest import Harvest
 from belle_jax.synthesis.run import journal_settings
 from belle_jax.synthesis.settings import Settings
 from belle_jax.synthesis.sources import read_rows, read_seeds
@@ -100,7 +101,7 @@ def test_replies_in_a_row_without_a_row_end_it():
 def test_the_line_tells_how_a_run_goes():
     found = harvest(2000)
     counters = Counters(in_flight=7, prompt_tokens=1000, completion_tokens=234, cost_usd=1.5)
-    live = Live(found, counters)
+    live = Live(found.standing, counters)
     assert live.text() == 'kept 0/2,000 · 7 in flight · 1,234 tokens · $1.50'
     found.use(reply(*TASKS))
     found.use(Reply(1, '我无法完成这个请求。', 'stop', 1, 1, 0.0))
