@@ -159,9 +159,9 @@ class Connection:
         return text.replace(self._secret, '[key]') if self._secret else text
 
     async def close(self) -> None:
-        """Closes all connections."""
-        for pool in self._busy:
-            await pool.close()
+        """Closes all connections; what asks later opens others."""
+        while self._busy:
+            await self._busy.popitem()[0].close()
 
 
 def _parts(base_url: str) -> urllib.parse.SplitResult:

@@ -171,36 +171,65 @@ def answer(
     rows: Sequence[PromptRow],
     output: Output,
     settings: Callable[[int], Sampling],
+    too_long: str = '',
 ) -> None:
     """Answers all rows that `output` does not have yet; a ValueError names one that cannot be.
 
     Batches are the same whether the run was interrupted or not, and so are the answers.
+
+    Args:
+        engine: Answers.
+        voice: Writes prompts.
+        rows: All of the file.
+        output: Has the answers of earlier runs.
+        settings: Of an answer, by the tokens of its prompt.
+        too_long: The finish reason of an empty answer to a prompt that fills the model's context;
+            '': such a prompt is an error.
     """
-    prompts = []
-    for row in rows:
-        try:
-            prompts.append(voice.prompt(row.messages))
-            engine.check_prompt(prompts[-1])
-        except ValueError as error:
-            raise ValueError(f'{row.place}: {error}') from error
+    prompts, waiting = _prompts(engine, voice, rows, too_long)
+    waiting = {place: empty for place, empty in waiting.items() if place >= output.done}
     progress = Progress('answering', 'rows', len(rows), output.done)
     made = output.done
     tokens = 0
-    waiting: dict[int, Completion] = {}
     size = WINDOW * engine.batch_size
     for start in range(output.done - output.done % size, len(rows), size):
-        lengths = [len(p) for p in prompts[start : start + size]]
-        for batch in group_by_length(lengths, engine.batch_size):
-            numbers = [start + i for i in batch]
+        window = [i for i in range(start, min(start + size, len(rows))) if prompts[i]]
+        for batch in group_by_length([len(prompts[i]) for i in window], engine.batch_size):
+            numbers = [window[i] for i in batch]
             if max(numbers) < output.done:
                 continue
             group = [prompts[i] for i in numbers]
             completions = engine.generate(group, [settings(len(p)) for p in group], rows=numbers)
             waiting |= {i: c for i, c in zip(numbers, completions) if i >= output.done}
-            while output.done in waiting:
-                completion = waiting.pop(output.done)
-                output.write(completion, voice.answer(completion.text))
+            _write(output, waiting, voice)
             made = min(made + len(completions), len(rows))
             tokens += sum(c.completion_tokens for c in completions)
             progress.show(made, tokens=tokens)
+    _write(output, waiting, voice)
     progress.end(made)
+
+
+def _prompts(
+    engine: Engine, voice: Voice, rows: Sequence[PromptRow], too_long: str
+) -> tuple[list[list[int]], dict[int, Completion]]:
+    """The prompts of rows, and the answers to those that are too long, whose prompts are empty."""
+    prompts, unanswered = [], {}
+    for place, row in enumerate(rows):
+        try:
+            prompt = voice.prompt(row.messages)
+            if too_long and engine.room(len(prompt)) == 0:
+                unanswered[place] = Completion('', [], too_long, len(prompt))
+                prompt = []
+            else:
+                engine.check_prompt(prompt)
+        except ValueError as error:
+            raise ValueError(f'{row.place}: {error}') from error
+        prompts.append(prompt)
+    return prompts, unanswered
+
+
+def _write(output: Output, waiting: dict[int, Completion], voice: Voice) -> None:
+    """Writes what is next in order, so far as it is there."""
+    while output.done in waiting:
+        completion = waiting.pop(output.done)
+        output.write(completion, voice.answer(completion.text))
