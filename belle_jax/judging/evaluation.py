@@ -24,6 +24,7 @@ from belle_jax.judging import answering, questions, scoring
 from belle_jax.judging.answering import Answer, Asked
 from belle_jax.judging.questions import Question
 from belle_jax.judging.rubrics import Rubrics
+from belle_jax.judging.scoring import Case
 
 SETTINGS, QUESTIONS = 'settings.json', 'questions.jsonl'
 ANSWERS, VERDICTS, PAIRS = 'answers.jsonl', 'verdicts.jsonl', 'pairs.jsonl'
@@ -116,8 +117,7 @@ class Evaluation:
         cases = scoring.singles(self.questions, self.answers(), rubrics, judgings)
         self.note(judge=asked.model, judgings=judgings, prompts=rubrics.path.name)
         with self._judged_by('judge', asked, rubrics) as journal:
-            missing = scoring.judge(cases, asked, client, journal, self.path / VERDICTS)
-            return _told(journal, missing)
+            return self._judged(VERDICTS, cases, asked, client, journal)
 
     def compare(self, against: str, rubrics: Rubrics, asked: Asked, client: Client) -> str:
         """Has a judge compare the answers with others, in both orders; as `judge`.
@@ -133,8 +133,21 @@ class Evaluation:
         cases = scoring.pairs(self.questions, self.answers(), others, rubrics)
         self.note(against=against, pair_judge=asked.model)
         with self._judged_by('pairs', asked, rubrics, against=against) as journal:
-            missing = scoring.judge(cases, asked, client, journal, self.path / PAIRS)
-            return _told(journal, missing)
+            return self._judged(PAIRS, cases, asked, client, journal)
+
+    def _judged(
+        self, name: str, cases: Sequence[Case], asked: Asked, client: Client, journal: Journal
+    ) -> str:
+        missing = scoring.judge(cases, asked, client, journal, self.path / name)
+        found = scoring.read(self.path / name)
+        read = sum(verdict.value is not None for verdict in found)
+        again = sum(verdict.again for verdict in found)
+        unread = sum(verdict.value is None and not verdict.error for verdict in found)
+        print(
+            f'{read:,} of {len(cases):,} verdicts are read ({again:,} were asked for once more, '
+            f'{unread:,} stay unparsed): {self.path / name}'
+        )
+        return _told(journal, missing)
 
     def _judged_by(self, name: str, asked: Asked, rubrics: Rubrics, **more: str) -> Journal:
         settings = {'judge': asked.model, 'prompts': _hash(dict(rubrics.prompts)), **more}

@@ -24,7 +24,8 @@ def test_belles_prompts_are_sent_in_belles_form(tmp_path):
     # The two forms, as eval/README.md of BELLE shows them.
     asked = Question(1, '几点？', '三点。', 'open qa')
     assert read.single(asked, '三\n点') == (
-        "请打分。 几点？ 标准回答:三点。  模型回答：' 三\n点'。请针对模型回答给出得分，顺便给出理由："
+        "请打分。 几点？ 标准回答:三点。  模型回答：' 三\n点'。"
+        '请针对模型回答给出得分，顺便给出理由：'
     )
     asked = Question(2, '改写。', '参考', 'rewrite')
     assert read.single(asked, '好') == (
