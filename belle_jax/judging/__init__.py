@@ -1,0 +1,1 @@
+"""Evaluation: questions, judges, verdicts, and what may be concluded from them. Imports no JAX."""
