@@ -16,6 +16,7 @@ import as_meta
 import programs
 from api_runs import ServerProcess
 from belle_jax.formats import huggingface, meta, paddle
+from belle_jax.judging import questions
 from tiny import write_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -137,6 +138,7 @@ def files(folder: Path) -> None:
     (folder / 'BELLE-7B-gptq/weights.pt').rename(folder / 'BELLE-7B-gptq/bloom7b-2m-4bit-128g.pt')
     rows = [{'instruction': f'{n}加一', 'input': '', 'output': f'{n + 1}'} for n in range(40)]
     (folder / 'novel.txt').write_text('盖闻天地之数，有十二万九千六百岁为一元。' * 9, 'utf-8')
+    (folder / 'my_questions.jsonl').symlink_to(questions.OWN_QUESTIONS)
     for name, content in (
         ('mine.jsonl', rows),
         ('questions.jsonl', [{'prompt': '一加一'}, {'prompt': '天地'}]),
