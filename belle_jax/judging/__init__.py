@@ -1,0 +1,1 @@
+"""Evaluation: questions, judges and what they say, statistics, reports. Imports no JAX."""

@@ -1,0 +1,129 @@
+"""What a reply claims about a score, and how much each claim weighs by where it stands."""
+
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from belle_jax.judging.marks import MARK, Scales, is_mark, score
+
+# A number in passing; the score of a part, or one in a sentence; what the label says, or a conclusion
+# does; what is called final; what takes back something earlier.
+PASSING, PART, STATED, FINAL, CORRECTED = range(5)
+
+LAST = '综合|最终|最后|总体|整体|总|平均|加权'
+LABEL = r'得分|评分|打分|给分|分数|分值|\bscore[ds]?\b|\brating\b|\bgrade\b'
+# What may stand between a label and its mark. Words of which the mark is a bound, or is denied (低于,
+# 不), are not among it.
+GLUE = (
+    r"""(?:\s+|[:="'“”‘’「」『』()\[\]{}<>|→]|-(?=[\s-])|(?<=[^\s:=])-(?=\d)|区间|范围"""
+    '|[我会应该可以给出予为是约大概定评打得到达的在于此本这个回答模型认判]'
+    r'|\b(?:i|it|this|that|the|an?|is|was|of|be|would|should|will|to|as|at|about|around|give|gets?|'
+    r'approximately|answer|response|put)\b){0,24}?'
+)
+WORD = r"\s+(?!(?:not?|never|less|more|below|above|under|over|least|most|than)\b)[a-z'-]+"
+LABELLED = re.compile(
+    rf'(?:(?P<final>{LAST}|\b(?:final|overall|total|average)\s+)?(?:{LABEL})'
+    rf'|(?P<whole>(?:总|平均|最终|综合)分'
+    rf'|(?:总评|综合|总体|\b(?:overall|final|total|average)\b)(?=\s*[:|]))){GLUE}{MARK.pattern}',
+    re.X | re.I,
+)
+# A number behind a verb is a mark if it has a unit, a scale or decimals: not in 给3个例子, give 2 reasons.
+GIVEN = re.compile(
+    rf'(?:[给打得获评拿值]{GLUE}'
+    r'|\b(?:give|rate|award|assign|deserves?|merits?|earns?|gets|receives?)\b'
+    rf'(?:{WORD}){{0,8}}?\s+){MARK.pattern}',
+    re.X | re.I,
+)
+# A mark that is the first or the last line, or begins the reply.
+ALONE = re.compile(
+    rf'(?:\A|\n(?=[^\n]*\Z))[\s\[(]*{MARK.pattern}(?=[\])\s]*(?:[。,;!\n]|\.\s|\.?\s*\Z))',
+    re.X | re.I,
+)
+MENTIONED = re.compile(rf'(?<![扣减加差每占少足过近\d.]){MARK.pattern}', re.X | re.I)
+
+SENTENCE = re.compile(r'[。！？!?；;\n]|\.\s')
+NEGATED = re.compile(
+    r"(?:[不没未]|无法|难以)[^,，]{0,4}$|(?:\bnot|n't|\bcannot|\bwithout|\bnever)\b[^.,]{0,24}$",
+    re.I,
+)
+SUPPOSED = re.compile(
+    r'如果(?!要|让|我|必须)|假如|若(?!要|让|我|必须)|要是|倘若|本可|本来|原本|才[能可]|'
+    r'\bif\b(?! i\b)|\b(?:would|could|might) have\b|\bcould\b',
+    re.I,
+)
+CONCLUDED = re.compile(
+    rf'因此|所以|故|{LAST}|\b(?:therefore|thus|hence|overall|finally|in (?:conclusion|summary))\b',
+    re.I,
+)
+TAKEN_BACK = re.compile(
+    r'更正|修正|纠正|改为|调整为|重新|\b(?:correct(?:ion|ed)|revised?|actually)\b', re.I
+)
+# A word right before a label makes it the score of a part (准确性得分), but for these.
+BEFORE = re.compile(r'([^\W\d_]+)[ \t]*$')
+WHOSE = re.compile(
+    r'(?:回答|模型|因此|所以|故|则|的|给出|予|其|该|本|我|为)$|'
+    r'\b(?:a|the|my|this|its|answer|response|model|of|so|thus|therefore|hence|and)$',
+    re.I,
+)
+
+
+class Claim(NamedTuple):
+    """What a place of a reply says; the value is None if it is out of range or of no known scale."""
+
+    weight: int
+    value: Any
+    shown: str
+
+
+def written(text: str, scales: Scales) -> Iterator[Claim]:
+    """The claims about a score in a text that is no JSON.
+
+    Args:
+        text: Of `without_scales`.
+        scales: What it says of its scale.
+    Yields:
+        Claims; marks in passing only where there is nothing else.
+    """
+    found = False
+    for pattern in (LABELLED, GIVEN, ALONE):
+        for match in pattern.finditer(text):
+            if not is_mark(text, match) or (
+                pattern is GIVEN and not _is_given(text, match, scales)
+            ):
+                continue
+            sentence = text[_begin(text, match.start()) : match.start()]
+            if NEGATED.search(sentence) or SUPPOSED.search(sentence):
+                continue
+            found = True
+            yield _claim(text, match, scales, _weight(match, sentence, pattern))
+    if not found:
+        for match in MENTIONED.finditer(text):
+            if match['unit'] and is_mark(text, match):
+                yield _claim(text, match, scales, PASSING)
+
+
+def _begin(text: str, at: int) -> int:
+    """Where the sentence of a position begins."""
+    begin = max(0, at - 200)
+    return max((begin + m.end() for m in SENTENCE.finditer(text[begin:at])), default=begin)
+
+
+def _is_given(text: str, match: re.Match[str], scales: Scales) -> bool:
+    plainly = match['full'] or match['unit'] or match['scale'] or '.' in (match['low'] or '')
+    return bool(plainly or scales.beside(text, match.start('mark')))
+
+
+def _weight(match: re.Match[str], sentence: str, pattern: re.Pattern[str]) -> int:
+    if TAKEN_BACK.search(sentence):
+        return CORRECTED
+    if pattern is LABELLED and (match['final'] or match['whole']):
+        return FINAL
+    if pattern is ALONE or CONCLUDED.search(sentence):
+        return STATED
+    before = BEFORE.search(sentence)
+    return PART if pattern is GIVEN or (before and not WHOSE.search(before[1])) else STATED
+
+
+def _claim(text: str, match: re.Match[str], scales: Scales, weight: int) -> Claim:
+    value = score(match, scales.beside(text, match.start('mark')), scales.only)
+    return Claim(weight, value if value is None else round(value, 6), match['mark'].strip())

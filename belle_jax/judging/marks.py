@@ -1,0 +1,174 @@
+"""Marks as judges write them: 0.8, 八分, 9/10, 80%, 0.7～0.8, with the scale that they are meant on.
+
+A mark is a share of its scale. The scale is, in this order: what the mark itself names (9/10, 80%,
+8 out of ten, 五分之四), what the same line states (满分十分), what the reply states elsewhere, and
+otherwise 0 to 1, as judges are asked for. So 八分 alone is no mark: of what, nobody said.
+"""
+
+import re
+import unicodedata
+from typing import NamedTuple
+
+NUMERALS = '零一二三四五六七八九'
+WORDS = 'zero one two three four five six seven eight nine ten'.split()
+# Whole, so that 0.85 is never read as 0.8.
+NUMBER = (
+    r'(?>\d+(?:\.\d+)?|\.\d+|[零〇一二两三四五六七八九十百]+(?:点[零〇一二三四五六七八九]+)?'
+    rf'|\b(?:{"|".join(WORDS)})\b)'
+)
+UNIT = r'\s*(?:%|分(?![钟秒之析别类布配解辨享数])|points?\b|pts\b)'
+MARK = re.compile(
+    rf"""
+    (?P<mark> (?P<sign>(?<![^\s:=(是为])-)?
+    (?: (?P<full>满分|(?:full|perfect)\s(?:marks?|scores?))
+      | (?P<parts>{NUMBER})分之(?P<share>{NUMBER})
+      | (?P<between>(?:between|介于|在)\s*)?(?P<low>{NUMBER})(?P<unit>{UNIT})?
+        (?: \s*(?(between)(?:and|和|与|-|~|到|至)|(?:-+|~+|到|至|to\b|或|or\b))\s*
+            (?P<high>{NUMBER})(?P<units>{UNIT})? )?
+        (?: \s*\(?(?:/|(?:out\s)?of\b)\s*(?P<scale>{NUMBER})(?:\s*分)? )?
+    ) )""",
+    re.X | re.I,
+)
+# What is stated of the scale, with its upper end. 总分 names a scale only as a round number of 分: it
+# is the sum of the parts more often.
+SCALE = re.compile(
+    rf"""
+    (?: (?<![给得到予打])(?:满分|最高分?) | (?:maximum|highest)(?:\spossible)?(?:\sscore)? )
+        (?:值?[为是]|[:=]|\s(?:is|of))?\s*({NUMBER})(?:\s*分)?
+  | 总分[为是:]?\s*(5|10|100)\s*分
+  | (?: 最低分? | (?:minimum|lowest)(?:\spossible)?(?:\sscore)? )
+        (?:[为是]|[:=]|\s(?:is|of))?\s*{NUMBER}(?:\s*分)?
+  | ({NUMBER})\s*(?:分制|分满分|-point\b)
+  | (?:scale\s)?\(?\b(?:out\s)of\s({NUMBER})\)
+  | (?<![\d.:/-])[01](?:\.0+)?\s*分?\s*(?:[-~,到至和]|to\b|and\b)\s*(1(?:\.0+)?|5|10|100)(?![\d.%])
+        (?!\s*[:/=])\s*分?
+    """,
+    re.X | re.I,
+)
+ARITHMETIC = re.compile(r'[\d.(][\d.() \t+*×x/÷%分-]{0,80}[=≈]\s*(?=[\d.])')  # 0.3 + 0.4 = 0.7
+EMPHASIS = re.compile(r'[*_`#$]|\\[a-z]+', re.I)
+ALIKE = str.maketrans('∶–—−‐‑∼〜⁄〇', ':-----~~/零')
+CIRCLED = re.compile('[①-⓿❶-➓]')  # the numbers of a list, which NFKC would make plain ones
+THINKING = re.compile(r'(?s)\A.*</think(?:ing)?>|<think(?:ing)?>.*\Z')
+# What follows a mark that is none: a thing that is counted, one side of a calculation or of a ratio,
+# a bound, or what the number stands for.
+COUNTED = re.compile(r'[个年月日号天条项名次人元万亿倍处段句字种位步]|点(?!\d)|小时')
+CALCULATED = re.compile(r'\s*[+*×÷^/]|:\d|\d|%')
+BOUND = re.compile('以[上下内]|起')
+MEANING = re.compile(
+    r'\s*(?:表示|代表|意味|是?指|对应|(?:means?|indicat|represent|denot|stands?\b))'
+)
+NOUN = re.compile(
+    r'\s*(?!(?:because|for|since|as|due|on|in|with|and|but|which|overall|is|would|if|when|to)\b)[a-z]'
+)
+ITEM = re.compile(r'([.、)])\s*(?=[^\s\d])')
+
+
+class Scales(NamedTuple):
+    """Where a text states its scale: (position, upper end)."""
+
+    stated: tuple[tuple[int, float], ...]
+
+    def beside(self, text: str, at: int) -> float | None:
+        """The scale that the line of a position states last."""
+        begin, end = text.rfind('\n', 0, at) + 1, text.find('\n', at)
+        line = [top for place, top in self.stated if begin <= place < (end % (len(text) + 1))]
+        return line[-1] if line else None
+
+    @property
+    def only(self) -> float | None:
+        """The scale, if the text states one and no other."""
+        tops = {top for _, top in self.stated}
+        return tops.pop() if len(tops) == 1 else None
+
+
+def plain(text: str) -> str:
+    """A reply without thinking, in half-width signs."""
+    return unicodedata.normalize('NFKC', CIRCLED.sub(' ', THINKING.sub('', text))).translate(ALIKE)
+
+
+def without_scales(text: str) -> tuple[str, Scales]:
+    """A plain text without emphasis, calculations and what it says of the scale; and the scales."""
+    text = EMPHASIS.sub(' ', ARITHMETIC.sub('', text))
+    found = []
+
+    def blank(match: re.Match[str]) -> str:
+        if match.lastindex:
+            found.append((match.start(), number(match[match.lastindex])))
+        return re.sub(r'[^\n]', ' ', match[0])
+
+    return SCALE.sub(blank, text), Scales(tuple(found))
+
+
+def number(text: str) -> float:
+    """A number in digits, in Chinese numerals below a thousand, or an English word up to ten."""
+    if text[0] in '.0123456789':
+        return float(text)
+    if text.lower() in WORDS:
+        return float(WORDS.index(text.lower()))
+    whole, _, places = text.replace('两', '二').partition('点')
+    total = digit = 0
+    for sign in whole:
+        if sign in '十百':
+            total, digit = total + (digit or 1) * (10 if sign == '十' else 100), 0
+        else:
+            digit = 10 * digit + NUMERALS.index(sign)
+    return float(f'{total + digit}.{"".join(str(NUMERALS.index(sign)) for sign in places) or 0}')
+
+
+def is_mark(text: str, match: re.Match[str]) -> bool:
+    """Whether what MARK found is meant as a mark, by what follows it."""
+    rest, low = text[match.end() : match.end() + 40], match['low'] or ''
+    whole = low.isdigit()
+    alone = whole and not (match['unit'] or match['high'] or match['scale'])
+    if alone and (item := ITEM.match(rest)) and float(low):
+        # A list's first number. Behind a label, in its line, it is one if a second follows.
+        line = text[text.rfind('\n', 0, match.start('mark')) + 1 : match.start('mark')]
+        following = f'{int(low) + 1}{item[1]}'
+        if not line.strip(' \t>-(') or following in text[match.end() :]:
+            return False
+    if low and low[0] in NUMERALS + '两十百' and re.match(r'[\u4e00-\u9fff]', rest):
+        if not match['unit']:
+            return False  # 一般
+    if float(number(low) if low else 1) == 0 and rest.strip() == '.' and alone:
+        return False  # cut within 0.8
+    refused = (COUNTED if whole and not match['unit'] else BOUND), CALCULATED, BOUND, MEANING, NOUN
+    return not any(pattern.match(rest) for pattern in refused)
+
+
+def score(match: re.Match[str], beside: float | None, elsewhere: float | None) -> float | None:
+    """What a mark is worth.
+
+    Args:
+        match: Of MARK.
+        beside: The scale that its line states.
+        elsewhere: The scale that the rest of the reply states.
+    Returns:
+        A share, 0 to 1; None if it is none of that scale, or could be of two.
+    """
+    if match['full']:
+        return 1.0
+    if match['sign']:
+        return None
+    if match['parts']:
+        top, value = number(match['parts']), number(match['share'])
+    else:
+        value = number(match['low'])
+        if match['high']:
+            high = number(match['high'])
+            if high <= value:
+                return None  # a subtraction, if anything
+            value = (value + high) / 2
+        if match['scale']:
+            top = number(match['scale'])
+        elif '%' in f'{match["unit"]}{match["units"]}':
+            top = 100.0
+        elif beside:
+            top = beside
+        elif value > 1:
+            top = elsewhere or 1.0
+        elif value == 1 and '.' not in match['low'] and elsewhere not in (None, 1.0):
+            return None  # all, or a tenth
+        else:
+            top = 1.0
+    return value / top if top and value <= top else None
