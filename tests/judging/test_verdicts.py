@@ -19,7 +19,7 @@ def table(name: str):
     return rows
 
 
-@pytest.mark.parametrize(('reply', 'read'), table('replies.txt'))
+@pytest.mark.parametrize(('reply', 'read'), [*table('replies.txt'), *table('replies_later.txt')])
 def test_a_score_is_what_a_careful_person_reads(reply, read):
     verdict = verdicts.parse(reply)
     assert verdict.score == (None if read is None else pytest.approx(float(read))), verdict
@@ -27,6 +27,6 @@ def test_a_score_is_what_a_careful_person_reads(reply, read):
     assert read or verdict.reason
 
 
-@pytest.mark.parametrize(('reply', 'read'), table('pairs.txt'))
+@pytest.mark.parametrize(('reply', 'read'), [*table('pairs.txt'), *table('pairs_later.txt')])
 def test_a_preference_is_what_a_careful_person_reads(reply, read):
     assert verdicts.parse_pair(reply) == read
