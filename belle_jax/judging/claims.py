@@ -19,7 +19,7 @@ LABEL = (
 # not among it, nor is > unless it ends a tag or an arrow.
 GLUE = (
     r"""(?:\s+|[:="'“”‘’「」『』()\[\]{}【】|→~≈]|-(?=[\s>-])|(?<=[^\s:=])-(?=\d)|(?<=[\w=-])>"""
-    r'|<(?=[\d.]+>)|区间|范围|结果'
+    r'|<(?=[\d.]+>)|区间|范围|结果|优秀|良好|中等|较[好差]|一般'
     '|[我会应该可以给出予为是约大概定评打得到达的在于此本这个回答模型认判记计率调整改值]'
     r'|\b(?:i|it|this|that|the|an?|is|was|of|for|be|would|should|will|to|as|at|about|around|give|'
     r'gets?|approximately|roughly|answer|response|put|set)\b){0,24}?'
@@ -40,7 +40,7 @@ GIVEN = re.compile(
 )
 # A mark that is the first or the last line, or begins the reply.
 ALONE = re.compile(
-    rf'(?:\A|\n(?=[^\n]*\Z))[\s\[(]*{MARK.pattern}(?=[\])\s]*(?:[。,;!\n]|\.\s|\.?\s*\Z))',
+    rf'(?:\A|\n(?=[^\n]*\Z))[\s\[(]*{MARK.pattern}(?=[\])\s]*(?:左右)?(?:[。,;!\n]|\.\s|\.?\s*\Z))',
     re.X | re.I,
 )
 MENTIONED = re.compile(rf'(?<![扣减加差每占少足过近\d.]){MARK.pattern}', re.X | re.I)
@@ -60,7 +60,8 @@ CONCLUDED = re.compile(
     re.I,
 )
 TAKEN_BACK = re.compile(
-    r'^\W*(?:更正|修正|纠正|重新[评打考检]|correction|corrected|revised|on reflection)|(?:改|调整)为$',
+    r'^\W*(?:更正|修正|纠正|重新[评打考检]|correction|corrected|revised|on reflection)|'
+    '(?:改|调整)为$',
     re.I,
 )
 # A word right before a label makes it the score of a part (准确性得分), but for these.
@@ -103,7 +104,7 @@ def written(text: str, scales: Scales) -> Iterator[Claim]:
             yield _claim(text, match, scales, _weight(match, sentence, pattern))
     if not found:
         for match in MENTIONED.finditer(text):
-            if match['unit'] and is_mark(text, match):
+            if '分' in (match['unit'] or '') and is_mark(text, match):
                 yield _claim(text, match, scales, PASSING)
 
 

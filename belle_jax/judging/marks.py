@@ -10,10 +10,11 @@ import unicodedata
 from typing import NamedTuple
 
 NUMERALS, TENS = '零一二三四五六七八九', '两十百'
-WORDS = 'zero one two three four five six seven eight nine ten'.split()
+WORDS = [*'zero one two three four five six seven eight nine ten'.split()]
 # Whole (?>), so that 0.85 is never read as 0.8.
 NUMBER = (
-    rf'(?>\d+(?:\.\d+)?|\.\d+|[{NUMERALS}{TENS}]+(?:点[{NUMERALS}]+)?|\b(?:{"|".join(WORDS)})\b)'
+    rf'(?>\d{{1,9}}(?:\.\d{{1,18}})?|\.\d{{1,18}}|[{NUMERALS}{TENS}]{{1,9}}(?:点[{NUMERALS}]{{1,9}})?'
+    rf'|\b(?:{"|".join(WORDS)})\b)'
 )
 UNIT = r'\s*(?:%|分(?![钟秒之析别类布配解辨享数])|(?:points?|pts|marks?)\b)'
 MARK = re.compile(
@@ -52,13 +53,15 @@ ALIKE = str.maketrans(
 )
 CIRCLED = re.compile('[①-⓿❶-➓]')  # the numbers of a list, which NFKC would make plain ones
 THINKING = re.compile(r'(?s)\A.*</think(?:ing)?>|<think(?:ing)?>.*\Z')
-# What a mark is not followed by: things that are counted, the other side of a calculation, a ratio or
-# a list of numbers, words that make it a bound, or what the number stands for.
+# What a mark is not followed by: things that are counted, the other side of a calculation, of a
+# ratio or of a list, words that make it a bound, or what the number stands for.
 COUNTED = re.compile(
     r' ?[个年月日号天条项名次人元万亿倍处段句字种位步]|点(?!\d)|小时|'
     r'\s*(?!(?:because|for|since|as|due|on|in|with|and|but|which|is|would|if|when|to)\b)[a-z]'
 )
-CALCULATED = re.compile(r'\s*[+*×÷^/]\s*[\d(]|:\d|\d|%|[ \t、]+\d*\.\d')
+CALCULATED = re.compile(
+    r'\s*[+*×÷^/]\s*[\d(]|:\d|\d|%|[ \t、]+\d*\.\d|\. ?\d|,\d{1,2}\s*(?:分|\n|\Z)|,[\d., ]+[\])]'
+)
 BOUND = re.compile('以[上下内]|起')
 MEANING = re.compile(r'\s*(?:表示|代表|意味|是?指|对应|means?|indicat|represent|denot|stands?\b)')
 ITEM = re.compile(r'([.、)])\s*(?=[^\s\d])')
@@ -82,9 +85,15 @@ class Scales(NamedTuple):
         return tops.pop() if len(tops) == 1 else None
 
 
+def spoken(text: str) -> str:
+    """A reply without what was thought before it."""
+    return THINKING.sub('', text)
+
+
 def plain(text: str) -> str:
-    """A reply without thinking, in half-width signs."""
-    return unicodedata.normalize('NFKC', CIRCLED.sub(' ', THINKING.sub('', text))).translate(ALIKE)
+    """A text in half-width signs and simplified characters, without runs of white space."""
+    text = unicodedata.normalize('NFKC', CIRCLED.sub(' ', text)).translate(ALIKE)
+    return re.sub(r'\n\s*\n', '\n\n', re.sub(r'[^\S\n]+', ' ', text)).strip()
 
 
 def without_scales(text: str) -> tuple[str, Scales]:
@@ -125,7 +134,7 @@ def is_mark(text: str, match: re.Match[str]) -> bool:
     rest, low = text[match.end() : match.end() + 40], match['low'] or ''
     whole = low.isdigit() and not match['unit'] and not match['scale']
     if whole and not match['high']:
-        if int(low) and (item := ITEM.match(rest)):
+        if len(low) < 3 and int(low) and (item := ITEM.match(rest)):
             # A list's first number: of its line, or behind a label if a second one follows.
             at = match.start('mark')
             following = rf'(?<![\d.]){int(low) + 1}{re.escape(item[1])}(?!\d)'
@@ -133,7 +142,8 @@ def is_mark(text: str, match: re.Match[str]) -> bool:
                 return False
             if re.search(following, text[match.end() :]):
                 return False
-        if not int(low) and text[match.end() :].strip() == '.':
+        colon = text[: match.start('mark')].rstrip().endswith(':')
+        if not float(low) and colon and text[match.end() :].strip() == '.':
             return False  # cut within 0.8
     if low and low[0] in NUMERALS + TENS and not match['unit'] and re.match('[一-鿿]', rest):
         return False  # 一般

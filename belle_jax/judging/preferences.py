@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from belle_jax.judging.claims import CONCLUDED, FINAL, PART, STATED, Claim, sentence_before
 
 NAME = (
-    r'(?:(?:回答|答案|模型|助手|选项|assistant|answer|response|model)\s*)?["\'“「【(\[]*'
-    r'(?<![a-z])[AB](?![a-z])["\'”」】)\]]*'
+    r'(?:(?:回答|答案|模型|助手|选项|assistant|answer|response|model)\s*)?["\'“「【(\[]{0,4}'
+    r'(?<![a-z])[AB](?![a-z])["\'”」】)\]]{0,4}'
 )
 TIE = (
     r'(?:平[局手]|打平|[一同]样[好优棒]|不相上下|不分[上高伯胜]|难分|旗鼓相当|(?:质量|水平)相当|\btied?\b|'
@@ -18,11 +18,11 @@ KEY = re.compile(
     '更好的?(?:回答)?|结论',
     re.I,
 )
-# After these the better one's name stands alone. MT-bench's judges write [[A]], and [[C]] for a tie.
+# After these the better one's name stands alone. Judges of MT-bench write [[A]]; [[C]] is a tie.
 NAMED = re.compile(
     r'(?:\[\[|(?:\bwinner|胜者|[更较][好优佳]的?(?:回答|答案)?|选择?|\bprefer(?:red)?|\bverdict|'
     r'(?:结论|判断|判定|选择|答案)(?=\s*[:是为])|\bbetter (?:answer|response|one))'
-    rf'(?:[\s:="\'“是为应]|\b(?:is|the)\b)*)'
+    rf'(?:[\s:="\'“是为应]|\b(?:is|the)\b){{0,12}})'
     rf'(?P<side>{NAME}(?!\s*[和与、比]|\s+and\b)|{TIE}|C(?=\]\]))',
     re.I,
 )
@@ -47,7 +47,7 @@ ASPECT = re.compile(
 
 def side(text: str) -> str | None:
     """'A', 'B' or 'tie' for a text that says this alone, such as 'Answer A' or 平局."""
-    if re.fullmatch(rf'\W*{NAME}\W*(?:更好|胜|is better|wins)?\W*', text, re.I):
+    if re.fullmatch(rf'\W*{NAME}\W*(?:更好\W*|胜\W*|is better\W*|wins\W*)?', text, re.I):
         return _letter(text)
     return 'tie' if EQUAL.search(text) or text.strip().lower() in ('both', 'c') else None
 
