@@ -6,37 +6,41 @@ from typing import Any, NamedTuple
 
 from belle_jax.judging.marks import MARK, Scales, is_mark, score
 
-# A number in passing; the score of a part, or one in a sentence; what the label says, or a conclusion
-# does; what is called final; what takes back something earlier.
+# A number in passing; the score of a part, or one in a sentence; what the label or a conclusion
+# says; what is called final; what takes back something earlier.
 PASSING, PART, STATED, FINAL, CORRECTED = range(5)
 
 LAST = '综合|最终|最后|总体|整体|总|平均|加权'
-LABEL = r'得分|评分|打分|给分|分数|分值|\bscore[ds]?\b|\brating\b|\bgrade\b'
-# What may stand between a label and its mark. Words of which the mark is a bound, or is denied (低于,
-# 不), are not among it.
+LABEL = (
+    r'得\s?分|评分|打分|给分|分数|分值|评[价估定]|\bscore[ds]?\b|\brating\b|\bgrade\b|\bverdict\b|'
+    r'\b(?:marks?|points?)(?=\s*:)'
+)
+# What may stand between a label and its mark. Words that deny it or make it a bound (不, 低于) are
+# not among it, nor is > unless it ends a tag or an arrow.
 GLUE = (
-    r"""(?:\s+|[:="'“”‘’「」『』()\[\]{}<>|→]|-(?=[\s-])|(?<=[^\s:=])-(?=\d)|区间|范围"""
-    '|[我会应该可以给出予为是约大概定评打得到达的在于此本这个回答模型认判]'
-    r'|\b(?:i|it|this|that|the|an?|is|was|of|be|would|should|will|to|as|at|about|around|give|gets?|'
-    r'approximately|answer|response|put)\b){0,24}?'
+    r"""(?:\s+|[:="'“”‘’「」『』()\[\]{}【】|→~≈]|-(?=[\s>-])|(?<=[^\s:=])-(?=\d)|(?<=[\w=-])>"""
+    r'|<(?=[\d.]+>)|区间|范围|结果|优秀|良好|中等|较[好差]|一般'
+    '|[我会应该可以给出予为是约大概定评打得到达的在于此本这个回答模型认判记计率调整改值]'
+    r'|\b(?:i|it|this|that|the|an?|is|was|of|for|be|would|should|will|to|as|at|about|around|give|'
+    r'gets?|approximately|roughly|answer|response|put|set)\b){0,24}?'
 )
 WORD = r"\s+(?!(?:not?|never|less|more|below|above|under|over|least|most|than)\b)[a-z'-]+"
 LABELLED = re.compile(
     rf'(?:(?P<final>{LAST}|\b(?:final|overall|total|average)\s+)?(?:{LABEL})'
-    rf'|(?P<whole>(?:总|平均|最终|综合)分'
-    rf'|(?:总评|综合|总体|\b(?:overall|final|total|average)\b)(?=\s*[:|]))){GLUE}{MARK.pattern}',
+    rf'|(?P<whole>(?:总|平均|最终|综合)分|(?:总评|综合|总体|平均)(?=\s*[:|\d.])'
+    rf'|\b(?:overall|final|total|average)(?=\s*[:|]))){GLUE}{MARK.pattern}',
     re.X | re.I,
 )
-# A number behind a verb is a mark if it has a unit, a scale or decimals: not in 给3个例子, give 2 reasons.
+# Behind a verb a number needs a unit, a scale or decimals: 给3个例子 and give 2 reasons have none.
 GIVEN = re.compile(
-    rf'(?:[给打得获评拿值]{GLUE}'
+    rf'(?:[给打得获评拿值判记计]{GLUE}'
     r'|\b(?:give|rate|award|assign|deserves?|merits?|earns?|gets|receives?)\b'
     rf'(?:{WORD}){{0,8}}?\s+){MARK.pattern}',
     re.X | re.I,
 )
 # A mark that is the first or the last line, or begins the reply.
 ALONE = re.compile(
-    rf'(?:\A|\n(?=[^\n]*\Z))[\s\[(]*{MARK.pattern}(?=[\])\s]*(?:[。,;!\n]|\.\s|\.?\s*\Z))',
+    rf'(?:\A|\n(?=[^\n]*\Z))[\s\[(]*{MARK.pattern}(?=[\])\s]*(?:左右)?(?:[。,;!\n]|\.\s|\.?\s*\Z))',
     re.X | re.I,
 )
 MENTIONED = re.compile(rf'(?<![扣减加差每占少足过近\d.]){MARK.pattern}', re.X | re.I)
@@ -56,7 +60,9 @@ CONCLUDED = re.compile(
     re.I,
 )
 TAKEN_BACK = re.compile(
-    r'更正|修正|纠正|改为|调整为|重新|\b(?:correct(?:ion|ed)|revised?|actually)\b', re.I
+    r'^\W*(?:更正|修正|纠正|重新[评打考检]|correction|corrected|revised|on reflection)|'
+    '(?:改|调整)为$',
+    re.I,
 )
 # A word right before a label makes it the score of a part (准确性得分), but for these.
 BEFORE = re.compile(r'([^\W\d_]+)[ \t]*$')
@@ -68,7 +74,7 @@ WHOSE = re.compile(
 
 
 class Claim(NamedTuple):
-    """What a place of a reply says; the value is None if it is out of range or of no known scale."""
+    """What a place of a reply says; a value that is out of range or of no known scale is None."""
 
     weight: int
     value: Any
@@ -91,21 +97,21 @@ def written(text: str, scales: Scales) -> Iterator[Claim]:
                 pattern is GIVEN and not _is_given(text, match, scales)
             ):
                 continue
-            sentence = text[_begin(text, match.start()) : match.start()]
+            sentence = sentence_before(text, match.start())
             if NEGATED.search(sentence) or SUPPOSED.search(sentence):
                 continue
             found = True
             yield _claim(text, match, scales, _weight(match, sentence, pattern))
     if not found:
         for match in MENTIONED.finditer(text):
-            if match['unit'] and is_mark(text, match):
+            if '分' in (match['unit'] or '') and is_mark(text, match):
                 yield _claim(text, match, scales, PASSING)
 
 
-def _begin(text: str, at: int) -> int:
-    """Where the sentence of a position begins."""
-    begin = max(0, at - 200)
-    return max((begin + m.end() for m in SENTENCE.finditer(text[begin:at])), default=begin)
+def sentence_before(text: str, at: int) -> str:
+    """What stands before a position in its sentence."""
+    text = text[max(0, at - 200) : at]
+    return text[max((match.end() for match in SENTENCE.finditer(text)), default=0) :]
 
 
 def _is_given(text: str, match: re.Match[str], scales: Scales) -> bool:
@@ -114,7 +120,8 @@ def _is_given(text: str, match: re.Match[str], scales: Scales) -> bool:
 
 
 def _weight(match: re.Match[str], sentence: str, pattern: re.Pattern[str]) -> int:
-    if TAKEN_BACK.search(sentence):
+    lead = match[0][: match.start('mark') - match.start()]
+    if TAKEN_BACK.search(sentence + lead):
         return CORRECTED
     if pattern is LABELLED and (match['final'] or match['whole']):
         return FINAL

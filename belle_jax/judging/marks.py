@@ -1,4 +1,4 @@
-"""Marks as judges write them: 0.8, 八分, 9/10, 80%, 0.7～0.8, with the scale that they are meant on.
+"""Marks as judges write them: 0.8, 八分, 9/10, 80%, 0.7～0.8, and the scale that they are meant on.
 
 A mark is a share of its scale. The scale is, in this order: what the mark itself names (9/10, 80%,
 8 out of ten, 五分之四), what the same line states (满分十分), what the reply states elsewhere, and
@@ -9,14 +9,14 @@ import re
 import unicodedata
 from typing import NamedTuple
 
-NUMERALS = '零一二三四五六七八九'
-WORDS = 'zero one two three four five six seven eight nine ten'.split()
-# Whole, so that 0.85 is never read as 0.8.
+NUMERALS, TENS = '零一二三四五六七八九', '两十百'
+WORDS = [*'zero one two three four five six seven eight nine ten'.split()]
+# Whole (?>), so that 0.85 is never read as 0.8.
 NUMBER = (
-    r'(?>\d+(?:\.\d+)?|\.\d+|[零〇一二两三四五六七八九十百]+(?:点[零〇一二三四五六七八九]+)?'
+    rf'(?>\d{{1,9}}(?:\.\d{{1,18}})?|\.\d{{1,18}}|[{NUMERALS}{TENS}]{{1,9}}(?:点[{NUMERALS}]{{1,9}})?'
     rf'|\b(?:{"|".join(WORDS)})\b)'
 )
-UNIT = r'\s*(?:%|分(?![钟秒之析别类布配解辨享数])|points?\b|pts\b)'
+UNIT = r'\s*(?:%|分(?![钟秒之析别类布配解辨享数])|(?:points?|pts|marks?)\b)'
 MARK = re.compile(
     rf"""
     (?P<mark> (?P<sign>(?<![^\s:=(是为])-)?
@@ -25,42 +25,45 @@ MARK = re.compile(
       | (?P<between>(?:between|介于|在)\s*)?(?P<low>{NUMBER})(?P<unit>{UNIT})?
         (?: \s*(?(between)(?:and|和|与|-|~|到|至)|(?:-+|~+|到|至|to\b|或|or\b))\s*
             (?P<high>{NUMBER})(?P<units>{UNIT})? )?
-        (?: \s*\(?(?:/|(?:out\s)?of\b)\s*(?P<scale>{NUMBER})(?:\s*分)? )?
+        (?: \s*\(?(?:/|(?:out\s)?of\b)\s*(?P<scale>{NUMBER})(?:{UNIT})? )?
     ) )""",
     re.X | re.I,
 )
-# What is stated of the scale, with its upper end. 总分 names a scale only as a round number of 分: it
-# is the sum of the parts more often.
+# What is said of the scale; the group is its upper end. 总分 is the sum of the parts more often: it
+# names a scale as a round number of 分 alone.
 SCALE = re.compile(
     rf"""
     (?: (?<![给得到予打])(?:满分|最高分?) | (?:maximum|highest)(?:\spossible)?(?:\sscore)? )
         (?:值?[为是]|[:=]|\s(?:is|of))?\s*({NUMBER})(?:\s*分)?
-  | 总分[为是:]?\s*(5|10|100)\s*分
   | (?: 最低分? | (?:minimum|lowest)(?:\spossible)?(?:\sscore)? )
         (?:[为是]|[:=]|\s(?:is|of))?\s*{NUMBER}(?:\s*分)?
-  | ({NUMBER})\s*(?:分制|分满分|-point\b)
-  | (?:scale\s)?\(?\b(?:out\s)of\s({NUMBER})\)
-  | (?<![\d.:/-])[01](?:\.0+)?\s*分?\s*(?:[-~,到至和]|to\b|and\b)\s*(1(?:\.0+)?|5|10|100)(?![\d.%])
-        (?!\s*[:/=])\s*分?
+  | 总分[为是:]?\s*(5|10|100)\s*分
+  | ({NUMBER})\s*(?:分制|分为?满分|-point\b)
+  | (?:\A|[\n(,;]|\.\s)\s*out\sof\s({NUMBER})
+  | (?<![\d.:/-])[01](?:\.0+)?\s*分?\s*(?:[-~,到至和]|to\b|and\b)\s*
+        (1(?:\.0+)?|5|10|100)(?![\d.%])(?!\s*/)\s*分?
     """,
     re.X | re.I,
 )
 ARITHMETIC = re.compile(r'[\d.(][\d.() \t+*×x/÷%分-]{0,80}[=≈]\s*(?=[\d.])')  # 0.3 + 0.4 = 0.7
 EMPHASIS = re.compile(r'[*_`#$]|\\[a-z]+', re.I)
-ALIKE = str.maketrans('∶–—−‐‑∼〜⁄〇', ':-----~~/零')
+ALIKE = str.maketrans(
+    '∶–—−‐‑∼〜⁄〇評總綜滿點給體終數為應該優勝選擇輸',
+    ':-----~~/零评总综满点给体终数为应该优胜选择输',
+)
 CIRCLED = re.compile('[①-⓿❶-➓]')  # the numbers of a list, which NFKC would make plain ones
 THINKING = re.compile(r'(?s)\A.*</think(?:ing)?>|<think(?:ing)?>.*\Z')
-# What follows a mark that is none: a thing that is counted, one side of a calculation or of a ratio,
-# a bound, or what the number stands for.
-COUNTED = re.compile(r'[个年月日号天条项名次人元万亿倍处段句字种位步]|点(?!\d)|小时')
-CALCULATED = re.compile(r'\s*[+*×÷^/]|:\d|\d|%')
+# What a mark is not followed by: things that are counted, the other side of a calculation, of a
+# ratio or of a list, words that make it a bound, or what the number stands for.
+COUNTED = re.compile(
+    r' ?[个年月日号天条项名次人元万亿倍处段句字种位步]|点(?!\d)|小时|'
+    r'\s*(?!(?:because|for|since|as|due|on|in|with|and|but|which|is|would|if|when|to)\b)[a-z]'
+)
+CALCULATED = re.compile(
+    r'\s*[+*×÷^/]\s*[\d(]|:\d|\d|%|[ \t、]+\d*\.\d|\. ?\d|,\d{1,2}\s*(?:分|\n|\Z)|,[\d., ]+[\])]'
+)
 BOUND = re.compile('以[上下内]|起')
-MEANING = re.compile(
-    r'\s*(?:表示|代表|意味|是?指|对应|(?:means?|indicat|represent|denot|stands?\b))'
-)
-NOUN = re.compile(
-    r'\s*(?!(?:because|for|since|as|due|on|in|with|and|but|which|overall|is|would|if|when|to)\b)[a-z]'
-)
+MEANING = re.compile(r'\s*(?:表示|代表|意味|是?指|对应|means?|indicat|represent|denot|stands?\b)')
 ITEM = re.compile(r'([.、)])\s*(?=[^\s\d])')
 
 
@@ -71,8 +74,8 @@ class Scales(NamedTuple):
 
     def beside(self, text: str, at: int) -> float | None:
         """The scale that the line of a position states last."""
-        begin, end = text.rfind('\n', 0, at) + 1, text.find('\n', at)
-        line = [top for place, top in self.stated if begin <= place < (end % (len(text) + 1))]
+        begin, end = text.rfind('\n', 0, at) + 1, f'{text}\n'.find('\n', at)
+        line = [top for place, top in self.stated if begin <= place < end]
         return line[-1] if line else None
 
     @property
@@ -82,9 +85,15 @@ class Scales(NamedTuple):
         return tops.pop() if len(tops) == 1 else None
 
 
+def spoken(text: str) -> str:
+    """A reply without what was thought before it."""
+    return THINKING.sub('', text)
+
+
 def plain(text: str) -> str:
-    """A reply without thinking, in half-width signs."""
-    return unicodedata.normalize('NFKC', CIRCLED.sub(' ', THINKING.sub('', text))).translate(ALIKE)
+    """A text in half-width signs and simplified characters, without runs of white space."""
+    text = unicodedata.normalize('NFKC', CIRCLED.sub(' ', text)).translate(ALIKE)
+    return re.sub(r'\n\s*\n', '\n\n', re.sub(r'[^\S\n]+', ' ', text)).strip()
 
 
 def without_scales(text: str) -> tuple[str, Scales]:
@@ -109,30 +118,36 @@ def number(text: str) -> float:
     whole, _, places = text.replace('两', '二').partition('点')
     total = digit = 0
     for sign in whole:
-        if sign in '十百':
+        if sign in TENS:
             total, digit = total + (digit or 1) * (10 if sign == '十' else 100), 0
         else:
-            digit = 10 * digit + NUMERALS.index(sign)
-    return float(f'{total + digit}.{"".join(str(NUMERALS.index(sign)) for sign in places) or 0}')
+            digit = 10 * digit + _digit(sign)
+    return float(f'{total + digit}.{"".join(str(_digit(sign)) for sign in places) or 0}')
+
+
+def _digit(numeral: str) -> int:
+    return NUMERALS.find(numeral)
 
 
 def is_mark(text: str, match: re.Match[str]) -> bool:
     """Whether what MARK found is meant as a mark, by what follows it."""
     rest, low = text[match.end() : match.end() + 40], match['low'] or ''
-    whole = low.isdigit()
-    alone = whole and not (match['unit'] or match['high'] or match['scale'])
-    if alone and (item := ITEM.match(rest)) and float(low):
-        # A list's first number. Behind a label, in its line, it is one if a second follows.
-        line = text[text.rfind('\n', 0, match.start('mark')) + 1 : match.start('mark')]
-        following = f'{int(low) + 1}{item[1]}'
-        if not line.strip(' \t>-(') or following in text[match.end() :]:
-            return False
-    if low and low[0] in NUMERALS + '两十百' and re.match(r'[\u4e00-\u9fff]', rest):
-        if not match['unit']:
-            return False  # 一般
-    if float(number(low) if low else 1) == 0 and rest.strip() == '.' and alone:
-        return False  # cut within 0.8
-    refused = (COUNTED if whole and not match['unit'] else BOUND), CALCULATED, BOUND, MEANING, NOUN
+    whole = low.isdigit() and not match['unit'] and not match['scale']
+    if whole and not match['high']:
+        if len(low) < 3 and int(low) and (item := ITEM.match(rest)):
+            # A list's first number: of its line, or behind a label if a second one follows.
+            at = match.start('mark')
+            following = rf'(?<![\d.]){int(low) + 1}{re.escape(item[1])}(?!\d)'
+            if not text[text.rfind('\n', 0, at) + 1 : at].strip(' \t>-('):
+                return False
+            if re.search(following, text[match.end() :]):
+                return False
+        colon = text[: match.start('mark')].rstrip().endswith(':')
+        if not float(low) and colon and text[match.end() :].strip() == '.':
+            return False  # cut within 0.8
+    if low and low[0] in NUMERALS + TENS and not match['unit'] and re.match('[一-鿿]', rest):
+        return False  # 一般
+    refused = (COUNTED, CALCULATED, BOUND, MEANING) if whole else (CALCULATED, BOUND, MEANING)
     return not any(pattern.match(rest) for pattern in refused)
 
 

@@ -1,8 +1,9 @@
 """What a judge's reply says: the score of an answer, or which of two answers is the better one.
 
-A careful person looks for what a reply claims, weighs where a claim stands (JSON and 最终得分 over 得分,
-得分 over the score of a part or a number in passing), and reads a score only if the weightiest claims
-agree. What cannot be read is asked again, so nothing is guessed: a wrong score would stay unseen.
+A careful person looks for what a reply claims, weighs where a claim stands (JSON and 最终得分 over
+得分, and that over the score of a part or a number in passing), and reads a score only if the
+weightiest claims agree. What cannot be read is asked again, so nothing is guessed: a wrong score
+would stay unseen.
 """
 
 import json
@@ -12,11 +13,11 @@ from typing import Any, NamedTuple
 
 from belle_jax.judging import claims, preferences
 from belle_jax.judging.claims import FINAL, STATED, Claim
-from belle_jax.judging.marks import EMPHASIS, MARK, Scales, plain, score, without_scales
+from belle_jax.judging.marks import EMPHASIS, MARK, Scales, plain, score, spoken, without_scales
 
 KEY = re.compile(
-    rf'(?P<final>(?:{claims.LAST}|final|overall|total|average)[ _]?(?:得分|评分|评价|分数?|score|rating)?)'
-    '|得分|评分|分数|score|rating',
+    rf'(?P<final>(?:{claims.LAST}|final|overall|total|average)[ _]?'
+    '(?:得分|评分|评价|分数?|score|rating)?)|得分|评分|分数|score|rating',
     re.I,
 )
 SCALE_KEY = re.compile(r'满分|max(?:imum)?[ _]?(?:score)?|(?:score[ _])?scale|out[ _]of', re.I)
@@ -46,13 +47,15 @@ class Verdict(NamedTuple):
 def parse(text: str) -> Verdict:
     """Reads the score out of a judge's reply.
 
-    - A number from 0 to 1 is the score, also as 零点八, 0.8分 or 0.8/1; 一分 and 满分 are 1, 零分 is 0.
-    - With a scale it is a share of it: 9/10, 80%, 百分之八十, 8 out of ten, 八分（满分十分）, 十分制 8.
-    - A number above 1 of no stated scale (8, 85, 八分, 十分), a negative one, or one beyond its scale
-      is unparsed; so is a bound (低于0.5), a word (良好), a refusal, a prompt that is repeated.
+    - A number from 0 to 1 is the score, also as 零点八, 0.8分 or 0.8/1; 一分 and 满分 are 1, and
+      零分 is 0.
+    - With a scale it is a share of it: 9/10, 80%, 百分之八十, 8 out of ten, 八分（满分十分）.
+    - A number above 1 of no stated scale (8, 85, 八分, 十分), a negative one, or one beyond its
+      scale is unparsed; so is a bound (低于0.5), a word (良好), a refusal, a repeated prompt.
     - A range counts as its middle; one as wide as the scale (得分应在0到1之间) states the scale.
-    - JSON and 最终得分, 总分, Overall stand over 得分 and Score, these over the scores of parts and over
-      numbers in a sentence; a correction stands over all. Claims of one weight that differ: unparsed.
+    - JSON and 最终得分, 总分, Overall stand over 得分 and Score, these over the scores of parts and
+      numbers in a sentence; a correction stands over all. Claims of one weight that differ are
+      unparsed, and so is a 得分 that contradicts the JSON.
     - Where a reply was cut within a number (得分：0. or {"score": 0.7) it is unparsed: digits may
       have followed. What a model thought before its reply (<think>) is not read.
 
@@ -61,8 +64,8 @@ def parse(text: str) -> Verdict:
     Returns:
         The verdict.
     """
-    objects, rest = _objects(plain(text))
-    shown = rest.strip()
+    told, shown = _objects(spoken(text))
+    objects, rest = _objects(plain(spoken(text)))
     rest, scales = without_scales(rest)
     found = [claim for value in objects for claim in _of_object(value, scales)]
     others = [*claims.written(rest, scales)]
@@ -71,14 +74,14 @@ def parse(text: str) -> Verdict:
         # Several are those of parts; a single one says what the JSON says, or contradicts it.
         others += [claim._replace(weight=FINAL) for claim in others if claim.weight == STATED]
     chosen, problem = _agreed([*found, *others])
-    reasons = [shown, *(text for value in objects for text in _reasons(value))]
+    reasons = [shown.strip(), *(text for value in told or objects for text in _reasons(value))]
     return Verdict(chosen, problem or '\n'.join(filter(None, reasons)))
 
 
 def parse_pair(text: str) -> str | None:
     """Reads out of a judge's reply which of two answers, A and B, is the better one.
 
-    JSON ({"winner": "A"}), a named winner and [[A]] stand over 回答A更好 and A is better, which stand
+    JSON ({"winner": "A"}), a named winner and [[A]] stand over 回答A更好 and A is better, and these
     over what is said of one aspect; claims of one weight that differ are unparsed.
 
     Args:
@@ -86,7 +89,7 @@ def parse_pair(text: str) -> str | None:
     Returns:
         'A', 'B', 'tie', or None if it cannot be read.
     """
-    objects, rest = _objects(plain(text))
+    objects, rest = _objects(plain(spoken(text)))
     found = [*preferences.written(EMPHASIS.sub(' ', rest))]
     for value in objects:
         for key in value if isinstance(value, dict) else ():
