@@ -16,7 +16,7 @@ Source: Brown et al., 2020 (GPT-3), appendix C.
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -147,9 +147,10 @@ class _Search:
 
     def add(self, record: Record, file: str, row: int) -> None:
         """Compares a row."""
+        messages = [*record.messages, *filter(None, [record.left_out])]
         turns = [
             (message['role'] == 'user', '\n'.join((message['content'], message.get('input', ''))))
-            for message in record.messages
+            for message in messages
         ] or [(True, record.text or '')]
         found: dict[tuple[int, int], tuple[float, str]] = {}
         for asked, text in turns:
@@ -171,9 +172,10 @@ class _Search:
         self._look_up()
         return tuple(self._best[key]._replace(rows=self._rows[key]) for key in sorted(self._best))
 
-    def _compare(self, text: str):
-        """(kind, question, score) of what is the same as a text or near it."""
-        same = self._exact.get(_normalised(text), ())
+    def _compare(self, text: str) -> Iterator[tuple[int, int, float]]:
+        """(kind, question, score) of the questions that a text is, and of the one it is nearest."""
+        normalised = _normalised(text)
+        same = self._exact.get(normalised, ()) if normalised else ()
         yield from ((0, number, 1.0) for number in same)
         match = self._near.nearest(text, self._threshold)
         if match.index >= 0 and self._compared[match.index] not in same:
