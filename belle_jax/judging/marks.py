@@ -113,7 +113,7 @@ def without_scales(text: str) -> tuple[str, Scales]:
 
 def number(text: str) -> float:
     """A number in digits, in Chinese numerals below a thousand, or an English word up to ten."""
-    if text[0] in '.0123456789':
+    if text[0] == '.' or text[0].isdigit():
         return float(text)
     if text.lower() in WORDS:
         return float(WORDS.index(text.lower()))
