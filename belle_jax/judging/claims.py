@@ -1,7 +1,6 @@
 """What a reply claims about a score, and how much each claim weighs by where it stands."""
 
 import re
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from belle_jax.judging.marks import MARK, Scales, is_mark, score
@@ -20,27 +19,27 @@ LABEL = (
 GLUE = (
     r"""(?:\s+|[:="'“”‘’「」『』()\[\]{}【】|→~≈]|-(?=[\s>-])|(?<=[^\s:=])-(?=\d)|(?<=[\w=-])>"""
     r'|<(?=[\d.]+>)|区间|范围|结果|优秀|良好|中等|较[好差]|一般'
-    '|[我会应该可以给出予为是约大概定评打得到达的在于此本这个回答模型认判记计率调整改值]'
+    '|[我会应该可以给出予为是约大概致定评打得到达的在于此本这个回答模型认判记计率调整改值]'
     r'|\b(?:i|it|this|that|the|an?|is|was|of|for|be|would|should|will|to|as|at|about|around|give|'
     r'gets?|approximately|roughly|answer|response|put|set)\b){0,24}?'
 )
 WORD = r"\s+(?!(?:not?|never|less|more|below|above|under|over|least|most|than)\b)[a-z'-]+"
 LABELLED = re.compile(
     rf'(?:(?P<final>{LAST}|\b(?:final|overall|total|average)\s+)?(?:{LABEL})'
-    rf'|(?P<whole>(?:总|平均|最终|综合)分|(?:总评|综合|总体|平均)(?=\s*[:|\d.])'
+    rf'|(?P<whole>(?:总|平均|最终|综合)分|(?:总评|综合|总体|平均|最终)(?=\s*[:|\d.])'
     rf'|\b(?:overall|final|total|average)(?=\s*[:|]))){GLUE}{MARK.pattern}',
     re.X | re.I,
 )
 # Behind a verb a number needs a unit, a scale or decimals: 给3个例子 and give 2 reasons have none.
 GIVEN = re.compile(
     rf'(?:[给打得获评拿值判记计]{GLUE}'
-    r'|\b(?:give|rate|award|assign|deserves?|merits?|earns?|gets|receives?)\b'
+    r'|\b(?:give|rated?|award|assign|deserves?|merits?|earns?|gets|receives?)\b'
     rf'(?:{WORD}){{0,8}}?\s+){MARK.pattern}',
     re.X | re.I,
 )
 # A mark that is the first or the last line, or begins the reply.
 ALONE = re.compile(
-    rf'(?:\A|\n(?=[^\n]*\Z))[\s\[(]*{MARK.pattern}(?=[\])\s]*(?:左右)?(?:[。,;!\n]|\.\s|\.?\s*\Z))',
+    rf'(?:\A|\n(?=[^\n]*\Z))[\s\[(]*{MARK.pattern}(?=[\])\s]*(?:左右)?(?:[。,;!\n(]|[.:]\s|\s-\s|\.?\s*\Z))',
     re.X | re.I,
 )
 MENTIONED = re.compile(rf'(?<![扣减加差每占少足过近\d.]){MARK.pattern}', re.X | re.I)
@@ -60,8 +59,8 @@ CONCLUDED = re.compile(
     re.I,
 )
 TAKEN_BACK = re.compile(
-    r'^\W*(?:更正|修正|纠正|重新[评打考检]|correction|corrected|revised|on reflection)|'
-    '(?:改|调整)为$',
+    r'^\W*(?:更正|修正|纠正|重新[评打考检]|(?:修改|调整)后|correction|corrected|revised|'
+    'on reflection)|(?:改|调整)为$',
     re.I,
 )
 # A word right before a label makes it the score of a part (准确性得分), but for these.
@@ -81,31 +80,33 @@ class Claim(NamedTuple):
     shown: str
 
 
-def written(text: str, scales: Scales) -> Iterator[Claim]:
+def written(text: str, scales: Scales) -> list[Claim]:
     """The claims about a score in a text that is no JSON.
 
     Args:
         text: Of `without_scales`.
         scales: What it says of its scale.
-    Yields:
+    Returns:
         Claims; marks in passing only where there is nothing else.
     """
-    found = False
+    found: list[tuple[int, Claim]] = []
     for pattern in (LABELLED, GIVEN, ALONE):
-        for match in pattern.finditer(text):
-            if not is_mark(text, match) or (
-                pattern is GIVEN and not _is_given(text, match, scales)
-            ):
-                continue
+        for match in filter(lambda match: is_mark(text, match), pattern.finditer(text)):
             sentence = sentence_before(text, match.start())
             if NEGATED.search(sentence) or SUPPOSED.search(sentence):
                 continue
-            found = True
-            yield _claim(text, match, scales, _weight(match, sentence, pattern))
-    if not found:
-        for match in MENTIONED.finditer(text):
-            if '分' in (match['unit'] or '') and is_mark(text, match):
-                yield _claim(text, match, scales, PASSING)
+            if pattern is not GIVEN or _is_given(match, scales):
+                claim = _claim(text, match, scales, _weight(match, sentence, pattern))
+                found.append((match.start() - len(sentence), claim))
+    # A sentence that gives both ends of the scale says what marks mean: 正确得1分，错误得0分.
+    parts = {(begin, claim.value) for begin, claim in found if claim.weight == PART}
+    rubrics = {begin for begin, value in parts if value == 0 and (begin, 1) in parts}
+    kept = [claim for begin, claim in found if claim.weight != PART or begin not in rubrics]
+    return kept or [
+        _claim(text, match, scales, PASSING)
+        for match in MENTIONED.finditer(text)
+        if '分' in (match['unit'] or '') and is_mark(text, match)
+    ]
 
 
 def sentence_before(text: str, at: int) -> str:
@@ -114,9 +115,9 @@ def sentence_before(text: str, at: int) -> str:
     return text[max((match.end() for match in SENTENCE.finditer(text)), default=0) :]
 
 
-def _is_given(text: str, match: re.Match[str], scales: Scales) -> bool:
+def _is_given(match: re.Match[str], scales: Scales) -> bool:
     plainly = match['full'] or match['unit'] or match['scale'] or '.' in (match['low'] or '')
-    return bool(plainly or scales.beside(text, match.start('mark')))
+    return bool(plainly or scales.stated)
 
 
 def _weight(match: re.Match[str], sentence: str, pattern: re.Pattern[str]) -> int:
@@ -132,5 +133,5 @@ def _weight(match: re.Match[str], sentence: str, pattern: re.Pattern[str]) -> in
 
 
 def _claim(text: str, match: re.Match[str], scales: Scales, weight: int) -> Claim:
-    value = score(match, scales.beside(text, match.start('mark')), scales.only)
+    value = score(match, scales.beside(text, match), scales.only)
     return Claim(weight, value if value is None else round(value, 6), match['mark'].strip())

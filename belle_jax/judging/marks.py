@@ -51,7 +51,8 @@ ALIKE = str.maketrans(
     '∶–—−‐‑∼〜⁄〇評總綜滿點給體終數為應該優勝選擇輸',
     ':-----~~/零评总综满点给体终数为应该优胜选择输',
 )
-CIRCLED = re.compile('[①-⓿❶-➓]')  # the numbers of a list, which NFKC would make plain ones
+# Signs without a word: emoji, what has no width, and ① and ❶, which NFKC would make numbers.
+SIGNS = re.compile('[\u200b-\u200f\u2460-\u24ff\u2600-\u27bf\ufe0f\ufeff\U0001f000-\U0001faff]')
 THINKING = re.compile(r'(?s)\A.*</think(?:ing)?>|<think(?:ing)?>.*\Z')
 # What a mark is not followed by: things that are counted, the other side of a calculation, of a
 # ratio or of a list, words that make it a bound, or what the number stands for.
@@ -72,10 +73,11 @@ class Scales(NamedTuple):
 
     stated: tuple[tuple[int, float], ...]
 
-    def beside(self, text: str, at: int) -> float | None:
-        """The scale that the line of a position states last."""
-        begin, end = text.rfind('\n', 0, at) + 1, f'{text}\n'.find('\n', at)
-        line = [top for place, top in self.stated if begin <= place < end]
+    def beside(self, text: str, match: re.Match[str]) -> float | None:
+        """The scale that is stated right behind a mark, or else before it in its line."""
+        begin, end = text.rfind('\n', 0, match.start('mark')) + 1, match.end()
+        end += len(text[end : end + 3]) - len(text[end : end + 3].lstrip(' ('))
+        line = [top for place, top in self.stated if begin <= place <= end]
         return line[-1] if line else None
 
     @property
@@ -92,7 +94,7 @@ def spoken(text: str) -> str:
 
 def plain(text: str) -> str:
     """A text in half-width signs and simplified characters, without runs of white space."""
-    text = unicodedata.normalize('NFKC', CIRCLED.sub(' ', text)).translate(ALIKE)
+    text = unicodedata.normalize('NFKC', SIGNS.sub(' ', text)).translate(ALIKE)
     return re.sub(r'\n\s*\n', '\n\n', re.sub(r'[^\S\n]+', ' ', text)).strip()
 
 
@@ -111,7 +113,7 @@ def without_scales(text: str) -> tuple[str, Scales]:
 
 def number(text: str) -> float:
     """A number in digits, in Chinese numerals below a thousand, or an English word up to ten."""
-    if text[0] in '.0123456789':
+    if text[0] == '.' or text[0].isdigit():
         return float(text)
     if text.lower() in WORDS:
         return float(WORDS.index(text.lower()))
@@ -180,6 +182,8 @@ def score(match: re.Match[str], beside: float | None, elsewhere: float | None) -
             top = 100.0
         elif beside:
             top = beside
+            if value < 1 < top and '.' in match['low']:
+                return None  # 满分十分，得分0.8: of ten, or of what was asked for
         elif value > 1:
             top = elsewhere or 1.0
         elif value == 1 and '.' not in match['low'] and elsewhere not in (None, 1.0):

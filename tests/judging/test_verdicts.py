@@ -36,7 +36,9 @@ def test_a_preference_is_what_a_careful_person_reads(reply, read):
     assert verdicts.parse_pair(reply) == read
 
 
-@pytest.mark.parametrize('reply', ['', ' \n\t', '。', '{', '{"', '</think>', '得分', '\ud800', '①'])
+@pytest.mark.parametrize(
+    'reply', ['', ' \n\t', '\u200b', '。', '{', '{"', '</think>', '得分', '\ud800', '得分：①']
+)
 def test_a_reply_of_nothing_is_unparsed(reply):
     assert verdicts.parse(reply).score is None
     assert verdicts.parse_pair(reply) is None
