@@ -44,6 +44,7 @@ from belle_jax.texts.rouge import Tokens
 from belle_jax.texts.similarity import MEASURES, Similarity
 
 FLAGS = flags.FLAGS
+flags.adopt_module_key_flags(server_flags)  # --help shows them
 SEEDS = flags.DEFINE_string('seeds', '', 'Seed tasks; by default our own, in the language.')
 OUTPUT = flags.DEFINE_string('output', '', 'Rows: a JSON array, or JSON lines if it ends .jsonl.')
 COUNT = flags.DEFINE_integer('count', 100, 'Rows that are enough.', lower_bound=1)

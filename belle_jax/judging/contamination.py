@@ -18,7 +18,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from belle_jax.data.record_reader import RecordReader
 from belle_jax.data.records import Record
@@ -27,12 +27,17 @@ from belle_jax.texts.grams import UNKNOWN, GramIndex, folded
 from belle_jax.texts.similarity import ROUGE_REJECTED, Index
 
 KINDS = ('exact', 'near', 'ngram')
+SAID = {
+    'exact': 'the question is',
+    'near': 'the question is nearly the same as',
+    'ngram': 'the question shares words with',
+}
 GRAM, LEAST = 13, 8
 BLOCK = 1 << 19  # words that are looked up at once
 MARKS = re.compile(r'[\s,.?!;:\'"，。？！；：、“”‘’…]+')
 
 
-class Finding(NamedTuple):
+class Overlap(NamedTuple):
     """How training data overlaps a question in one way.
 
     Attributes:
@@ -68,9 +73,9 @@ class Contamination:
     questions: int
     rows: int
     skipped: Counter[str]
-    findings: tuple[Finding, ...]
+    findings: tuple[Overlap, ...]
 
-    def overlap(self) -> dict[int, Finding]:
+    def overlap(self) -> dict[int, Overlap]:
         """The strongest finding of each question that has one."""
         return {finding.question: finding for finding in reversed(self.findings)}
 
@@ -78,6 +83,16 @@ class Contamination:
         """How many questions overlap in each way, by their strongest one."""
         found = Counter(finding.kind for finding in self.overlap().values())
         return {kind: found[kind] for kind in KINDS}
+
+    def sentences(self) -> Iterator[tuple[int, str]]:
+        """For each question that overlaps its number, and what it overlaps."""
+        for number, found in self.overlap().items():
+            yield number, f'{SAID[found.kind]} {found.file}, row {found.row}: {found.text[:80]!r}.'
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        findings = [finding._asdict() for finding in self.findings]
+        return {'rows': self.rows, 'questions': self.questions, 'findings': findings}
 
     def __str__(self) -> str:
         said = ', '.join(f'{n} {kind}' for kind, n in self.counts().items())
@@ -139,7 +154,7 @@ class _Search:
             if self._grams.lengths[number] >= LEAST:
                 self._near.add(text)
                 self._compared.append(number)
-        self._best: dict[tuple[int, int], Finding] = {}
+        self._best: dict[tuple[int, int], Overlap] = {}
         self._rows: Counter[tuple[int, int]] = Counter()
         # Of the turns that wait to be looked up: their words, file and row.
         self._block: list[tuple[list[int], str, int]] = []
@@ -167,7 +182,7 @@ class _Search:
         if self._size >= BLOCK:
             self._look_up()
 
-    def findings(self) -> tuple[Finding, ...]:
+    def findings(self) -> tuple[Overlap, ...]:
         """What was found, by question and kind."""
         self._look_up()
         return tuple(self._best[key]._replace(rows=self._rows[key]) for key in sorted(self._best))
@@ -197,7 +212,7 @@ class _Search:
         self._rows[key] += 1
         if key not in self._best or score > self._best[key].score:
             question = self._questions[number]
-            self._best[key] = Finding(question, KINDS[kind], file, row, text, score, 1)
+            self._best[key] = Overlap(question, KINDS[kind], file, row, text, score, 1)
 
 
 def _normalised(text: str) -> str:

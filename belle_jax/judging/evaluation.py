@@ -4,6 +4,7 @@
     questions.jsonl                 what was asked
     answers.jsonl                   the first stage: `answering`
     verdicts.jsonl, pairs.jsonl     the second: `scoring`
+    contamination.json              what training data have of the questions
     report.html, scores.json, .md   the third: `report`
 
 Journals of servers lie beside them. It holds everything that a report needs, and can be moved.
@@ -28,6 +29,7 @@ from belle_jax.judging.scoring import Case
 
 SETTINGS, QUESTIONS = 'settings.json', 'questions.jsonl'
 ANSWERS, VERDICTS, PAIRS = 'answers.jsonl', 'verdicts.jsonl', 'pairs.jsonl'
+CONTAMINATION = 'contamination.json'
 BEGIN = 'begin with the stage of answers: evaluate answer, or evaluate run'
 
 

@@ -23,7 +23,7 @@ OPEN = ('brainstorming', 'generation', 'rewrite')  # BELLE's set has no referenc
 SHOWN = 20  # findings of one kind that are printed
 
 # Which questions occur elsewhere: of each its number, and a sentence that says where.
-Overlap = Callable[[Sequence[Question]], Iterable[tuple[int, str]]]
+Overlaps = Callable[[Sequence[Question]], Iterable[tuple[int, str]]]
 
 
 class Finding(NamedTuple):
@@ -83,7 +83,7 @@ class SetCheck:
 
 
 def check(
-    path: str | Path, known: Collection[str] = KINDS, overlap: Overlap | None = None
+    path: str | Path, known: Collection[str] = KINDS, overlap: Overlaps | None = None
 ) -> SetCheck:
     """Checks a file of questions.
 

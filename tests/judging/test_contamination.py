@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from belle_jax.judging.contamination import Finding, contamination
+from belle_jax.judging.contamination import Overlap, contamination
 
 CHINESE = '请用三句话介绍一下杭州西湖的历史，并且推荐两个适合秋天去的景点。'
 ENGLISH = (
@@ -48,9 +48,9 @@ def test_the_same_text_is_exact_whatever_its_width_case_and_marks(tmp_path):
     file = str(tmp_path / 'train.jsonl')
     # In the order of the questions; 1-1 is another question than 1+1.
     assert exact == [
-        Finding(7, 'exact', file, 2, rows[1]['instruction'], 1.0, 1),
-        Finding(3, 'exact', file, 3, rows[2]['instruction'], 1.0, 1),
-        Finding(12, 'exact', file, 4, '１＋１等于几', 1.0, 2),
+        Overlap(7, 'exact', file, 2, rows[1]['instruction'], 1.0, 1),
+        Overlap(3, 'exact', file, 3, rows[2]['instruction'], 1.0, 1),
+        Overlap(12, 'exact', file, 4, '１＋１等于几', 1.0, 2),
     ]
 
 
