@@ -85,7 +85,13 @@ def report() -> int:
         found = _overlap(evaluation.questions)
         print(found)
         write_json(evaluation.path / CONTAMINATION, found.to_dict())
-    return _said(report.write(evaluation))
+    others = {}
+    for word in options.OTHERS.value:
+        name, equals, directory = word.rpartition('=')
+        others[name if equals else Path(directory).name] = directory
+    return _said(
+        report.write(evaluation, others, str(options.NAME.value), str(options.PERSON.value))
+    )
 
 
 def page() -> None:

@@ -24,7 +24,7 @@ from belle_jax.json_files import read_json, write_json
 from belle_jax.judging import answering, questions, scoring
 from belle_jax.judging.answering import Answer, Asked
 from belle_jax.judging.questions import Question
-from belle_jax.judging.rubrics import Rubrics
+from belle_jax.judging.rubrics import PAIR, Rubrics
 from belle_jax.judging.scoring import Case
 
 SETTINGS, QUESTIONS = 'settings.json', 'questions.jsonl'
@@ -152,7 +152,9 @@ class Evaluation:
         return _told(journal, missing)
 
     def _judged_by(self, name: str, asked: Asked, rubrics: Rubrics, **more: str) -> Journal:
-        settings = {'judge': asked.model, 'prompts': _hash(dict(rubrics.prompts)), **more}
+        kinds = [PAIR] if more else sorted({question.kind for question in self.questions})
+        prompts = _hash([rubrics.prompts[kind] for kind in kinds])
+        settings = {'judge': asked.model, 'prompts': prompts, **more}
         return self._journal(name, settings)
 
     def _journal(self, name: str, settings: dict[str, Any]) -> Journal:

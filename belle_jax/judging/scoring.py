@@ -22,7 +22,7 @@ AGAIN = 1 << 32  # added to the index of a request that asks once more
 HOPELESS = 50
 
 
-class Verdict(NamedTuple):
+class Judgement(NamedTuple):
     """What came of one judging.
 
     Attributes:
@@ -52,7 +52,7 @@ class Case:
     Attributes:
         index: Of its request: the same whatever else is asked.
         question: That was answered.
-        judging: As `Verdict` has it.
+        judging: As `Judgement` has it.
         prompt: What the judge reads.
         again: What it reads if its reply cannot be read.
         read: Reads a reply; None: it cannot be read.
@@ -124,13 +124,13 @@ def judge(
         asked: How.
         client: Asks the server.
         journal: Of the judge.
-        output: The file of verdicts, in the order of the cases, JSON lines of `Verdict`'s fields.
+        output: The file of verdicts, in the order of the cases, JSON lines of `Judgement`'s fields.
     Returns:
         '' or a sentence that says why verdicts are missing.
     Raises:
         ValueError, OSError: as `ask_all`; the journal keeps what there is.
     """
-    found: list[Verdict] = []
+    found: list[Judgement] = []
     places: list[int] = []  # of those to ask again
 
     def first(reply: Reply) -> bool:
@@ -171,22 +171,22 @@ def judge(
     return answering.given_up([verdict.error for verdict in found], 'judgings')
 
 
-def _verdict(case: Case, reply: Reply) -> Verdict:
+def _verdict(case: Case, reply: Reply) -> Judgement:
     value = None if reply.error else case.read(reply.text)
     question = case.question
-    return Verdict(
+    return Judgement(
         question.number, question.kind, case.judging, value, reply.text, error=reply.error
     )
 
 
-def write(path: Path, found: Sequence[Verdict]) -> None:
+def write(path: Path, found: Sequence[Judgement]) -> None:
     """Writes verdicts."""
     with WholeText(path) as file:
         for verdict in found:
             file.write(json.dumps(verdict._asdict(), ensure_ascii=False) + '\n')
 
 
-def read(path: Path) -> list[Verdict]:
+def read(path: Path) -> list[Judgement]:
     """The verdicts of a file.
 
     Raises:
@@ -194,7 +194,7 @@ def read(path: Path) -> list[Verdict]:
     """
     try:
         lines = path.read_text('utf-8').splitlines()
-        return [Verdict(**json.loads(line)) for line in lines]
+        return [Judgement(**json.loads(line)) for line in lines]
     except FileNotFoundError as error:
         raise ValueError(f'{path} is not there: let a judge score the answers first.') from error
     except (ValueError, TypeError) as error:

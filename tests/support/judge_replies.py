@@ -2,6 +2,8 @@
 
 import random
 
+import api_replies
+
 # How judges write a score, and what no score can be read from.
 WAYS = (
     '得分: {}\n理由：回答覆盖了要点，语句通顺。',
@@ -42,3 +44,9 @@ def judge(body: dict, chance: random.Random) -> tuple[str, str]:
 def refuse(body: dict, chance: random.Random) -> tuple[str, str]:
     """A judge that refuses everything."""
     return '对不起，我不能对这些内容进行评价。', 'stop'
+
+
+def either(body: dict, chance: random.Random) -> tuple[str, str]:
+    """A judge, and a model for data generation: what it is asked says which."""
+    prompt = body.get('prompt') or body['messages'][0]['content']
+    return (api_replies.self_instruct if '指令' in prompt else judge)(body, chance)
