@@ -31,12 +31,13 @@ NAMES = (
 )
 
 
-def client(model: str, base_url: str | None = None) -> Client:
+def client(model: str, base_url: str | None = None, told: bool = False) -> Client:
     """What asks the server, which is told if it is not known what the model costs.
 
     Args:
         model: That is asked, for its price.
         base_url: Of another server than --base_url.
+        told: Whether it was told before what is not known.
     Raises:
         ValueError: one flag of them cannot be.
     """
@@ -48,7 +49,7 @@ def client(model: str, base_url: str | None = None) -> Client:
         retries=Retries(attempt_timeout=TIMEOUT.value),
         breaker=Breaker(deadline=PATIENCE.value),
     )
-    if not cost:
+    if not cost and not told:
         print(f'What {model} costs is not known: see --usd_per_million_input.')
     return made
 

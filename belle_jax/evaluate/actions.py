@@ -39,11 +39,7 @@ def answer() -> int:
         return _said(f'{len(given):,} answers of {options.ANSWERS.value}.')
     if not options.MODEL.value:
         raise ValueError(f'--model is missing, or --answers. {FLAGS["model"].help}')
-    sampling = {
-        'temperature': options.TEMPERATURE.value,
-        'max_new_tokens': options.MAX_NEW_TOKENS.value,
-    }
-    sampling |= {'seed': options.SEED.value}
+    sampling = _sampling()
     by = 'server' if options.MODEL_URL.value else 'model'
     evaluation = Evaluation.begin(
         options.OUTPUT.value,
@@ -94,8 +90,33 @@ def report() -> int:
     )
 
 
-def page() -> None:
-    """Serves the page that scores single answers."""
+def page() -> str:
+    """Serves the page that scores single answers, until Ctrl-C."""
+    from belle_jax.judging import scoring_page
+
+    judge = _asked(str(options.JUDGE.value), options.JUDGE_TOKENS.value, 0.0)
+    server_flags.client(judge.model)  # tells a wrong flag, or that the price is not known, once
+    models = {}
+    if name := str(options.MODEL.value):
+        models[Path(name).name] = _answerer(name)
+    made = scoring_page.ScoringPage(
+        _questions(), _rubrics(), judge, lambda: server_flags.client(judge.model, told=True), models
+    )
+    scoring_page.serve(made, str(options.HOST.value), int(options.PORT.value))
+    return 'The page is closed.'
+
+
+def _answerer(name: str) -> Callable[[str], str]:
+    """What has --model answer a question."""
+    sampling = _sampling()
+    if url := options.MODEL_URL.value:
+        from belle_jax.judging.scoring_page import of_server
+
+        asked = _asked(name, options.MAX_NEW_TOKENS.value, options.TEMPERATURE.value)
+        return of_server(asked, lambda: server_flags.client(name, url, told=True))
+    from belle_jax.judging.answering import speaker
+
+    return speaker(options=sampling, **_model())
 
 
 def check_set() -> int:
@@ -179,6 +200,11 @@ def _rubrics() -> Any:
 def _model() -> dict[str, Any]:
     """The flags that say how a model of ours is loaded and spoken to."""
     names = 'model template system dtype batch_size devices'.split()
+    return {name: FLAGS[name].value for name in names}
+
+
+def _sampling() -> dict[str, Any]:
+    names = 'temperature max_new_tokens seed'.split()
     return {name: FLAGS[name].value for name in names}
 
 

@@ -95,6 +95,31 @@ def from_model(
         answers.close()
 
 
+def speaker(
+    *,
+    model: str,
+    template: str = '',
+    system: str | None = None,
+    dtype: str = 'float32',
+    batch_size: int = 1,
+    devices: int = 1,
+    options: Mapping[str, Any],
+) -> Callable[[str], str]:
+    """What has a model of ours answer one question; arguments and errors as in `from_model`."""
+    from belle_jax.decoding import Sampling, assistant
+
+    voice = assistant.voice(model, template, system)
+    engine = assistant.engine(model, voice, dtype=dtype, batch_size=batch_size, devices=devices)
+
+    def answer(text: str) -> str:
+        prompt = voice.prompt([{'role': 'user', 'content': text}])
+        engine.check_prompt(prompt)
+        (completion,) = engine.generate([prompt], Sampling(**options))
+        return voice.answer(completion.text)
+
+    return answer
+
+
 @dataclasses.dataclass(frozen=True)
 class Asked:
     """How a server's model is asked.

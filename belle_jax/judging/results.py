@@ -89,13 +89,15 @@ def load(evaluation: Evaluation, person: str = '') -> Results:
 def _person(path: str, count: int) -> np.ndarray:
     """A person's scores [count] from a file of rows."""
     found = np.full(count, np.nan)
+    row: Any
     for where, row in RowFile(path):
-        number, score = (row.get('id'), row.get('score')) if isinstance(row, dict) else (0, 0)
-        known = isinstance(number, int) and 1 <= number <= count
-        if not known or not isinstance(score, int | float) or not 0 <= score <= 1:
+        row = row if isinstance(row, dict) else {}
+        number, score = row.get('id'), row.get('score')
+        given = isinstance(number, int) and isinstance(score, int | float)
+        if not given or not 1 <= number <= count or not 0 <= score <= 1:
             raise ValueError(
-                f'{where}: a person\'s score is {{"id": 1 to {count}, the number of a question, '
-                '"score": 0 to 1}.'
+                f'{where}: a person\'s score has "id", the number of a question from 1 to {count}, '
+                'and "score" from 0 to 1.'
             )
         found[number - 1] = score
     return found

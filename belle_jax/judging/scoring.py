@@ -171,6 +171,16 @@ def judge(
     return answering.given_up([verdict.error for verdict in found], 'judgings')
 
 
+async def judge_one(case: Case, asked: Asked, client: Client) -> Judgement:
+    """Asks a judge about one case, once more if its reply cannot be read; no journal keeps it."""
+    found = _verdict(case, await client.ask(Request(case.index, asked.body(case.prompt))))
+    if found.error or found.value is not None:
+        return found
+    again = asked.body(case.prompt, found.reply, case.again)
+    second = await client.ask(Request(AGAIN + case.index, again))
+    return found if second.error else _verdict(case, second)._replace(again=True)
+
+
 def _verdict(case: Case, reply: Reply) -> Judgement:
     value = None if reply.error else case.read(reply.text)
     question = case.question
