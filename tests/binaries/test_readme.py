@@ -33,11 +33,13 @@ SHORTER = {
     'belle-jax generate_data --': '--count=20',
     'belle-jax generate_data': '',
     'belle-jax convert': '',
+    'belle-jax evaluate run': '--max_new_tokens=2',
     'belle-jax evaluate': '',
 }
 # Commands that another test covers, or that no test machine can run.
 ELSEWHERE = {
     'belle-jax generate_data review': 'test_review serves its page and ends it',
+    'belle-jax evaluate page': 'test_scoring_page serves it',
     'python -m benchmarks.compile_step': 'test_compilers compiles the recipes',
     'python -m benchmarks.train_step --shape=7b': 'needs a large accelerator',
     'python -m benchmarks.decode --size=7b': 'needs a large accelerator',
@@ -67,7 +69,7 @@ def beginning(command: str, table: dict[str, str]) -> str | None:
 @pytest.fixture
 def server(tmp_path):
     """The address of a language-model server."""
-    with ServerProcess(tmp_path / 'server.jsonl') as process:
+    with ServerProcess(tmp_path / 'server.jsonl', '--content=judge_replies:either') as process:
         yield process.url
 
 
@@ -142,6 +144,8 @@ def files(folder: Path) -> None:
     for name, content in (
         ('mine.jsonl', rows),
         ('questions.jsonl', [{'prompt': '一加一'}, {'prompt': '天地'}]),
+        ('eval_set.json', [{'question': '二加二？', 'std_answer': '四', 'class': 'Math'}]),
+        ('eval_prompt.json', [{'class': 'math', 'prompt': '请按"得分:"打分。'}]),
     ):
         text = ''.join(json.dumps(row, ensure_ascii=False) + '\n' for row in content)
         (folder / name).write_text(text, 'utf-8')
