@@ -69,9 +69,10 @@ class Engine:
         self.tokenizer, self.batch_size = tokenizer, batch_size
         ids = self.architecture.eos_ids if eos_ids is None else eos_ids
         self.eos_ids = tuple(sorted(set(ids)))
-        self.on_mesh = functools.partial(mesh_of, models.parameters(model))
-        with self.on_mesh():
-            self.graphdef, self.params = nnx.split(models.unstack(model))
+        with mesh_of(models.parameters(model)):
+            separated = models.unstack(model)  # and nothing here keeps the stacks
+        self.on_mesh = functools.partial(mesh_of, models.parameters(separated))
+        self.graphdef, self.params = nnx.split(separated)
 
     def room(self, prompt_tokens: int) -> int | None:
         """Tokens that an answer may have until the model's context is full; None: any number.
