@@ -4,7 +4,8 @@
 
 A recipe sets what it is about (belle-jax --help lists them); any field is overridden by its name,
 as in --config.optim.learning_rate=5e-6. The same command again continues where the run was. All
-that a run leaves is in --workdir: config.json, checkpoints/, metrics/, tokenizer/, data.json.
+that a run leaves is in --workdir: config.json, checkpoints/, metrics/, tokenizer/, data.json, and
+with --config.train.sample_prompts=FILE the model's answers along the way, samples/.
 """
 
 import os

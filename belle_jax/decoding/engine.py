@@ -69,36 +69,21 @@ class Engine:
         self.tokenizer, self.batch_size = tokenizer, batch_size
         ids = self.architecture.eos_ids if eos_ids is None else eos_ids
         self.eos_ids = tuple(sorted(set(ids)))
-        self.on_mesh = functools.partial(mesh_of, models.parameters(model))
-        with self.on_mesh():
-            self.graphdef, self.params = nnx.split(models.unstack(model))
+        with mesh_of(models.parameters(model)):
+            separated = models.unstack(model)  # and nothing here keeps the stacks
+        self.on_mesh = functools.partial(mesh_of, models.parameters(separated))
+        self.graphdef, self.params = nnx.split(separated)
 
     def room(self, prompt_tokens: int) -> int | None:
         """Tokens that an answer may have until the model's context is full; None: any number.
 
         Only fixed rotary positions have an end; ALiBi and `dynamic` RoPE read on.
         """
-        limit = families.of(self.architecture).context_limit(self.architecture)
-        return None if limit is None else max(limit - prompt_tokens, 0)
+        return room(self.architecture, prompt_tokens)
 
     def check_prompt(self, tokens: Sequence[int]) -> None:
-        """Validates one prompt.
-
-        Raises:
-            ValueError: it is empty, fills the model's context, or has a token that is none.
-        """
-        if not len(tokens):
-            raise ValueError('the prompt has no tokens: begin it with text or a bos token.')
-        if not 0 <= min(tokens) <= max(tokens) < self.architecture.vocab_size:
-            raise ValueError(
-                f'the prompt has token {max(tokens)} and the model knows '
-                f"{self.architecture.vocab_size}: the tokenizer is another model's."
-            )
-        if self.room(len(tokens)) == 0:
-            raise ValueError(
-                f'the prompt has {len(tokens)} tokens and the model reads at most '
-                f'{self.architecture.max_position}: shorten it so that an answer fits behind it.'
-            )
+        """Validates one prompt, as the function of that name."""
+        check_prompt(self.architecture, tokens)
 
     def generate(
         self,
@@ -185,6 +170,32 @@ class Engine:
             if all(answer.finish_reason for answer in answers):
                 return
             new = batch.advance([bool(a.finish_reason) for a in answers], steps)
+
+
+def room(architecture: families.Architecture, prompt_tokens: int) -> int | None:
+    """As `Engine.room`, of a model that need not be there yet."""
+    limit = families.of(architecture).context_limit(architecture)
+    return None if limit is None else max(limit - prompt_tokens, 0)
+
+
+def check_prompt(architecture: families.Architecture, tokens: Sequence[int]) -> None:
+    """Validates one prompt.
+
+    Raises:
+        ValueError: it is empty, fills the model's context, or has a token that is none.
+    """
+    if not len(tokens):
+        raise ValueError('the prompt has no tokens: begin it with text or a bos token.')
+    if not 0 <= min(tokens) <= max(tokens) < architecture.vocab_size:
+        raise ValueError(
+            f'the prompt has token {max(tokens)} and the model knows '
+            f"{architecture.vocab_size}: the tokenizer is another model's."
+        )
+    if room(architecture, len(tokens)) == 0:
+        raise ValueError(
+            f'the prompt has {len(tokens)} tokens and the model reads at most '
+            f'{architecture.max_position}: shorten it so that an answer fits behind it.'
+        )
 
 
 class PendingAnswer:

@@ -16,6 +16,7 @@ from belle_jax import data, models, signals
 from belle_jax.config import Run
 from belle_jax.runs.run_directory import read_metrics
 from belle_jax.training import metrics, optim
+from belle_jax.training.samples import Samples
 from belle_jax.training.setup import Setup, lay_out
 from belle_jax.training.start import Saving, Start
 from belle_jax.training.step import reduced
@@ -45,13 +46,19 @@ class Trainer:
         start = Start(run, workdir)
         self.run, self.architecture, tokenizer = start.run, start.architecture, start.tokenizer
 
+        # ─── what it will be asked along the way ─────────────────────────────────────────────────
+        asked = self.run.train.sample_prompts
+        self.samples = Samples(self.run, tokenizer, workdir) if asked else None
+
         # ─── the mesh, and what is trained on it ─────────────────────────────────────────────────
         layout = lay_out(self.run, self.architecture)
 
         # ─── the data ────────────────────────────────────────────────────────────────────────────
         self.data = data.prepare(self.run, tokenizer)
         self.plan = self.data.train
-        _check_same_plan(self.plan.fingerprint)
+        _check_same_rows('data.path', self.plan.fingerprint)
+        if self.samples:
+            _check_same_rows('train.sample_prompts', self.samples.fingerprint)
         self.steps = self.run.train.steps or self.plan.steps(self.run.train.epochs)
         if self.steps < 1:
             raise ValueError(
@@ -90,6 +97,8 @@ class Trainer:
         self.recorder = metrics.Recorder(
             self.workdir / 'metrics', self.number, self.last_step, wandb, settings
         )
+        if self.samples:
+            self.samples.go_on(self.number, self.recorder.say)
         self._introduce()
         # Several processes must stop at the same step: JAX's own handler sees to that.
         heeding = signals.heeding(self._terminate)
@@ -112,6 +121,8 @@ class Trainer:
             curve = self.workdir / 'metrics' / 'loss.png'
             metrics.draw(read_metrics(self.recorder.path)[0], curve)
             print(f'Loss curve: {curve}')
+            if self.samples:
+                print(f'Answers along the way: {self.samples.page}')
         self._unlock()
         return self.workdir
 
@@ -146,12 +157,13 @@ class Trainer:
             else:
                 self._check_finite(pending[:-1])
             if evaluate:
-                found = self.evaluate()
-                self.evaluation_loss = found['loss']
-                record = {f'evaluation_{name}': value for name, value in found.items()}
-                record['evaluation_perplexity'] = metrics.perplexity(self.evaluation_loss)
-                self.recorder.write(self.number, record)
+                self._record_evaluation()
                 clock = time.monotonic()
+            if self.samples and (self._due(self.eval_every) or self.number == self.last_step):
+                self._check_finite(pending)  # which waits: the time of steps is not that of answers
+                began = time.monotonic()
+                self.samples.answer(self.number, self.setup.blueprint, self.state)
+                clock += time.monotonic() - began
             if save:
                 loss = self.evaluation_loss if evaluate else None
                 self.saving.save(self.number, self.state, loss)
@@ -178,6 +190,13 @@ class Trainer:
             totals = sums if totals is None else jax.tree.map(jnp.add, totals, sums)
         assert totals is not None
         return {k: float(v) for k, v in reduced(self.setup.objective, totals).items()}
+
+    def _record_evaluation(self) -> None:
+        found = self.evaluate()
+        self.evaluation_loss = found['loss']
+        record = {f'evaluation_{name}': value for name, value in found.items()}
+        record['evaluation_perplexity'] = metrics.perplexity(self.evaluation_loss)
+        self.recorder.write(self.number, record)
 
     def _report(self, pending, clock: float) -> float:
         """Waits for the pending steps and records their means; returns the new clock."""
@@ -268,13 +287,13 @@ class Trainer:
         )
 
 
-def _check_same_plan(fingerprint: str) -> None:
+def _check_same_rows(field: str, fingerprint: str) -> None:
     """All processes must read the same rows, or their parts do not make a batch."""
     if jax.process_count() == 1:
         return
     ours = np.frombuffer(fingerprint.encode()[:16].ljust(16), np.int32)
     if (multihost_utils.process_allgather(ours) != ours).any():
         raise ValueError(
-            '--config.data.path has other rows on some processes than on others: every host must '
+            f'--config.{field} has other rows on some processes than on others: every host must '
             'see the same files. Put them where all hosts read them.'
         )

@@ -178,6 +178,10 @@ def test_a_full_disk_ends_the_run_with_a_sentence_and_keeps_what_was_saved(flags
 def test_two_processes_train_as_one_and_resume_as_one(flags, undisturbed, tmp_path):
     workdir = tmp_path / 'run'
     mesh = [f'--config.mesh.{axis}=2' for axis in ('data', 'fsdp', 'tensor')]
+    prompts = tmp_path / 'prompts.jsonl'
+    prompts.write_text('{"prompt": "倒写天地"}\n{"prompt": "倒写日月盈昃"}\n', 'utf-8')
+    settings = [f'sample_prompts={prompts}', 'sample_tokens=4', 'eval_every=10']
+    mesh += [f'--config.train.{s}' for s in settings]
 
     def start_both():
         with socket.socket() as s:
@@ -208,3 +212,6 @@ def test_two_processes_train_as_one_and_resume_as_one(flags, undisturbed, tmp_pa
     np.testing.assert_allclose(
         training_runs.losses(workdir), training_runs.losses(undisturbed), rtol=1e-5
     )
+    lines = (workdir / 'samples' / 'samples.jsonl').read_text('utf-8').splitlines()
+    asked = [(row['step'], row['id']) for row in map(json.loads, lines)]
+    assert asked == [(step, number) for step in (10, 20, 30) for number in (1, 2)]
