@@ -21,7 +21,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from benchmarks.hlo import elements, loop_collectives
-from benchmarks.topology import topology
+from belle_jax.planning.topology import topology
 
 CONFIG = config_flags.DEFINE_config_file('config', None, 'The recipe.', lock_config=True)
 TARGET = flags.DEFINE_string('target', 'v5e:4x4', 'A TPU topology, h200:1 or h200:8.')

@@ -11,7 +11,7 @@ import numpy as np
 
 from belle_jax import models, sharding
 from belle_jax.config import Architecture, Run
-from belle_jax.training import objectives, optim
+from belle_jax.training import compiler_options, objectives, optim
 from belle_jax.training.partition import partition
 from belle_jax.training.step import State, make_evaluation, make_step
 
@@ -192,6 +192,7 @@ class Setup:
             in_shardings=(trainable, frozen, moments, batch_sharding(self.mesh), replicated),
             out_shardings=((trainable, moments), replicated),
             donate_argnums=(0, 2),
+            compiler_options=compiler_options.options(self.mesh.devices.flat[0]) or None,
         )
         evaluation = make_evaluation(self.blueprint, execution, self.objective)
         return compiled, jax.jit(evaluation, out_shardings=replicated)
