@@ -22,6 +22,7 @@ LISTED = re.compile(r'replica_groups=\{\{([\d,]+)\}')
 IOTA = re.compile(r'replica_groups=\[\d+,(\d+)\]')
 MESH = re.compile(r'replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}')
 CHANNEL = re.compile(r'channel_id=(\d+)')
+SCATTERED = 'calls=%all-reduce-scatter'  # the TPU compiler's reduce-scatter
 START = 'AsyncCollectiveStart'  # the fusion with it begins a collective that later ones go on with
 
 
@@ -109,7 +110,7 @@ def estimate(program: Program, chip: Chip) -> Estimate:
         clock += took * step.times
     for chain in chains.values():
         hidden = chain.took / chain.times
-        found.append(_collective(chain.instruction, chain.times, chip, hidden))
+        found.append(_collective(chain.instruction, chain.times, chip, hidden, chain.scattered))
     found.sort(key=lambda c: -c.sent * c.times)
     return Estimate(
         fusions,
@@ -127,6 +128,7 @@ class _Chain:
 
     instruction: Instruction
     times: int
+    scattered: bool
     took: float = 0.0
 
 
@@ -134,11 +136,12 @@ def _fused(program: Program, step: Step, took: float, chains: dict[str, _Chain])
     """Notes the collectives inside a fusion."""
     inner = list(program.within(step.instruction))
     begins = any(START in instruction.rest for instruction in inner)
+    scattered = SCATTERED in step.instruction.rest
     for instruction in inner:
         if instruction.collective:
             channel = CHANNEL.search(instruction.rest)
             name = channel[1] if channel else instruction.name
-            chain = chains.setdefault(name, _Chain(instruction, step.times))
+            chain = chains.setdefault(name, _Chain(instruction, step.times, scattered))
             chain.took += took * step.times
             if begins:
                 chain.times = step.times
@@ -157,16 +160,22 @@ def _kernel(instruction: Instruction, chip: Chip) -> float:
     return max(flops / (chip.peak / 2), moved / chip.bandwidth)
 
 
-def _collective(instruction: Instruction, times: int, chip: Chip, hidden: float) -> Collective:
+def _collective(
+    instruction: Instruction, times: int, chip: Chip, hidden: float, scattered: bool = False
+) -> Collective:
+    """What a collective takes; `scattered`: an all-reduce of which each device keeps its part."""
     kind, among = instruction.collective, group(instruction)
     dtype, sizes = largest(instruction.shape)
-    whole = width(dtype) * math.prod(sizes)
+    # One that was started gives what went in beside what comes out; several are combined into one.
+    started = instruction.opcode.endswith('-start')
+    whole = width(dtype) * math.prod(sizes) if started else instruction.size
     share = (among - 1) / among
     sent = {
-        'all-reduce': 2 * whole * share,
+        'all-reduce': (1 if scattered else 2) * whole * share,
         'reduce-scatter': whole * (among - 1),
         'collective-permute': whole,
     }.get(kind, whole * share)
+    kind = 'reduce-scatter' if scattered else kind
     seconds = sent / chip.link
     if chip.together and among > chip.together:  # rings through machines send this much between
         machines = among / chip.together
