@@ -27,7 +27,7 @@ FLOORS = (
     'decoding',
     'quantization',
     'training',
-    'judging synthesis serving',
+    'judging synthesis serving planning',
     'cli flag_readers server_flags',
     'train sample serve evaluate generate_data plan quickstart convert configs',
     'public __init__',

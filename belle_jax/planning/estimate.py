@@ -153,10 +153,11 @@ def _kernel(instruction: Instruction, chip: Chip) -> float:
     moved = size(instruction.shape) + size(operands[1] if operands else '')
     flops = 0.0
     count = next((n for part, n in PRODUCTS.items() if part in instruction.name), 0)
-    wide = [s for dtype, s in arrays(operands[1] if operands else '') if len(s) == 3 and s[-1] > 8]
+    # Queries, then keys: [rows, heads, tokens, width], without rows where there is one alone.
+    wide = [s for dtype, s in arrays(operands[1] if operands else '') if len(s) > 2 and s[-1] > 8]
     if count and len(wide) > 1:
-        (heads, queries, width), keys = wide[0], wide[1][1]
-        flops = 2 * count * heads * queries * keys * width / 2
+        (*heads, queries, size_of_head), keys = wide[0], wide[1][-2]
+        flops = 2 * count * math.prod(heads) * queries * keys * size_of_head / 2
     return max(flops / (chip.peak / 2), moved / chip.bandwidth)
 
 

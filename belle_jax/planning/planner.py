@@ -123,8 +123,6 @@ def table(plans: list[Plan]) -> str:
         run, gigabytes = p.step.run, p.step.memory.total / chips.GB
         shape = p.step.setup.mesh.shape
         mesh = ' × '.join(f'{name} {size}' for name, size in shape.items() if size > 1) or 'one'
-        rows = run.batch.size // run.batch.accumulation * p.step.setup.mesh.size
-        del rows
         seconds = f'{p.seconds:8.3f} s' if p.seconds else '       – '
         share = f'{p.share:7.0%}' if p.share else '      –'
         hidden = f'{p.estimate.hidden:6.0%}' if p.estimate else '     –'
@@ -161,10 +159,9 @@ def text(p: Plan, tokens: float | None, price: float | None) -> str:
             f'links                {e.sent / chips.GB:.1f} GB sent by a device, {e.links:.3f} s at '
             'least' + (f', {e.hidden:.0%} hidden behind products' if p.chip.clock else '')
         )
-        lines += [
-            f'                     {c.kind} {c.shape} × {c.times:,}: {c.sent * c.times / chips.GB:.2f} GB'
-            for c in _merged(e)[:SHOWN]
-        ]
+        for c in _merged(e)[:SHOWN]:
+            sent = c.sent * c.times / chips.GB
+            lines.append(f'{"":21}{c.kind} {c.shape} × {c.times:,}: {sent:.2f} GB')
     if p.seconds and p.estimate:
         e = p.estimate
         lines.append(

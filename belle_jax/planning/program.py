@@ -7,7 +7,7 @@ they start. XLA's TPU compiler adds how many cycles it expects a fusion to take.
 import functools
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import NamedTuple
 
 BEGINS = re.compile(r'(?:ENTRY )?%?([\w.\-]+) .*\{$')
@@ -53,11 +53,11 @@ class Instruction(NamedTuple):
 
 
 class Step(NamedTuple):
-    """An instruction of the schedule, and how often it runs."""
+    """An instruction of the schedule, how often it runs, and whether that is in a loop."""
 
     instruction: Instruction
     times: int
-    computation: str
+    looped: bool = False
 
 
 class Program:
@@ -84,21 +84,21 @@ class Program:
     @functools.cached_property
     def schedule(self) -> list[Step]:
         """What runs, in order; a loop's body once, with how often it runs. Fusions are whole."""
-        return list(self._walk(self.entry, 1))
+        return list(self._walk(self.entry, 1, False))
 
-    def _walk(self, name: str, times: int) -> Iterator[Step]:
+    def _walk(self, name: str, times: int, looped: bool) -> Iterator[Step]:
         for instruction in self.computations[name]:
             if instruction.opcode == 'while':
                 condition, body = BODY.search(instruction.rest).groups()  # type: ignore[union-attr]
-                yield from self._walk(body, times * self._trips(instruction, condition))
+                yield from self._walk(body, times * self._trips(instruction, condition), True)
             elif instruction.opcode == 'conditional':
                 branches = self._branches(instruction)
-                yield from self._walk(max(branches, key=self._weight), times)
+                yield from self._walk(max(branches, key=self._weight), times, looped)
             elif instruction.opcode == 'call':
                 for called in CALLS.findall(instruction.rest)[:1]:
-                    yield from self._walk(called, times)
+                    yield from self._walk(called, times, looped)
             else:
-                yield Step(instruction, times, name)
+                yield Step(instruction, times, looped)
 
     def _trips(self, loop: Instruction, condition: str) -> int:
         """Of a loop: what the compiler knows, or the largest number that its condition compares."""
@@ -162,22 +162,11 @@ def cycles(program: Program) -> int:
     return sum(step.instruction.cycles * step.times for step in program.schedule)
 
 
-def counted(program: Program) -> Mapping[tuple[str, str], int]:
-    """How often each kind of collective runs on each shape, those within fusions too.
-
-    One that is spread over several fusions (asynchronous collective fusions) counts once.
-    """
-    found: dict[tuple[str, str], int] = {}
-    seen: set[tuple[str, str]] = set()
-    for step in program.schedule:
-        for inner in (step.instruction, *program.within(step.instruction)):
-            if not inner.collective:
-                continue
-            channel = re.search(r'channel_id=(\d+)', inner.rest)
-            mark = (step.computation, channel[1] if channel else inner.name)
-            if mark not in seen:
-                seen.add(mark)
-                dtype, sizes = largest(inner.shape)
-                key = (inner.collective, f'{dtype}[{",".join(map(str, sizes))}]')
-                found[key] = found.get(key, 0) + step.times
-    return found
+def loop_collectives(program: Program) -> list[Instruction]:
+    """The collectives that run in loops, those within fusions too."""
+    return [
+        inner
+        for step in program.schedule
+        for inner in (step.instruction, *program.within(step.instruction))
+        if step.looped and inner.collective
+    ]

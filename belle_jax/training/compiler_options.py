@@ -1,4 +1,4 @@
-"""Options of XLA's compilers for the training step, by kind of device: each with why, and its worth.
+"""Options of XLA's compilers for the training step, by kind of device, each with why and its worth.
 
 Worth is told by the TPU compiler's own estimate of a step (`belle-jax plan`). What the installed
 compiler does not know is left out: an unknown option would end the run.
@@ -20,7 +20,7 @@ OPTIONS: dict[str, dict[str, str]] = {
 }
 
 
-def options(device: Any) -> dict[str, str]:
+def options(device: Any) -> dict[str, str | bool]:
     """The options for a step on devices like one of them, which may be a description alone."""
     return dict(_accepted(device.platform, device))
 
@@ -35,7 +35,7 @@ def _accepted(platform: str, device: Any) -> tuple[tuple[str, str], ...]:
     return tuple(taken)
 
 
-def _takes(platform: str, device: Any, given: dict[str, str]) -> bool:
+def _takes(platform: str, device: Any, given: dict[str, str | bool]) -> bool:
     where = jax.sharding.SingleDeviceSharding(device)
     one = jax.ShapeDtypeStruct((), 'float32', sharding=where)
     lowered = jax.jit(lambda x: x + 1).trace(one).lower(lowering_platforms=(platform,))

@@ -40,7 +40,7 @@ SHORTER = {
 ELSEWHERE = {
     'belle-jax generate_data review': 'test_review serves its page and ends it',
     'belle-jax evaluate page': 'test_scoring_page serves it',
-    'python -m benchmarks.compile_step': 'test_compilers compiles the recipes',
+    'belle-jax plan': 'test_plan compiles the recipes',
     'python -m benchmarks.train_step --shape=7b': 'needs a large accelerator',
     'python -m benchmarks.decode --size=7b': 'needs a large accelerator',
     'python -m benchmarks.packed_product': 'test_packed_product compiles its kernels',

@@ -3,6 +3,7 @@
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
 # pyright: reportOptionalMemberAccess=false, reportOperatorIssue=false
 
+import math
 import re
 
 import jax
@@ -12,7 +13,7 @@ import pytest
 
 from belle_jax import config, sharding
 from belle_jax.models import vocabulary
-from benchmarks.hlo import elements, loop_collectives
+from belle_jax.planning.program import Program, arrays, loop_collectives
 
 VOCAB, PADDED, EMBED = 300, 384, 16
 
@@ -137,8 +138,8 @@ def test_no_collective_of_the_size_of_the_table_runs_in_a_loop(monkeypatch, shap
             .compile()
             .as_text()
         )
-    inside = loop_collectives(text)
+    inside = loop_collectives(Program(text))
     assert inside or shape[2] == 1, 'sums over the vocabulary shards are found'
-    largest = max((elements(s) for c in inside for s in c.split()[1:]), default=0)
-    assert largest < PADDED * EMBED // 8
+    sizes = [math.prod(s) for c in inside for _, s in arrays(c.shape)]
+    assert max(sizes, default=0) < PADDED * EMBED // 8
     assert 'while' in text
