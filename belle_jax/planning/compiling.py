@@ -66,12 +66,18 @@ def compile_step(run: Run, name: str, options: Mapping[str, str] | None = None) 
     Raises:
         ValueError: mesh, model and devices do not fit each other, or the compilers are not there.
     """
-    devices, platform, given = topology(name)
+    architecture = architecture_of(run)
+    try:
+        devices, platform, given = topology(name)
+    except (RuntimeError, NotImplementedError, ImportError) as error:
+        raise ValueError(
+            f'the compiler for {name} is not there ({str(error).splitlines()[0][:120]}): '
+            '.ci/compilers FOLDER installs it; put the folder on PYTHONPATH.'
+        ) from error
     attention = run.model.attention
     if attention == 'auto':  # as training chooses: the fused kernels have no dropout
         fused = 'splash' if platform == 'tpu' else 'cudnn'
         attention = 'xla' if run.model.attention_dropout else fused
-    architecture = architecture_of(run)
     model = dataclasses.replace(run.model, attention=attention)
     run = dataclasses.replace(run, model=model)
     setup = Setup(run, lay_out(run, architecture, devices), STEPS)

@@ -74,6 +74,8 @@ def test_the_step_of_a_7b_model_compiles_and_fits(case, compilers, tmp_path):
         ('--topology=v9:4', '--topology=v9:4 is not a chip with its number'),
         ('--topology=v5e', 'is not a chip with its number'),
         ('--topology=v5e:4x4 --config.model.source=mine/model', 'its name is that of no model'),
+        ('--topology=v5e:4x4', '.ci/compilers FOLDER installs it'),
+        ('--topology=h200:1', '.ci/compilers FOLDER installs it'),
         ('', '--topology is missing'),
     ],
 )
