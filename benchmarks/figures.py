@@ -8,12 +8,20 @@ from typing import Any
 
 
 def write(output: str, benchmark: str, **figures: Any) -> None:
-    """Writes and prints figures, with the machine that they are of.
+    """Writes and prints figures; arguments as those of `save`."""
+    print(save(output, benchmark, **figures))
+    print(f'The figures are in {output}', file=sys.stderr)
+
+
+def save(output: str, benchmark: str, **figures: Any) -> str:
+    """Writes figures, with the machine that they are of.
 
     Args:
         output: The file; missing directories are made.
         benchmark: The script's name.
         **figures: Settings and rows.
+    Returns:
+        What was written.
     """
     import jax
 
@@ -27,5 +35,4 @@ def write(output: str, benchmark: str, **figures: Any) -> None:
     path = Path(output)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text + '\n', 'utf-8')
-    print(text)
-    print(f'The figures are in {path}', file=sys.stderr)
+    return text

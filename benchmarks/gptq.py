@@ -3,11 +3,14 @@
     python -m benchmarks.gptq [--models=runs/small] [--peer=PYTHON] [--output=gptq.json]
 
 On the models of benchmarks.small_models. All quantisations of a family read the same windows of
-what it was trained on, and are measured on the same windows: of held-out chapters, of WikiText-2's
-test split: the geometric mean of the two perplexities. --peer names a Python that has gptqmodel (in
-an environment of its own), which then quantises the same at its own defaults, in turns with ours;
-what it writes is measured by our loader. Times are those of quantising alone; ours include what is
-measured on, and the first of a family compilation.
+what it was trained on, and are measured by one loader on the same windows: of held-out chapters, of
+WikiText-2's test split. --peer names a Python that has gptqmodel (in an environment of its own),
+which quantises the same at its own defaults, in turns with ours. Times are those of quantising
+alone, the first of a family with compilation; --notimes leaves them out, for a machine that does
+other work. Rows that --output has already are not made again.
+
+--part=stories takes the trained model of 172 columns instead, which no group divides; it reads
+stories of its own and is measured on a text of its kind.
 """
 
 import itertools
@@ -15,23 +18,27 @@ import json
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from absl import app, flags
 
+from benchmarks.figures import save
+
 MODELS = flags.DEFINE_string('models', 'runs/small', 'What benchmarks.small_models made.')
 SHARED = flags.DEFINE_string('shared', '../shared', 'Folder of the shared test files.')
 FAMILIES = flags.DEFINE_multi_enum('family', ['llama', 'bloom'], ['llama', 'bloom'], 'Which.')
-PARTS = flags.DEFINE_multi_enum(
-    'part', ['grid', 'options', 'peer'], ['grid', 'options', 'peer'], 'Which tables.'
-)
+ALL = ['peer', 'grid', 'options', 'tables', 'stories']
+PARTS = flags.DEFINE_multi_enum('part', ALL[:4], ALL, 'Which tables.')
+BITS = flags.DEFINE_multi_integer('bits', [4, 3, 2, 8], 'Of the tables of bits and groups.')
+GROUPS = flags.DEFINE_multi_integer('group', [128, -1, 64, 32], 'Of the same tables.')
 PEER = flags.DEFINE_string('peer', '', 'A Python that has gptqmodel; without one it is left out.')
 SAMPLES = flags.DEFINE_integer('samples', 128, 'Of calibration, of 512 tokens.')
-WINDOWS = flags.DEFINE_integer('windows', 48, 'Of each text that is measured on.')
-OUTPUT = flags.DEFINE_string('output', None, 'JSON file; by default only printed.')
+WINDOWS = flags.DEFINE_integer('windows', 136, 'Of each text that is measured on, at most.')
+TIMES = flags.DEFINE_bool('times', True, 'Whether to say how long each took.')
+OUTPUT = flags.DEFINE_string('output', 'runs/benchmarks/gptq.json', 'Where the figures go.')
 
 SEQ_LEN = 512
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -47,148 +54,202 @@ OPTIONS: dict[str, dict[str, Any]] = {
     'tune': {'tune': 4},
 }
 BEST: dict[str, Any] = {'order': 'groups', 'sequential': True, 'shrinks': 20, 'propagate': 0.5}
+Rows = Iterator[tuple[str, int, int, dict[str, Any]]]
+"""Name, bits, group size, and options of ours; {'peer': ORDER} for GPTQModel's."""
 
 
 def main(_: list[str]) -> None:
     """Measures, and prints a line for each quantisation."""
-    rows = []
-    for family in FAMILIES.value:
-        model = Path(MODELS.value) / family
-        text = windows(model)
-        for row in measured(family, model, text):
-            rows.append(row)
-            print(json.dumps(row), flush=True)
-            if OUTPUT.value:
-                Path(OUTPUT.value).write_text(json.dumps(rows, indent=1) + '\n', 'utf-8')
+    path = Path(OUTPUT.value)
+    rows = json.loads(path.read_text('utf-8'))['rows'] if path.is_file() else []
+    there = {(r['family'], r['name'], r['bits'], r['group_size']) for r in rows}
+    families = ['stories'] if 'stories' in PARTS.value else FAMILIES.value
+    for family, model, text, parts in map(subject, families):
+        side = Sides(model, text, parts)
+        for name, bits, group_size, options in planned(family):
+            start = {'family': family, 'name': name, 'bits': bits, 'group_size': group_size}
+            if tuple(start.values()) in there:
+                continue
+            peer = options.pop('peer', '')
+            make = side.theirs(bits, group_size, peer) if peer else None
+            row = make or side.ours(bits, group_size, **options)
+            if not TIMES.value:
+                del row['seconds']
+            rows.append(start | row | {'samples': len(text.tokens), 'windows': len(text.held)})
+            print(json.dumps(rows[-1]), flush=True)
+            save(OUTPUT.value, 'gptq', rows=rows)
+    print(f'The figures are in {path}')
 
 
-def measured(family: str, model: Path, text: Any) -> Iterator[dict[str, Any]]:
-    """All quantisations of one model."""
-    start = {'family': family}
-    if 'grid' in PARTS.value:
-        for bits, group_size in itertools.product((8, 4, 3, 2), (128, 64, 32, -1)):
-            yield start | ours(model, text, 'rounding', bits, group_size, rounding=True)
-            yield start | ours(model, text, 'default', bits, group_size, **BEST)
-    if 'options' in PARTS.value:
-        for bits, (name, option) in itertools.product((4, 3, 2), OPTIONS.items()):
-            yield start | ours(model, text, name, bits, 128, **option)
-        for bits in (3, 2):
-            yield start | ours(model, text, 'default, tune', bits, 128, **BEST, tune=4)
-            yield start | ours(model, text, 'default, nosym', bits, 128, **BEST, symmetric=False)
-        if family == 'llama':
-            for bits in (4, 3):
-                yield start | ours(model, text, 'default, rotate', bits, -1, **BEST, rotate=True)
+def planned(family: str) -> Rows:
+    """All quantisations of one model, those first that most is asked of."""
+    if family == 'stories':
+        for bits, group_size in ((8, 128), (4, 128), (4, 64), (4, -1)):
+            yield 'default', bits, group_size, {**BEST}
+            yield 'rounding', bits, group_size, {'rounding': True}
+        return
     if 'peer' in PARTS.value and PEER.value:
-        for bits, group_size in ((4, 128), (3, 128), (2, 128), (4, -1), (3, -1)):
-            yield start | theirs(model, text, bits, group_size)
+        for group_size, bits in itertools.product(GROUPS.value, BITS.value):
+            yield 'GPTQModel', bits, group_size, {'peer': 'default'}
+            if group_size == -1:  # where that order costs nothing
+                yield 'GPTQModel, desc_act', bits, group_size, {'peer': 'desc_act'}
+    if 'grid' in PARTS.value:
+        for group_size, bits in itertools.product(GROUPS.value, BITS.value):
+            yield 'default', bits, group_size, {**BEST}
+            yield 'rounding', bits, group_size, {'rounding': True}
+        for bits in BITS.value:
+            if family == 'llama':
+                yield 'default, rotate', bits, -1, {**BEST, 'rotate': True}
+            if bits < 4:
+                yield 'default, tune', bits, 128, {**BEST, 'tune': 4}
+                yield 'default, nosym', bits, 128, {**BEST, 'symmetric': False}
+    if 'options' in PARTS.value:
+        for name, option in OPTIONS.items():
+            if family == 'llama' or name != 'rotate':
+                yield name, 3, 128, {**option}
+    if 'tables' in PARTS.value:
+        for bits in (8, 4):
+            yield f'default, tables of {bits} bits', 4, 128, {**BEST, 'tables': bits}
 
 
-def windows(model: Path) -> Any:
-    """What is read, and what is measured on: half of it Chinese, half English."""
-    from belle_jax.data import marked_text, tokenizer
+def subject(family: str) -> tuple[str, Path, Any, dict[str, slice]]:
+    """A model, what it reads and is measured on, and the languages of that."""
     from belle_jax.quantization.calibration import Calibration
 
-    words, shared = tokenizer.load(model), Path(SHARED.value) / 'data' / 'text'
+    if family == 'stories':
+        return (family, *stories())
+    model, shared = Path(MODELS.value) / family, Path(SHARED.value) / 'data' / 'text'
     rng = np.random.default_rng(0)
-
-    def tokens(text: str) -> np.ndarray:
-        return np.asarray(marked_text.encode(words, text), np.int32)
-
     held = (model.parent / 'heldout_zh.txt').read_text('utf-8')
     novel = (shared / 'xiyouji.txt').read_text('utf-8')
     assert novel.endswith(held), 'the held-out chapters are not the last ones'
     read = []
     for text in (novel[: -len(held)], (shared / 'wikitext2_valid.txt').read_text('utf-8')):
-        found = tokens(text)
+        found = tokens(model, text)
         for start in rng.integers(0, len(found) - SEQ_LEN, SAMPLES.value // 2):
             read.append(found[start : start + SEQ_LEN])
     measured = []
     for text in (held, (shared / 'wikitext2_test.txt').read_text('utf-8')):
-        found = tokens(text)[: WINDOWS.value * SEQ_LEN]
-        measured.append(found.reshape(-1, SEQ_LEN))
+        found = tokens(model, text)[: WINDOWS.value * SEQ_LEN]
+        measured.append(found[: len(found) // SEQ_LEN * SEQ_LEN].reshape(-1, SEQ_LEN))
     mask = np.ones((len(read), SEQ_LEN), bool)
-    return Calibration(np.stack(read), mask, np.concatenate(measured))
+    text = Calibration(np.stack(read), mask, np.concatenate(measured))
+    count = len(measured[0])
+    parts = {'chinese': slice(0, count), 'english': slice(count, None)}
+    return family, model, text, parts
 
 
-def ours(
-    model: Path, text: Any, name: str, bits: int, group_size: int, **options: Any
-) -> dict[str, Any]:
-    """One of our quantisations, and what it came to."""
-    from belle_jax.formats import huggingface
-    from belle_jax.quantization.grid import Codes
-    from belle_jax.quantization.matrices import Quantising
-    from belle_jax.quantization.process import Method, Quantiser
-    from belle_jax.quantization.rotation import Rotated
-    from belle_jax.quantization.solver import Solving
-    from belle_jax.quantization.tuning import Tuning
-
-    codes = Codes(bits, options.get('symmetric', True), 1, shrinks=options.get('shrinks', 1))
-    solving = Solving(codes, max(group_size, 0), options.get('order', 'none'))
-    tuning = Tuning(options['tune']) if 'tune' in options else None
-    # With that much damping inputs have nothing to do with each other: rounding.
-    damp = 1e9 if options.get('rounding') else 0.01
-    matrices = Quantising(solving, damp, options.get('propagate', 0.0))
-    method = Method(matrices, options.get('sequential', False), tuning)
-    source: Any = huggingface.open(model)
-    source = Rotated(source, 0) if options.get('rotate') else source
-    begun = time.monotonic()
-    quantiser = Quantiser(source, method, text)
-    for number in range(source.architecture.layers):
-        quantiser.layer(number)
-    took = time.monotonic() - begun
-    before, after = quantiser.losses()
-    ratios = [outcome.error / outcome.rounding for outcome in quantiser.outcomes]
-    figures = {'error_of_rounding': float(np.mean(ratios)), 'worst': max(ratios), 'seconds': took}
-    return named(name, bits, group_size) | gaps(before, after) | figures
-
-
-def theirs(model: Path, text: Any, bits: int, group_size: int) -> dict[str, Any]:
-    """GPTQModel's, measured by our loader."""
+def stories() -> tuple[Path, Any, dict[str, slice]]:
+    """The same of stories260K."""
     from belle_jax import load_model
+    from belle_jax.decoding import Engine, Sampling
+    from belle_jax.quantization.calibration import Calibration
+    from tests.support import llama2c
 
-    with tempfile.TemporaryDirectory() as folder:
-        tokens, target = Path(folder) / 'tokens.npy', Path(folder) / 'quantised'
-        np.save(tokens, text.tokens)
-        peer = Path(__file__).absolute().with_name('gptq_peer.py')
-        command = [PEER.value, peer, model.absolute(), tokens, target, str(bits), str(group_size)]
-        # It writes logs where it is.
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
-        figures = json.loads(done.stdout.strip().splitlines()[-1])
-        before, after = (losses(load_model(path), text.held) for path in (model, target))
-    return named('GPTQModel', bits, group_size) | gaps(before, after) | figures
-
-
-def losses(model: Any, held: np.ndarray) -> np.ndarray:
-    """The mean loss of each window."""
-    import jax
-    from flax import nnx
-
-    graphdef, params = nnx.split(model)
-
-    @jax.jit
-    def of(params: Any, tokens: np.ndarray) -> jax.Array:
-        decoder = nnx.merge(graphdef, params)
-        return decoder.token_losses(decoder.hidden(tokens)[:, :-1], tokens[:, 1:]).mean(axis=1)
-
-    return np.concatenate([of(params, held[i : i + 8]) for i in range(0, len(held), 8)])
+    folder = Path(SHARED.value) / 'data' / 'tinystories-260k'
+    model = Path(OUTPUT.value).parent / 'stories260K'
+    if not model.is_dir():
+        llama2c.to_huggingface(folder / 'stories260K.bin', folder / 'tok512.model', model)
+    length, samples = 128, SAMPLES.value
+    settings = Sampling(length - 1, length - 1, temperature=1.0)
+    answers = Engine(load_model(model), batch_size=32).generate([[1]] * samples, settings)
+    read = np.asarray([[1, *answer.tokens] for answer in answers], np.int32)
+    found = tokens(model, (folder / 'tinystories_sample.txt').read_text('utf-8'))
+    held = found[: len(found) // length * length].reshape(-1, length)
+    text = Calibration(read, np.ones(read.shape, bool), held)
+    return model, text, {'english': slice(None)}
 
 
-def named(name: str, bits: int, group_size: int) -> dict[str, Any]:
-    """What was quantised how."""
-    return {'name': name, 'bits': bits, 'group_size': group_size}
+def tokens(model: Path, text: str) -> np.ndarray:
+    """Of a text, by a model's tokenizer."""
+    from belle_jax.data import marked_text, tokenizer
+
+    return np.asarray(marked_text.encode(tokenizer.load(model), text), np.int32)
 
 
-def gaps(before: np.ndarray, after: np.ndarray) -> dict[str, Any]:
-    """Perplexities of both halves, and the change of the loss over all windows, nats a token."""
-    half, change = len(before) // 2, after - before
-    return {
-        'chinese_before': float(np.exp(before[:half].mean())),
-        'chinese': float(np.exp(after[:half].mean())),
-        'english_before': float(np.exp(before[half:].mean())),
-        'english': float(np.exp(after[half:].mean())),
-        'gap': float(change.mean()),
-        'gap_standard_error': float(change.std(ddof=1) / np.sqrt(len(change))),
-    }
+class Sides:
+    """Both ways to quantise one model, measured alike."""
+
+    def __init__(self, model: Path, text: Any, parts: Mapping[str, slice]):
+        from belle_jax import load_model
+        from benchmarks.loss_gap import Yardstick
+
+        self._model, self._text = model, text
+        self._yardstick = Yardstick(load_model(model), text.held, parts)
+
+    def ours(self, bits: int, group_size: int, **options: Any) -> dict[str, Any]:
+        """One of our quantisations, and what it came to."""
+        from belle_jax.formats import huggingface
+        from belle_jax.quantization import tables
+        from belle_jax.quantization.grid import Codes
+        from belle_jax.quantization.matrices import Quantising
+        from belle_jax.quantization.process import Method, Quantiser
+        from belle_jax.quantization.rotation import Rotated
+        from belle_jax.quantization.solver import Solving
+        from belle_jax.quantization.tuning import Tuning
+
+        codes = Codes(bits, options.get('symmetric', True), 1, shrinks=options.get('shrinks', 1))
+        solving = Solving(codes, max(group_size, 0), options.get('order', 'none'))
+        tuning = Tuning(options['tune']) if 'tune' in options else None
+        # With that much damping inputs have nothing to do with each other: rounding.
+        damp = 1e9 if options.get('rounding') else 0.01
+        matrices = Quantising(solving, damp, options.get('propagate', 0.0))
+        method = Method(matrices, options.get('sequential', False), tuning)
+        source: Any = huggingface.open(self._model)
+        source = Rotated(source, 0) if options.get('rotate') else source
+        made = {
+            name: tables.quantised(source, name, options['tables'], max(group_size, 0)).rows
+            for name in ('embed.table', 'head.table')
+            if 'tables' in options
+        }
+        begun = time.monotonic()
+        text = self._text._replace(held=self._text.held[:0])
+        quantiser = Quantiser(source, method, text, made)
+        layers = [quantiser.layer(number) for number in range(source.architecture.layers)]
+        took = time.monotonic() - begun
+        ratios = [outcome.error / outcome.rounding for outcome in quantiser.outcomes]
+        figures = self._yardstick.measure(dense(source, layers, made))
+        errors = {'error_of_rounding': float(np.mean(ratios)), 'worst': max(ratios)}
+        return figures | errors | {'seconds': took}
+
+    def theirs(self, bits: int, group_size: int, order: str) -> dict[str, Any]:
+        """GPTQModel's."""
+        from belle_jax import load_model
+
+        with tempfile.TemporaryDirectory() as folder:
+            read, target = Path(folder) / 'tokens.npy', Path(folder) / 'quantised'
+            np.save(read, self._text.tokens)
+            peer = Path(__file__).absolute().with_name('gptq_peer.py')
+            how = str(bits), str(group_size), order
+            command = [PEER.value, peer, self._model.absolute(), read, target, *how]
+            # It writes logs where it is.
+            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+            figures = json.loads(done.stdout.strip().splitlines()[-1])
+            return self._yardstick.measure(load_model(target)) | figures
+
+
+def dense(source: Any, layers: list[Any], ends: Mapping[str, np.ndarray]) -> Any:
+    """The model whose weights are what the codes of all layers stand for."""
+    import jax.numpy as jnp
+
+    from belle_jax import models
+
+    arrays = {}
+    for name, shape in source.shapes.items():
+        if not name.startswith('blocks.'):
+            index = tuple(slice(0, n) for n in shape)
+            arrays[name] = ends.get(name, source.read(name, index, np.dtype(np.float32)))
+            continue
+        part = name.removeprefix('blocks.0.')
+        product = part.removesuffix('.kernel')
+        arrays[name] = np.stack(
+            [
+                one.solutions[product].weights if part != product else one.floats[part]
+                for one in layers
+            ]
+        ).reshape(shape)
+    blueprint = models.Blueprint(source.architecture)
+    return models.build(blueprint, {name: jnp.asarray(array) for name, array in arrays.items()})
 
 
 if __name__ == '__main__':

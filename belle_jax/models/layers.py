@@ -169,15 +169,24 @@ class Block(nnx.Module):
     def __call__(
         self, x_btd: jax.Array, context: Context, key: jax.Array | None, cache: Cache | None
     ) -> tuple[jax.Array, Cache | None]:
-        keys = [None] * 3 if key is None else jax.random.split(key, 3)
-        rate = self.execution.hidden_dropout
+        keys = (None,) * 3 if key is None else jax.random.split(key, 3)
+        x_btd, cache = self.attended(x_btd, context, keys[:2], cache)
+        return self.fed(x_btd, keys[2]), cache
+
+    def attended(
+        self, x_btd: jax.Array, context: Context, keys: Any = (None, None), cache: Any = None
+    ) -> tuple[jax.Array, Cache | None]:
+        """The first half: states [B, T, D] to which attention is added, and the new cache."""
         normed = self.attention_norm(x_btd)
         residual = normed if self.post_norm_residual else x_btd
         out_btd, cache = self.attention(normed, context, keys[0], cache)
-        x_btd = residual + dropout(out_btd, rate, keys[1])
+        return residual + dropout(out_btd, self.execution.hidden_dropout, keys[1]), cache
+
+    def fed(self, x_btd: jax.Array, key: jax.Array | None = None) -> jax.Array:
+        """The second half: states [B, T, D] to which the MLP is added."""
         normed = self.mlp_norm(x_btd)
         residual = normed if self.post_norm_residual else x_btd
-        return residual + dropout(self.mlp(normed), rate, keys[2]), cache
+        return residual + dropout(self.mlp(normed), self.execution.hidden_dropout, key)
 
 
 class Vocabulary(nnx.Module):

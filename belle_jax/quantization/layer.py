@@ -42,8 +42,8 @@ class LayerProgram:
 
     Attributes:
         names: Of a layer's parameters.
-        stages: The products by name, those that share an input together, in the order in which the
-            layer comes to them.
+        halves: Of attention and of the MLP, the stages: products by name, those that share an input
+            together, in the order in which the layer comes to them.
     """
 
     def __init__(self, architecture: Architecture, execution: models.Execution = EXECUTION):
@@ -62,46 +62,59 @@ class LayerProgram:
         self.names = tuple(self._paths)
         shapes = {n: self._variables[p].get_value() for n, p in self._paths.items()}
         x = jax.ShapeDtypeStruct((1, 8, architecture.embed), jnp.float32)
-        self.stages: tuple[tuple[str, ...], ...] = ()
+        self.halves: tuple[tuple[tuple[str, ...], ...], ...] = ((), ())
         jax.eval_shape(self._find_stages, shapes, x)
+
+    @property
+    def stages(self) -> tuple[tuple[str, ...], ...]:
+        """Those of both halves."""
+        return sum(self.halves, ())
 
     def apply(self, params: Params, x_btd: jax.Array) -> jax.Array:
         """What comes out of a layer, [B, T, D], within a function that is compiled."""
-        return self._tapped(params, x_btd, ())[0]
+        for half in range(len(self.halves)):
+            x_btd, _ = self._tapped(params, half, x_btd, ())
+        return x_btd
 
-    @functools.partial(jax.jit, static_argnums=0)
-    def follow(self, params: Params, x_btd: jax.Array, known: tuple[jax.Array, ...]) -> jax.Array:
-        """What the products of the next stage read; behind the last stage, what the layer gives.
+    @functools.partial(jax.jit, static_argnums=(0, 2))
+    def follow(
+        self, params: Params, half: int, x_btd: jax.Array, known: tuple[jax.Array | None, ...]
+    ) -> jax.Array:
+        """What the products of the next stage read; behind the last stage, what the half gives.
 
         Args:
             params: Of the layer; those of the next stage and of later ones are not read.
-            x_btd: What the layer reads.
-            known: What the products of the first stages read, as this function gave it.
+            half: Which.
+            x_btd: What the half reads.
+            known: For each stage that is past what it read, as this function gave it; None where
+                it is not to be taken from here.
         Returns:
             [B, T, ...]; no more is computed than what lies between two stages.
         """
-        out_btd, seen = self._tapped(params, x_btd, known)
-        if len(known) == len(self.stages):
-            return out_btd
-        return seen[self.stages[len(known)][0]]
+        out_btd, seen = self._tapped(params, half, x_btd, known)
+        stages = self.halves[half]
+        return out_btd if len(known) == len(stages) else seen[stages[len(known)][0]]
 
-    def _find_stages(self, params: Params, x_btd: jax.Array) -> jax.Array:
-        out, seen = self._tapped(params, x_btd, ())
-        together: dict[int, list[str]] = {}
-        for name, x in seen.items():  # which are all alive: an id is of one array
-            together.setdefault(id(x), []).append(name)
-        self.stages = tuple(map(tuple, together.values()))
-        return out
+    def _find_stages(self, params: Params, x_btd: jax.Array) -> None:
+        def of(half: int) -> tuple[tuple[str, ...], ...]:
+            together: dict[int, list[str]] = {}
+            seen = self._tapped(params, half, x_btd, ())[1]
+            for name, x in seen.items():  # which are all alive: an id is of one array
+                together.setdefault(id(x), []).append(name)
+            return tuple(map(tuple, together.values()))
+
+        self.halves = tuple(map(of, range(len(self.halves))))
 
     def _tapped(
-        self, params: Params, x_btd: jax.Array, known: Sequence[jax.Array]
+        self, params: Params, half: int, x_btd: jax.Array, known: Sequence[jax.Array | None]
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         # Each device has its rows: so a row is computed in the same way on any number of them.
-        x_btd, *known = (
-            sharding.constrain(x, ('batch', *(None,) * (x.ndim - 1))) for x in (x_btd, *known)
-        )
+        x_btd = _by_rows(x_btd)
         of_product = {
-            name: x for names, x in zip(self.stages, known, strict=False) for name in names
+            name: _by_rows(x)
+            for names, x in zip(self.halves[half], known, strict=False)
+            for name in names
+            if x is not None
         }
         layer, seen = self._merged(params), {}
         for path, module in list(nnx.iter_modules(layer)):
@@ -111,7 +124,7 @@ class LayerProgram:
                     tap = _Tap(full, part, seen, of_product.get(full))
                     # Of this trace alone: no pytree is made of the layer any more.
                     object.__setattr__(module, name, tap)
-        out_btd, _ = layer(x_btd, self._at(x_btd), None, None)
+        out_btd = layer.fed(x_btd) if half else layer.attended(x_btd, self._at(x_btd))[0]
         return sharding.constrain(out_btd, ACTIVATIONS), seen
 
     def _merged(self, params: Params) -> Any:
@@ -127,24 +140,48 @@ class LayerProgram:
         return self._context(jnp.broadcast_to(jnp.arange(length), (batch, length)))
 
 
+def _by_rows(x: jax.Array) -> jax.Array:
+    return sharding.constrain(x, ('batch', *(None,) * (x.ndim - 1)))
+
+
 class Walk:
-    """A batch on its way through a layer, from stage to stage."""
+    """A batch on its way through layers, which holds what the next step reads and no more.
+
+    Attributes:
+        x_btd: What the open half of a layer reads; between layers, what the next one reads.
+    """
 
     def __init__(self, program: LayerProgram, x_btd: np.ndarray):
-        self._program, self._x_btd = program, x_btd
-        self._known: tuple[np.ndarray, ...] = ()
+        self._program, self.x_btd, self._half = program, x_btd, 0
+        self._known: tuple[np.ndarray | None, ...] = ()
 
-    def follow(self, params: Mapping[str, jax.Array]) -> np.ndarray:
+    def copy(self) -> 'Walk':
+        """Another, from where a layer begins."""
+        return Walk(self._program, self.x_btd)
+
+    def follow(self, params: Params) -> np.ndarray:
         """What the next stage reads, [B, T, ...]."""
-        read = np.asarray(self._program.follow(params, self._x_btd, self._known))
-        self._known = (*self._known, read)
+        self.settle(params)
+        read = self._step(params)
+        # What led to it is not read again.
+        self._known = (*(None for _ in self._known), read)
         return read
 
-    def end(self, params: Mapping[str, jax.Array]) -> np.ndarray:
-        """What the layer gives, [B, T, D]; the same by all ways, to the bit."""
-        while len(self._known) < len(self._program.stages):
-            self.follow(params)
-        return np.asarray(self._program.follow(params, self._x_btd, self._known))
+    def settle(self, params: Params) -> None:
+        """Leaves a half whose stages are all past."""
+        if len(self._known) == len(self._program.halves[self._half]):
+            self.x_btd, self._known, self._half = self._step(params), (), self._half + 1
+
+    def end(self, params: Params) -> None:
+        """Goes on to where the next layer begins; by the same steps always, so to the same bits."""
+        while self._half < len(self._program.halves):
+            if len(self._known) < len(self._program.halves[self._half]):
+                self.follow(params)
+            self.settle(params)
+        self._half = 0
+
+    def _step(self, params: Params) -> np.ndarray:
+        return np.asarray(self._program.follow(params, self._half, self.x_btd, self._known))
 
 
 class Ends:

@@ -17,7 +17,7 @@ import numpy as np
 
 from belle_jax.quantization import sums
 from belle_jax.quantization.calibration import Calibration
-from belle_jax.quantization.layer import Walk, programs
+from belle_jax.quantization.layer import Params, Walk, programs
 from belle_jax.quantization.matrices import Quantising, quantise
 from belle_jax.quantization.solver import Solution
 from belle_jax.quantization.tuning import TextRows, Tuner, Tuning
@@ -127,11 +127,14 @@ class Quantiser:
         if tables:
             self._read_ends = self._exact_ends | {n: jnp.asarray(t) for n, t in tables.items()}
         batches = _batches(calibration.tokens, calibration.mask, devices)
-        self._read_btd, self._exact_btd = self._embedded(batches)
+        self._read = self._embedded(self._read_ends, batches)
+        two_streams = self._propagates or method.tuning
+        self._exact = self._embedded(self._exact_ends, batches if two_streams else [])
         self._masks = [mask for _, mask in batches]
         held = calibration.held
         self._held = _batches(held, np.ones(held.shape, bool), devices) if len(held) else []
-        self._held_btd, self._held_exact_btd = self._embedded(self._held)
+        self._held_read = self._embedded(self._read_ends, self._held)
+        self._held_exact = self._embedded(self._exact_ends, self._held)
         self._tuner = None
         if tuning := method.tuning:
             steps = tuning.epochs * sum(-(-len(mask) // tuning.rows) for mask in self._masks)
@@ -147,20 +150,14 @@ class Quantiser:
             The layer.
         """
         exact = {name: self._whole(f'blocks.0.{name}', number) for name in self._program.names}
-        walks = [Walk(self._program, x) for x in self._read_btd]
-        exact_walks = [Walk(self._program, x) for x in self._exact_btd]
-        made = done or self._solve(number, exact, walks, exact_walks)
-        if self._two_streams:
-            exact_btd = [walk.end(exact) for walk in exact_walks]
-            if self._method.tuning and not done:
-                made = self._tune(number, exact, made, exact_btd)
-            self._exact_btd = exact_btd
+        made = done or self._solve(number, exact)
+        for walk in (*self._exact, *self._held_exact):
+            walk.end(exact)
+        if self._method.tuning and not done:
+            made = self._tune(number, exact, made)
         params = made.floats | _kernels(made.solutions)
-        if self._method.tuning or not self._method.sequential:
-            walks = [Walk(self._program, x) for x in self._read_btd]  # with what is changed now
-        self._read_btd = [walk.end(params) for walk in walks]
-        self._held_btd = [Walk(self._program, x).end(params) for x in self._held_btd]
-        self._held_exact_btd = [Walk(self._program, x).end(exact) for x in self._held_exact_btd]
+        for walk in (*self._read, *self._held_read):
+            walk.end(params)
         return made
 
     def losses(self) -> tuple[np.ndarray, np.ndarray]:
@@ -170,40 +167,30 @@ class Quantiser:
             The mean loss of each window, float64 [M], nats a token: by the model as it was, and as
             it is now.
         """
-        exact = self._losses(self._exact_ends, self._held_exact_btd)
-        return exact, self._losses(self._read_ends, self._held_btd)
+        exact = self._losses(self._exact_ends, self._held_exact)
+        return exact, self._losses(self._read_ends, self._held_read)
 
-    def _losses(self, ends: Mapping[str, jax.Array], states: Sequence[np.ndarray]) -> np.ndarray:
+    def _losses(self, ends: Mapping[str, jax.Array], walks: Sequence[Walk]) -> np.ndarray:
         rows = [np.zeros(0)]
-        for x_btd, (tokens, mask) in zip(states, self._held, strict=True):
-            losses = np.asarray(self._ends.losses(ends, x_btd, tokens), np.float64)
+        for walk, (tokens, mask) in zip(walks, self._held, strict=True):
+            losses = np.asarray(self._ends.losses(ends, walk.x_btd, tokens), np.float64)
             rows.append(losses.mean(axis=1)[mask.all(axis=1)])
         return np.concatenate(rows)
 
-    def _embedded(self, batches: Sequence[tuple[np.ndarray, np.ndarray]]):
-        """What the first layer reads, as it is now and as it was."""
-        exact = [np.asarray(self._ends.embedded(self._exact_ends, t)) for t, _ in batches]
-        if self._read_ends is self._exact_ends:
-            return exact, exact
-        return [np.asarray(self._ends.embedded(self._read_ends, t)) for t, _ in batches], exact
+    def _embedded(
+        self, ends: Params, batches: Sequence[tuple[np.ndarray, np.ndarray]]
+    ) -> list[Walk]:
+        """A text before the first layer."""
+        states = (self._ends.embedded(ends, tokens) for tokens, _ in batches)
+        return [Walk(self._program, np.asarray(x_btd)) for x_btd in states]
 
-    @property
-    def _two_streams(self) -> bool:
-        return bool(self._propagates or self._method.tuning)
-
-    def _tune(
-        self,
-        number: int,
-        exact: dict[str, jax.Array],
-        made: Quantised,
-        wanted_btd: Sequence[np.ndarray],
-    ) -> Quantised:
+    def _tune(self, number: int, exact: dict[str, jax.Array], made: Quantised) -> Quantised:
         assert self._tuner and self._method.tuning
         begun, rows = time.monotonic(), self._method.tuning.rows
         samples = [
-            TextRows(*(part[i : i + rows] for part in batch))
-            for batch in zip(self._read_btd, wanted_btd, self._masks, strict=True)
-            for i in range(0, len(batch[0]), rows)
+            TextRows(*(part[i : i + rows] for part in (read.x_btd, wanted.x_btd, mask)))
+            for read, wanted, mask in zip(self._read, self._exact, self._masks, strict=True)
+            for i in range(0, len(mask), rows)
         ]
         rng = np.random.default_rng((self._method.seed, number))
         tuned = self._tuner.tune(exact, made.solutions, samples, rng)
@@ -225,21 +212,16 @@ class Quantiser:
             )
         return jnp.asarray(array if layer is None else array[0])
 
-    def _solve(
-        self,
-        number: int,
-        exact: dict[str, jax.Array],
-        walks: Sequence[Walk],
-        exact_walks: Sequence[Walk],
-    ) -> Quantised:
+    def _solve(self, number: int, exact: dict[str, jax.Array]) -> Quantised:
         solutions: dict[str, Solution] = {}
+        walks = self._read
+        if self._method.tuning or not self._method.sequential:
+            # What is quantised changes behind them: these go ahead, and the text goes again.
+            walks = [walk.copy() for walk in walks]
         for names in self._program.stages:
             begun = time.monotonic()
             params = exact | _kernels(solutions) if self._method.sequential else exact
-            h, c = self._sums(
-                [walk.follow(params) for walk in walks],
-                [walk.follow(exact) for walk in exact_walks] if self._propagates else None,
-            )
+            h, c = self._sums(walks, params, exact)
             parts = [exact[f'{name}.kernel'] for name in names]
             solved, damp = quantise(parts, h, c, self._method.matrices)
             took = time.monotonic() - begun
@@ -254,14 +236,16 @@ class Quantiser:
         return bool(self._method.matrices.propagate)
 
     def _sums(
-        self, read: Sequence[np.ndarray], exact: Sequence[np.ndarray] | None
+        self, walks: Sequence[Walk], params: Params, exact: Params
     ) -> tuple[jax.Array, jax.Array | None]:
-        """Mean products of what a stage reads, and those with what it lacks."""
+        """Mean products of what the next stage reads, and those with what it lacks."""
         h, c = None, None
-        for i, (x, mask) in enumerate(zip(read, self._masks, strict=True)):
+        for i, (walk, mask) in enumerate(zip(walks, self._masks, strict=True)):
+            x = walk.follow(params)
             h = sums.of_products(x, x, mask, h)
-            if exact is not None:
-                c = sums.of_products(x, exact[i] - x, mask, c)
+            if self._propagates:
+                c = sums.of_products(x, self._exact[i].follow(exact) - x, mask, c)
+                self._exact[i].settle(exact)
         count = sum(int(mask.sum()) for mask in self._masks)
         assert h is not None
         return h / count, None if c is None else c / count

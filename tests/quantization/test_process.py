@@ -3,6 +3,7 @@
 # pyright: reportArgumentType=false
 
 import dataclasses
+import gc
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from belle_jax.families import Packing
 from belle_jax.quantization import process, sums
 from belle_jax.quantization.calibration import Calibration
 from belle_jax.quantization.grid import Codes
-from belle_jax.quantization.layer import LayerProgram
+from belle_jax.quantization.layer import LayerProgram, Walk
 from belle_jax.quantization.matrices import Quantising
 from belle_jax.quantization.process import Method, Quantiser
 from belle_jax.quantization.rotation import Rotated, orthogonal
@@ -128,7 +129,7 @@ def test_hessians_are_sums_over_what_each_product_reads(family):
     x = np.random.default_rng(0).standard_normal((2, 8, source.architecture.embed), np.float32)
     mask = calibration.mask.copy()
     mask[1, 5:] = False
-    first = program.follow(params, x, ())
+    first = program.follow(params, 0, x, ())
     h = np.asarray(sums.of_products(first, first, mask, None), np.float64)
     norm = params['attention_norm.scale'], params.get('attention_norm.bias', 0)
     centred = x - x.mean(-1, keepdims=True) if family == 'bloom' else x
@@ -136,12 +137,50 @@ def test_hessians_are_sums_over_what_each_product_reads(family):
     read = (centred / size * norm[0] + norm[1])[mask].astype(np.float64)
     np.testing.assert_allclose(h, read.T @ read, rtol=1e-4, atol=1e-4)
     # Following a layer from stage to stage leads to where it leads.
-    known = ()
+    walk = Walk(program, x)
     for _ in program.stages:
-        known = (*known, program.follow(params, x, known))
-    np.testing.assert_allclose(
-        program.follow(params, x, known), program.apply(params, x), rtol=1e-5, atol=1e-5
-    )
+        walk.follow(params)
+    walk.end(params)
+    np.testing.assert_allclose(walk.x_btd, program.apply(params, x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(('family', 'tuned'), (('llama', False), ('bloom', True)))
+def test_what_is_held_is_the_texts_states_one_open_stage_and_one_layer(family, tuned, monkeypatch):
+    """Bytes of all arrays that are alive, in the midst of layers and between them."""
+    monkeypatch.setattr(process, 'STEP_TOKENS', 96)
+    architecture = dataclasses.replace(tiny.FAMILIES[family], layers=4)
+    source, calibration = Source(architecture), text(architecture, 64, held=0)
+    method = dataclasses.replace(PROPAGATING, tuning=Tuning(1) if tuned else None)
+    alive = []
+
+    def now():
+        return sum(array.nbytes for array in jax.live_arrays())
+
+    def of_products(*given, real=sums.of_products):
+        made = real(*given)
+        alive[-1].append(now())
+        return made
+
+    monkeypatch.setattr(sums, 'of_products', of_products)
+    start = now()
+    quantiser, between = Quantiser(source, method, calibration), []
+    for number in range(architecture.layers):
+        alive.append([])
+        quantiser.layer(number)
+        gc.collect()
+        between.append(now())
+    layers = {name: a for name, a in source.arrays.items() if name.startswith('blocks.')}
+    ends = sum(a.nbytes for name, a in source.arrays.items() if name not in layers)
+    weights = sum(a[0].nbytes for a in layers.values())
+    a_token = 4 * np.asarray((architecture.embed, architecture.mlp))
+    states, opened = a_token * calibration.tokens.size
+    batch = a_token.sum() * 96
+    assert np.ptp(between) == 0 and between[0] - start <= 2 * states + ends
+    # One of the two streams has a stage open; where layers are tuned, it keeps their start as well.
+    most = (3 if tuned else 2) * states + opened + ends + 2 * weights + 8 * batch
+    most += 4 * 4 * architecture.mlp**2  # sums and what is made of them
+    peaks = [max(layer) for layer in alive]
+    assert np.ptp(peaks[1:]) <= 2 * batch and max(peaks) - start <= most
 
 
 def test_what_is_no_text_changes_nothing():
