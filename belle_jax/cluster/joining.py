@@ -2,7 +2,6 @@
 
 import atexit
 import contextlib
-import errno
 import os
 import secrets
 import socket
@@ -35,7 +34,8 @@ def joined(
 
     JAX must not have been used before. Process 0 alone prints: what the others do goes to
     WORKDIR/logs/process-N.log. Whatever ends one of them ends all, with a sentence and exit code:
-    LOST where one did not come, was killed or hangs.
+    LOST where one did not come, was killed or hangs; 1 where they differ, or do not see the same
+    directory.
 
     Args:
         job: From `find`.
@@ -45,7 +45,7 @@ def joined(
         program: Begins the sentences.
         stopped: The exit code of all after Ctrl-C in one.
     Raises:
-        ValueError: the processes differ, or do not see the same directory; in all of them.
+        ValueError: process 0 cannot have its port.
     """
     if job is None:
         yield
@@ -72,34 +72,36 @@ def joined(
 
 def _call(watch: Watch) -> None:
     """Connects to process 0, or waits there for the others."""
-    (host, port), process = watch.job.address, watch.job.process
-    until, place = time.monotonic() + watch.timeout, f'--coordinator={watch.job.coordinator}'
+    job = watch.job
+    # Perhaps an earlier start of the same job has the port, and still ends.
+    patience = watch.timeout if job.process else watch.timeout / 3
+    until = time.monotonic() + patience
     while True:
         try:
-            if not process:
-                watch.start(listen(port))
+            if not job.process:
+                watch.start(listen(job.address[1]))
                 return
-            connection = socket.create_connection((host, port), min(5.0, watch.timeout))
+            connection = socket.create_connection(job.address, min(5.0, patience))
             break
         except OSError as error:
-            if time.monotonic() < until:
-                time.sleep(min(0.5, watch.timeout / 20))  # perhaps an earlier start still ends
-                continue
             reason = (error.strerror or str(error)).lower()
-            if process:
+            if time.monotonic() < until:
+                time.sleep(min(0.5, watch.timeout / 20))
+            elif job.process:
                 watch.end(
                     LOST,
-                    f'{watch.name(0)} does not answer at {watch.job.coordinator} within '
-                    f'{watch.timeout:g} s ({reason}): see whether it runs, and whether that is '
-                    'where it can be reached from here; --coordinator sets it.',
+                    f'{watch.name(0)} does not answer at {job.coordinator} within '
+                    f'{watch.timeout:g} s ({reason}): see whether it runs, and whether it can be '
+                    'reached there from here; --coordinator sets the place.',
                 )
-            if error.errno in (errno.EADDRINUSE, errno.EACCES):
+            else:
                 raise ValueError(
-                    f'{place}: the port cannot be had here ({reason}). Give another to all.'
+                    f'--coordinator={job.coordinator}: process 0 cannot have that port here '
+                    f'({reason}). Give another one to all, or, if two processes have --process=0, '
+                    'each its own number.'
                 ) from error
-            raise
     watch.links[0] = link = Link(connection)
-    link.send(process=process, processes=watch.job.processes, host=watch.host)
+    link.send(process=job.process, processes=job.processes, host=watch.host)
     watch.start()
 
 
@@ -111,7 +113,7 @@ def _agree(watch: Watch, facts: Mapping[str, str], workdir: Path) -> int:
     values = watch.meet('facts', dict(facts))
     names = {number: watch.name(number) for number in values}
     if sentence := difference(values, names):
-        raise ValueError(sentence)
+        watch.end(1, sentence)
     # A name that nobody has looked for: network file systems remember for long what is not there.
     workdir.mkdir(parents=True, exist_ok=True)
     token = workdir / f'.{secrets.token_hex(8)}.partial'  # `sweep` removes it after a kill
@@ -122,9 +124,10 @@ def _agree(watch: Watch, facts: Mapping[str, str], workdir: Path) -> int:
     finally:
         token.unlink()
     if blind := [names[number] for number, sees in seen.items() if not sees]:
-        raise ValueError(
-            f'--workdir={workdir} on {names[0]} is not what {blind[0]} sees by that name: all '
-            'processes write parts of the same checkpoints. Give a directory that they share.'
+        watch.end(
+            1,
+            f'--workdir={workdir} of {names[0]} is not what {blind[0]} has by that name: all '
+            'processes write parts of the same checkpoints. Give a directory that they share.',
         )
     with socket.socket() as probe:
         probe.bind(('', 0))

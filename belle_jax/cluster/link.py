@@ -68,7 +68,7 @@ def listen(port: int) -> socket.socket:
         OSError: the port cannot be had.
     """
     if socket.has_dualstack_ipv6():
-        with contextlib.suppress(OSError):  # there is no IPv6 here, or the port is taken
+        with contextlib.suppress(OSError):  # it is compiled in and turned off
             return socket.create_server(('', port), family=socket.AF_INET6, dualstack_ipv6=True)
     return socket.create_server(('', port))
 

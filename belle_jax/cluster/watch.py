@@ -120,12 +120,9 @@ class Watch:
             sentence: On standard error.
             everywhere: Whether also where that led before there was a log.
         """
-        with self._changed:
-            self._ending = True
-            self._changed.notify_all()
+        self._claim()
         for link in list(self.links.values()):
             link.send(code=code, sentence=sentence)
-        self._part()
         self._exit(code, sentence, everywhere)
 
     def _exit(self, code: int, sentence: str, everywhere: bool) -> NoReturn:
@@ -133,11 +130,13 @@ class Watch:
         for place in {2, self.console if everywhere and self.console else 2}:
             with contextlib.suppress(OSError):
                 os.write(place, (b'\r\033[K' if os.isatty(place) else b'') + line)
+        self._part()
         os._exit(code)
 
     # ─── what its thread does ─────────────────────────────────────────────────────────────────────
 
     def _listen(self) -> None:
+        looked = time.monotonic()
         while not self._closed:
             for key, _ in self._selector.select(self._period):
                 if key.data is None:
@@ -147,7 +146,9 @@ class Watch:
             for link in list(self.links.values()):
                 if not link.done:
                     link.send()
-            self._judge()
+            before, looked = looked, time.monotonic()
+            if looked - before < 4 * self._period:  # else it was stopped itself: first it reads
+                self._judge()
 
     def _admit(self, server: socket.socket) -> None:
         with contextlib.suppress(OSError):
@@ -215,30 +216,29 @@ class Watch:
         return number
 
     def _judge(self) -> None:
-        """Ends all if somebody has not come or been heard of in time."""
+        """Ends all if somebody has not come or been heard from in time."""
         now = time.monotonic()
         if not self.job.process and now - self._begun > self.timeout:
             missing = [n for n in range(1, self.job.processes) if n not in self.links]
             if missing:
                 self.end(LOST, self._missing(missing))
-        # So early that all are told of it in time.
-        limit = self.timeout - 3 * self._period
+        limit = 0.75 * self.timeout  # so early that all have been told, and left, in time
         silent = [n for n, k in self.links.items() if not k.done and now - k.heard > limit]
         if silent and not self._failing:
             more = f' (nor have {len(silent) - 1} others)' if silent[1:] else ''
             self.end(
                 LOST,
-                f'{self.name(silent[0])} has not been heard of for {self.timeout:g} s{more}: it is '
-                'stopped, or its machine or network is down; --cluster_timeout sets the time. '
+                f'{self.name(silent[0])} has not been heard from for {self.timeout:g} s{more}: it '
+                'is stopped, or its machine or network is down; --cluster_timeout sets the time. '
                 f'{AGAIN}',
             )
 
     def _missing(self, numbers: list[int]) -> str:
         names = ', '.join(self.name(n) for n in numbers[:8]) + (' …' if numbers[8:] else '')
         return (
-            f'{names} did not come within {self.timeout:g} s: {len(self.links) + 1} of '
-            f'{self.job.processes} processes are there. See why, or set --cluster_timeout higher '
-            'where machines take longer to start.'
+            f'{names} did not come within {self.timeout:g} s, and the run needs all '
+            f'{self.job.processes}. See why, or set --cluster_timeout higher where machines take '
+            'longer to start.'
         )
 
     def _end_as(self, code: int, sentence: str, number: int) -> None:
@@ -251,15 +251,21 @@ class Watch:
                 self._changed.wait_for(lambda: self._failing, GRACE)
             if self._failing:
                 return
+        self._claim()
+        self._exit(code, sentence, everywhere=False)
+
+    def _claim(self) -> None:
+        """Makes sure that one thread alone ends the process."""
+        with self._changed:
+            while self._ending:
+                self._changed.wait()  # for the end
             self._ending = True
             self._changed.notify_all()
-        self._part()
-        self._exit(code, sentence, everywhere=False)
 
     def _part(self) -> None:
         """Sees to it that the others get what was sent: closing takes back what is not read yet
         where more comes in."""
-        until = time.monotonic() + 1.0
+        until = time.monotonic() + min(1.0, self.timeout / 10)
         for link in list(self.links.values()):
             link.finish()
         for link in list(self.links.values()):

@@ -122,7 +122,7 @@ class Trainer:
             data.load(self.plan, placement.rows, self.number, self.last_step)
         )
         pending: list[tuple[int, Mapping[str, jax.Array]]] = []
-        clock = time.monotonic()
+        clock, first = time.monotonic(), self.number
         while self.number < self.last_step and not self._must_stop():
             if train.profile_from <= self.number < train.profile_to and not self._tracing:
                 jax.profiler.start_trace(str(self.workdir / 'profile'))
@@ -167,6 +167,9 @@ class Trainer:
         if self.number and self.saving.checkpoints.last_saved != self.number:
             self.saving.save(self.number, self.state, None)
         self.saving.checkpoints.wait()
+        if jax.process_count() > 1:  # each says so, in its log
+            rows = (self.number - first) * self.run.batch.size
+            print(f'{placement.read:,} rows came here for {rows:,} of the steps', flush=True)
 
     def evaluate(self) -> dict[str, float]:
         """The objective over the validation rows: its loss (nats a trained token) and metrics."""
