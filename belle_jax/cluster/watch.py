@@ -25,7 +25,7 @@ from belle_jax.cluster.link import Link
 LOST = 75
 """Exit code after a process was lost (EX_TEMPFAIL of sysexits.h): start the same command again."""
 AGAIN = 'The same command goes on from the last checkpoint.'
-GRACE = 2.0  # seconds in which a process may find for itself what another has failed with
+GRACE = 2.0  # seconds, at most, for a process to find the mistake of another itself
 
 
 class Watch:
@@ -248,7 +248,7 @@ class Watch:
                 link.send(code=code, sentence=sentence)
         with self._changed:
             if code != LOST:
-                self._changed.wait_for(lambda: self._failing, GRACE)
+                self._changed.wait_for(lambda: self._failing, min(GRACE, self.timeout / 4))
             if self._failing:
                 return
         self._claim()
