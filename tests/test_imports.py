@@ -20,7 +20,7 @@ FLOORS = (
     'files json_files',
     'families',
     'config',
-    'sharding',
+    'sharding cluster',
     'models data api',
     'weights texts pages',
     'runs formats diffs',

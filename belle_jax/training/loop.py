@@ -129,11 +129,10 @@ class Trainer:
     def _run(self) -> None:
         train = self.run.train
         placement = self.setup.placement()
-        batches = placement.stream(
-            data.load(self.plan, placement.rows, self.number, self.last_step)
-        )
+        rows = data.load(self.plan, placement.rows, self.number, self.last_step)
+        batches = placement.stream(rows)
         pending: list[tuple[int, Mapping[str, jax.Array]]] = []
-        clock = time.monotonic()
+        clock, first = time.monotonic(), self.number
         while self.number < self.last_step and not self._must_stop():
             if train.profile_from <= self.number < train.profile_to and not self._tracing:
                 jax.profiler.start_trace(str(self.workdir / 'profile'))
@@ -179,6 +178,9 @@ class Trainer:
         if self.number and self.saving.checkpoints.last_saved != self.number:
             self.saving.save(self.number, self.state, None)
         self.saving.checkpoints.wait()
+        if jax.process_count() > 1:  # each says so, in its log
+            count = (self.number - first) * self.run.batch.size
+            print(f'{placement.read:,} rows came here for {count:,} of the steps', flush=True)
 
     def evaluate(self) -> dict[str, float]:
         """The objective over the validation rows: its loss (nats a trained token) and metrics."""
@@ -289,10 +291,8 @@ class Trainer:
 
 def _check_same_rows(field: str, fingerprint: str) -> None:
     """All processes must read the same rows, or their parts do not make a batch."""
-    if jax.process_count() == 1:
-        return
     ours = np.frombuffer(fingerprint.encode()[:16].ljust(16), np.int32)
-    if (multihost_utils.process_allgather(ours) != ours).any():
+    if jax.process_count() > 1 and (multihost_utils.process_allgather(ours) != ours).any():
         raise ValueError(
             f'--config.{field} has other rows on some processes than on others: every host must '
             'see the same files. Put them where all hosts read them.'

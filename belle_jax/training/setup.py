@@ -44,6 +44,10 @@ class Placement:
     """Which rows of a global batch this process reads, and how they become global arrays.
 
     A step's rows 0 … size-1 are split into micro-batches: row r is in micro-batch r // (size / A).
+
+    Attributes:
+        rows: This process's rows of each step.
+        read: How many rows have come here so far.
     """
 
     def __init__(self, mesh: jax.sharding.Mesh, size: int, accumulation: int, seq_len: int):
@@ -60,9 +64,11 @@ class Placement:
         slices: Any = self.sharding.addressable_devices_indices_map(self.shape).values()
         local = sorted({r for s in slices for r in range(*s[1].indices(self.shape[1]))})
         self.rows = [a * self.shape[1] + r for a in range(accumulation) for r in local]
+        self.read = 0
 
     def put(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
         """Global arrays [A, B, T] from this process's rows [len(rows), T]."""
+        self.read += len(batch['tokens'])
         own = {n: array.reshape(self.shape[0], -1, self.shape[2]) for n, array in batch.items()}
         return jax.make_array_from_process_local_data(self.sharding, own, self.shape)
 

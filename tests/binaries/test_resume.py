@@ -4,7 +4,6 @@ import dataclasses
 import json
 import shutil
 import signal
-import socket
 
 import jax
 import numpy as np
@@ -173,45 +172,3 @@ def test_a_full_disk_ends_the_run_with_a_sentence_and_keeps_what_was_saved(flags
     assert 'could not be saved' in last and 'intact' in last
     for name, value in training_runs.parameters(workdir).items():
         np.testing.assert_array_equal(value, before[name])
-
-
-def test_two_processes_train_as_one_and_resume_as_one(flags, undisturbed, tmp_path):
-    workdir = tmp_path / 'run'
-    mesh = [f'--config.mesh.{axis}=2' for axis in ('data', 'fsdp', 'tensor')]
-    prompts = tmp_path / 'prompts.jsonl'
-    prompts.write_text('{"prompt": "倒写天地"}\n{"prompt": "倒写日月盈昃"}\n', 'utf-8')
-    settings = [f'sample_prompts={prompts}', 'sample_tokens=4', 'eval_every=10']
-    mesh += [f'--config.train.{s}' for s in settings]
-
-    def start_both():
-        with socket.socket() as s:
-            s.bind(('localhost', 0))
-            port = s.getsockname()[1]
-        shared = ['--distributed', f'--coordinator=localhost:{port}', '--processes=2']
-        return [
-            training_runs.start(
-                workdir, [*flags, *mesh, *shared, f'--process={i}', '--cpu_devices=4']
-            )
-            for i in range(2)
-        ]
-
-    first, second = start_both()
-    training_runs.kill_when(first, lambda: training_runs.steps_done(workdir) >= 12)
-    second.kill()
-    second.wait()
-    # Resumed, and told to leave: both stop at the same step.
-    both = start_both()
-    while training_runs.steps_done(workdir) < 15:
-        assert both[0].poll() is None
-    for process in both:
-        process.send_signal(signal.SIGTERM)
-    assert [process.wait(timeout=300) for process in both] == [143, 143]
-    assert training_runs.steps_done(workdir) < 30
-    for process in start_both():
-        training_runs.finish(process, workdir)
-    np.testing.assert_allclose(
-        training_runs.losses(workdir), training_runs.losses(undisturbed), rtol=1e-5
-    )
-    lines = (workdir / 'samples' / 'samples.jsonl').read_text('utf-8').splitlines()
-    asked = [(row['step'], row['id']) for row in map(json.loads, lines)]
-    assert asked == [(step, number) for step in (10, 20, 30) for number in (1, 2)]
