@@ -71,8 +71,8 @@ case $action in
   fetch)
     [ $# -eq 2 ] || { echo "$usage WORKDIR FOLDER" >&2; exit 2; }
     case $1 in
-      gs://*) run gcloud storage cp --recursive "$1" "$2" ;;
-      *) tpu scp --recurse "$name:$1" "$2" --worker=0 ;;
+      gs://*) run gcloud storage cp "$1" "$2" --recursive ;;
+      *) tpu scp "$name:$1" "$2" --recurse --worker=0 ;;
     esac ;;
   delete) tpu delete "$name" --quiet ;;
   *) echo "$0: '$action' is none of its commands: --help lists them" >&2; exit 2 ;;

@@ -71,7 +71,7 @@ class Cluster:
         """
         self.folder = folder
         host = socket.gethostname().split('.')[0]
-        # The first process is found by the name of its node, so that must be a name of this machine.
+        # Process 0 is found by the name of its node, so that must be a name of this machine.
         self.nodes = (host, f'{host}-2')
         text = CONFIGURATION.format(host=host, nodes=self.nodes, folder=folder, ports=_free(3))
         (folder / 'slurm.conf').write_text(text)
