@@ -30,7 +30,7 @@ FIELDS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Job:
+class ClusterJob:
     """One of several processes.
 
     Attributes:
@@ -58,7 +58,7 @@ class Job:
 
 def find(
     coordinator: str | None = None, processes: int | None = None, process: int | None = None
-) -> Job | None:
+) -> ClusterJob | None:
     """The job that this process is part of, or None if it is alone.
 
     Args:
@@ -81,7 +81,7 @@ def find(
             'processes needs the address of process 0, how many they are, and its own number. '
             'Give all three, or start them with Slurm, mpirun or on TPU machines, which say them.'
         )
-    job = Job(**fields)
+    job = ClusterJob(**fields)
     if not 0 <= job.process < job.processes:
         raise ValueError(
             f'--process={job.process} of --processes={job.processes} ({job.by}) cannot be: '

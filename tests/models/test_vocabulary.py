@@ -13,7 +13,7 @@ import pytest
 
 from belle_jax import config, sharding
 from belle_jax.models import vocabulary
-from belle_jax.planning.program import Program, arrays, loop_collectives
+from belle_jax.planning.program import CompiledProgram, arrays, loop_collectives
 
 VOCAB, PADDED, EMBED = 300, 384, 16
 
@@ -138,7 +138,7 @@ def test_no_collective_of_the_size_of_the_table_runs_in_a_loop(monkeypatch, shap
             .compile()
             .as_text()
         )
-    inside = loop_collectives(Program(text))
+    inside = loop_collectives(CompiledProgram(text))
     assert inside or shape[2] == 1, 'sums over the vocabulary shards are found'
     sizes = [math.prod(s) for c in inside for _, s in arrays(c.shape)]
     assert max(sizes, default=0) < PADDED * EMBED // 8
