@@ -40,7 +40,7 @@ class Watch:
             program: Begins the sentences.
         """
         self.job, self.timeout, self._program = job, timeout, program
-        self.host = socket.gethostname()
+        self.host = os.environ.get('SLURMD_NODENAME') or socket.gethostname()
         self.links: dict[int, Link] = {}
         self.console: int | None = None  # where sentences of processes but 0 went before the log
         self._period = min(5.0, timeout / 20)
