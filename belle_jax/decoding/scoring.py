@@ -18,7 +18,7 @@ from flax import nnx
 
 from belle_jax import models, sharding
 from belle_jax.decoding import loop
-from belle_jax.decoding.batch import batch_rows, bucket, group_by_length, mesh_of, prompt_length
+from belle_jax.decoding.batch import batch_rows, group_by_length, mesh_of, prompt_length
 from belle_jax.decoding.sampling import FilterPlan
 from belle_jax.progress import Progress
 
@@ -196,7 +196,7 @@ def _read_texts(
         batch, found = [texts[i] for i in indices], []
         rows = batch_rows(len(batch), sharding.shards('batch'))
         tokens = np.zeros((rows, prompt_length(max(len(t.tokens) for t in batch))), np.int32)
-        width = _width(max(len(t.targets) for t in batch))
+        width = _width(max(len(t.targets) for t in batch), tokens.shape[1])
         places, targets = np.zeros((2, rows, width), np.int32)
         lengths = np.ones(rows, np.int32)
         for row, text in enumerate(batch):
@@ -224,7 +224,7 @@ def _read_groups(
             rows = batch_rows(len(batch), sharding.shards('batch'))
             tokens = np.zeros((rows, prompt_length(max(len(g.context) for g in batch))), np.int32)
             lengths = np.ones(rows, np.int32)
-            width = _width(max(g.longest for g in batch) - 1)
+            width = _width(max(g.longest for g in batch) - 1, tokens.shape[1])
             read, targets = np.zeros((2, rows * choices, width + 1), np.int32)
             for row, group in enumerate(batch):
                 tokens[row, : len(group.context)] = group.context
@@ -235,9 +235,10 @@ def _read_groups(
             yield found, _of_groups(*split, tokens, lengths, read[:, :-1], targets)
 
 
-def _width(targets: int) -> int:
-    """Columns that targets are padded to: 1, 2, 3, 4, 6, 8, 12, ..."""
-    return 1 if targets == 1 else bucket(targets, 2)
+def _width(most: int, length: int) -> int:
+    """Columns that a batch's targets are padded to: few numbers, for each is compiled for."""
+    wide = 4 if most <= 4 else max(16, batch_rows(most))
+    return max(most, min(wide, length))
 
 
 def _results(
@@ -268,7 +269,8 @@ def _of_groups(graphdef, params, tokens_bt, lengths_b, read_rk, targets_rc):
     """float32 and bool [R, C]: R / B rows in turn go on from a context, and C is K + 1."""
     model = nnx.merge(graphdef, params)
     (batch, length), (rows, width) = tokens_bt.shape, read_rk.shape
-    settings: Any = loop.RowSettings(None, None, lengths_b + width)
+    unread: Any = None
+    settings = loop.RowSettings(filters=unread, most=unread, total=lengths_b + width)
     cache, last_b1d, _ = loop.fill_cache(
         model, UNFILTERED, tokens_bt, lengths_b, settings, length + width
     )
