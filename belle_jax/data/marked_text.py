@@ -79,4 +79,4 @@ def encode_batch(tokenizer: Tokenizer, texts: Sequence[str]) -> list[np.ndarray]
             pieces.append(Piece(part if index is None else index, continued=not spaced))
         examples.append(pieces)
     tokens, _, sizes = tokenizer.assemble(examples)
-    return np.split(tokens, np.cumsum(sizes)[:-1])
+    return np.split(tokens, np.cumsum(sizes))[:-1]

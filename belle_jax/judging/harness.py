@@ -70,10 +70,6 @@ def evaluate(
         raise ValueError(f'--include_path={include_path} is not a directory: name one of tasks.')
     if limit is not None and limit <= 0:
         raise ValueError(f'--limit={limit} must be above 0: questions, or below 1 their share.')
-    # It would fork to resample, and JAX's threads do not live on in a fork.
-    os.environ.setdefault('DISABLE_MULTIPROC', '1')
-    manager = TaskManager(include_path=include_path or None)
-    names = _known(tasks, manager)
     asked = lm(
         model,
         template=template,
@@ -83,6 +79,10 @@ def evaluate(
         batch_size=batch_size,
         devices=devices,
     )
+    manager = TaskManager(include_path=include_path or None)
+    names = _known(tasks, manager)
+    # It would fork to resample, and JAX's threads do not live on in a fork.
+    os.environ.setdefault('DISABLE_MULTIPROC', '1')
     results: Any = simple_evaluate(
         asked,
         tasks=names,

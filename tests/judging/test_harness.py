@@ -15,7 +15,10 @@ from belle_jax.judging import harness
 from belle_jax.judging.harness_model import HarnessModel, sampling
 from benchmarks.harness_tasks import write_tasks
 
-TEXT = '盖闻天地之数，有十二万九千六百岁为一元。 One day, Lily went to the park. She saw a big dog! ' * 9
+TEXT = (
+    '盖闻天地之数，有十二万九千六百岁为一元。 One day, Lily went to the park. She saw a big dog! '
+    * 9
+)
 
 
 @pytest.fixture(scope='module')
@@ -80,3 +83,115 @@ def test_each_request_has_the_result_of_the_backend_for_transformers(name, share
         for metric, value in expected[task].items():
             if not isinstance(value, str):
                 assert scores[task][metric] == pytest.approx(value, rel=1e-4), metric
+
+
+def test_conversations_are_scored_and_begun_with_the_tokens_of_training(tiny_model):
+    """An answer is as likely as `belle_jax.score` finds it; a begun one counts from there."""
+    pytest.importorskip('lm_eval', reason='lm-evaluation-harness is not installed')
+    lm = harness.lm(tiny_model, template='belle', system='简短。')
+    turns = [
+        {'role': 'user', 'content': '1+1</s>'},
+        {'role': 'assistant', 'content': '2'},
+        {'role': 'user', 'content': '2+2'},
+    ]
+    asked = lm.apply_chat_template(turns)
+    begun = lm.apply_chat_template([*turns, {'role': 'assistant', 'content': ' 是'}], False)
+    text = '简短。\n\nHuman: 1+1</s>\n\nAssistant:2</s>Human: 2+2\n\nAssistant:'
+    assert (asked, begun) == (text, text + ' 是')
+    pairs = [(asked, ' 是四'), (asked, ' 是'), (begun, '四')]
+    whole, first, rest = (
+        total for total, _ in lm.loglikelihood([SimpleNamespace(args=pair) for pair in pairs])
+    )
+    assert whole == pytest.approx(first + rest, rel=1e-6)
+    assistant = belle_jax.load(tiny_model, template='belle', system='简短。')
+    [expected] = belle_jax.score(assistant, [turns], [' 是四'])
+    assert whole == pytest.approx(expected[:-1].sum(), rel=1e-5)
+    [answer] = belle_jax.generate(assistant, [turns], max_new_tokens=20)
+    request = SimpleNamespace(args=(asked, {'until': [], 'max_gen_toks': 20}))
+    assert lm.generate_until([request])[0].lstrip() == answer.text
+
+
+def test_scores_are_printed_and_kept_with_what_they_are_of(tiny_model, tmp_path, monkeypatch):
+    pytest.importorskip('lm_eval', reason='lm-evaluation-harness is not installed')
+    # It would ask pip and the compiler for their versions.
+    monkeypatch.setattr('lm_eval.evaluator.add_env_info', lambda results: None)
+    monkeypatch.setenv('DISABLE_MULTIPROC', '1')
+    write_tasks(tmp_path / 'tasks', TEXT, 3)
+    output = tmp_path / 'new' / 'scores.json'
+    said = harness.evaluate(
+        tiny_model, ['local_l*', str(tmp_path / 'tasks' / 'local_whole.yaml')],
+        include_path=str(tmp_path / 'tasks'), num_fewshot=1, limit=2, seq_len=128,
+        apply_chat_template=True, template='alpaca', log_samples=True, output=str(output),
+    )  # fmt: skip
+    assert said.endswith(f'The figures are in {output}') and '|local_letters|' in said
+    kept = json.loads(output.read_text('utf-8'))
+    assert set(kept['results']) == {'local_letters', 'local_last', 'local_whole'}
+    facts = ('model_source', 'template', 'max_length', 'model_dtype', 'limit')
+    assert [kept['config'][fact] for fact in facts] == [tiny_model, 'alpaca', 128, 'float32', 2]
+    sample = kept['samples']['local_letters'][0]
+    assert sample['arguments'][0][0].count('### Instruction:') == 2
+    assert np.isfinite(sample['resps'][0][0][0])
+
+
+@pytest.mark.parametrize(
+    ('wrong', 'sentence'),
+    [
+        ({'tasks': ['lambda_openai']}, "--tasks: 'lambda_openai' is not a task of the harness"),
+        ({'include_path': 'nowhere'}, '--include_path=nowhere is not a directory'),
+        ({'limit': 0}, '--limit=0 must be above 0'),
+        ({'seq_len': 300}, '--seq_len=300 is more than the 256 tokens that the model reads'),
+    ],
+)
+def test_what_cannot_be_run_is_a_sentence(tiny_model, tmp_path, wrong, sentence):
+    pytest.importorskip('lm_eval', reason='lm-evaluation-harness is not installed')
+    write_tasks(tmp_path, TEXT, 1)
+    given = {'tasks': ['local_last'], 'include_path': str(tmp_path)} | wrong
+    with pytest.raises(ValueError, match=sentence):
+        harness.evaluate(tiny_model, **given)
+
+
+def test_without_the_harness_one_sentence_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'lm_eval', None)
+    with pytest.raises(ValueError, match="is not installed .*pip install 'belle-jax.harness.'"):
+        harness.evaluate('model', ['task'])
+
+
+def test_answers_too_long_for_the_model_and_texts_too_long_to_score_are_refused(tiny_model):
+    model = HarnessModel(tiny_model, seq_len=32)
+    for call, args, sentence in (
+        (model.generate_until, ('a', {'max_gen_toks': 32}), 'answers of 32 tokens'),
+        (model.loglikelihood, ('a', 'b' * 33), 'a text of 33 tokens'),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            call([SimpleNamespace(args=args)])
+
+
+def test_a_text_with_nothing_before_it_follows_the_first_token_of_texts(tiny_model):
+    model = HarnessModel(tiny_model)
+    bos = 1
+    letters = [model._encode([c])[0][0] for c in ' ab']
+    pairs = model._pairs([('', 'ab'), ('  ', 'ab'), ('a ', 'b'), ('', '<s>ab'), ('<s>a', 'b')])
+    space, a, b = letters
+    assert pairs == [
+        ([bos], [a, b]), ([bos], [space, space, a, b]), ([a], [space, b]),
+        ([bos], [a, b]), ([bos, a], [b]),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ('asked', 'expected'),
+    [
+        ({}, Sampling(max_new_tokens=256)),
+        ({'until': '\n', 'do_sample': False, 'temperature': 0.7}, Sampling(256, stop=('\n',))),
+        ({'until': ['a', ''], 'max_tokens': 9, 'max_gen_toks': 8}, Sampling(8, stop=('a',))),
+        ({'do_sample': True, 'top_p': 0.5}, Sampling(256, temperature=1.0, top_p=0.5)),
+        ({'temperature': 0.2, 'until': None}, Sampling(256, temperature=0.2)),
+    ],
+)
+def test_a_tasks_generation_settings_are_ours(asked, expected):
+    assert sampling(asked) == expected
+
+
+def test_a_generation_setting_that_decoding_does_not_know_is_refused():
+    with pytest.raises(ValueError, match='typical_p, which decoding does not know: it knows'):
+        sampling({'typical_p': 0.9})
