@@ -6,7 +6,9 @@ and by then the row's own tokens have overwritten them. So no mask is needed, an
 alone says what its cache holds.
 """
 
+import collections
 import contextlib
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +19,9 @@ from jax.sharding import NamedSharding
 from belle_jax import sharding
 from belle_jax.decoding import loop, sampling
 from belle_jax.decoding.sampling import Sampling
+
+WORTH_COMPILING = 32
+"""Batches of a shape; to pad fewer of them to a larger shape takes less time."""
 
 
 class AnswerBatch:
@@ -128,3 +133,24 @@ def group_by_length(lengths: Sequence[int], size: int) -> list[list[int]]:
     """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     return [order[i : i + size] for i in range(0, len(order), size)]
+
+
+def few_shapes(shapes: Sequence[tuple[int, ...]]) -> dict[tuple[int, ...], tuple[int, ...]]:
+    """What the shapes of batches are padded to, where all are known beforehand.
+
+    A shape that few batches have is padded to another up to twice as large in each direction: of 40
+    batches (8, 64), three (8, 48), two (8, 32) and one (8, 16), the 48s and 32s become (8, 64).
+
+    Args:
+        shapes: Of each batch.
+    Returns:
+        For each of them itself, or what it is padded to.
+    """
+    given, chosen = {}, []
+    for shape, count in sorted(collections.Counter(shapes).items(), reverse=True):
+        fits = [c for c in chosen if all(n <= m <= 2 * n for n, m in zip(shape, c))]
+        if count >= WORTH_COMPILING or not fits:
+            chosen.append(shape)
+            fits = [shape]
+        given[shape] = min(fits, key=math.prod)
+    return given

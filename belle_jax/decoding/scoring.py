@@ -18,11 +18,18 @@ from flax import nnx
 
 from belle_jax import models, sharding
 from belle_jax.decoding import loop
-from belle_jax.decoding.batch import batch_rows, group_by_length, mesh_of, prompt_length
+from belle_jax.decoding.batch import (
+    batch_rows,
+    few_shapes,
+    group_by_length,
+    mesh_of,
+    prompt_length,
+)
 from belle_jax.decoding.sampling import FilterPlan
 from belle_jax.progress import Progress
 
 Tokens = Sequence[int]
+Found = tuple[int, int, slice]  # a continuation's number, and where in its batch's results it is
 UNFILTERED = FilterPlan(penalty=False, minimum=False, draw=False, sort=0, min_p=False)
 
 
@@ -53,6 +60,11 @@ class Text(NamedTuple):
     targets: Tokens
     numbers: Sequence[int]
 
+    @property
+    def extent(self) -> tuple[int, int]:
+        """Tokens that are read, and columns of targets."""
+        return len(self.tokens), len(self.targets)
+
 
 class Group(NamedTuple):
     """A context, and what goes on from it by number."""
@@ -65,6 +77,11 @@ class Group(NamedTuple):
         """Tokens of the longest continuation."""
         return max(map(len, self.continuations.values()))
 
+    @property
+    def extent(self) -> tuple[int, int]:
+        """Tokens that are read once, and that are read of each continuation."""
+        return len(self.context), self.longest - 1
+
     def texts(self) -> Iterator[Text]:
         """The continuations as texts of their own; of one token each, they are one text."""
         last = len(self.context) - 1
@@ -75,14 +92,6 @@ class Group(NamedTuple):
         for number, tokens in self.continuations.items():
             places = range(last, last + len(tokens))
             yield Text([*self.context, *tokens[:-1]], places, tokens, [number])
-
-
-class Found(NamedTuple):
-    """Where in a batch's results a continuation's tokens stand."""
-
-    number: int
-    row: int
-    columns: slice
 
 
 def score(
@@ -191,12 +200,9 @@ def _worth_sharing(group: Group, max_position: int) -> bool:
 def _read_texts(
     split: tuple[Any, Any], texts: Sequence[Text], batch_size: int
 ) -> Iterator[tuple[list[Found], Any]]:
-    """Begins to read texts, in batches of similar length."""
-    for indices in group_by_length([len(t.tokens) for t in texts], batch_size):
-        batch, found = [texts[i] for i in indices], []
-        rows = batch_rows(len(batch), sharding.shards('batch'))
-        tokens = np.zeros((rows, prompt_length(max(len(t.tokens) for t in batch))), np.int32)
-        width = _width(max(len(t.targets) for t in batch), tokens.shape[1])
+    """Begins to read texts."""
+    for batch, (rows, length, width) in _batches(texts, batch_size):
+        found, tokens = [], np.zeros((rows, length), np.int32)
         places, targets = np.zeros((2, rows, width), np.int32)
         lengths = np.ones(rows, np.int32)
         for row, text in enumerate(batch):
@@ -206,39 +212,43 @@ def _read_texts(
             lengths[row] = len(text.tokens) + 1  # the last target belongs to the text
             part = count // len(text.numbers)
             for at, number in enumerate(text.numbers):
-                found.append(Found(number, row, slice(at * part, (at + 1) * part)))
+                found.append((number, row, slice(at * part, (at + 1) * part)))
         yield found, _of_texts(*split, tokens, lengths, places, targets)
 
 
 def _read_groups(
     split: tuple[Any, Any], groups: Sequence[Group], batch_size: int
 ) -> Iterator[tuple[list[Found], Any]]:
-    """Begins to read groups, in batches of as many choices and similar length."""
+    """Begins to read groups, those of about as many continuations together."""
     by_choices: dict[int, list[Group]] = {}
     for group in groups:
         by_choices.setdefault(batch_rows(len(group.continuations)), []).append(group)
     for choices, alike in by_choices.items():
-        size = max(1, batch_size // choices)
-        for indices in group_by_length([len(g.context) for g in alike], size):
-            batch, found = [alike[i] for i in indices], []
-            rows = batch_rows(len(batch), sharding.shards('batch'))
-            tokens = np.zeros((rows, prompt_length(max(len(g.context) for g in batch))), np.int32)
-            lengths = np.ones(rows, np.int32)
-            width = _width(max(g.longest for g in batch) - 1, tokens.shape[1])
+        for batch, (rows, length, width) in _batches(alike, max(1, batch_size // choices)):
+            found, tokens = [], np.zeros((rows, length), np.int32)
             read, targets = np.zeros((2, rows * choices, width + 1), np.int32)
+            lengths = np.ones(rows, np.int32)
             for row, group in enumerate(batch):
                 tokens[row, : len(group.context)] = group.context
                 lengths[row] = len(group.context)
                 for at, (number, one) in enumerate(group.continuations.items(), row * choices):
                     read[at, : len(one)] = targets[at, : len(one)] = one
-                    found.append(Found(number, at, slice(len(one))))
+                    found.append((number, at, slice(len(one))))
             yield found, _of_groups(*split, tokens, lengths, read[:, :-1], targets)
 
 
-def _width(most: int, length: int) -> int:
-    """Columns that a batch's targets are padded to: few numbers, for each is compiled for."""
-    wide = 4 if most <= 4 else max(16, batch_rows(most))
-    return max(most, min(wide, length))
+def _batches(items: Sequence[Any], size: int) -> Iterator[tuple[list[Any], tuple[int, ...]]]:
+    """Texts or groups of similar length, with the rows, tokens and columns they are padded to."""
+    batches, shapes = [], []
+    for indices in group_by_length([item.extent[0] for item in items], size):
+        batch = [items[i] for i in indices]
+        longest, most = map(max, zip(*(item.extent for item in batch)))
+        length = prompt_length(longest)
+        width = max(most, min(4 if most <= 4 else max(16, batch_rows(most)), length))
+        batches.append(batch)
+        shapes.append((batch_rows(len(batch), sharding.shards('batch')), length, width))
+    given = few_shapes(shapes)
+    return zip(batches, (given[shape] for shape in shapes))
 
 
 def _results(

@@ -10,6 +10,7 @@ import pytest
 import tiny
 from belle_jax import config, models, sharding
 from belle_jax.decoding import Engine, Sampling, scoring
+from belle_jax.decoding.batch import few_shapes
 from belle_jax.runs.load import load_model
 
 families = pytest.mark.parametrize('family', ['llama', 'bloom'])
@@ -104,13 +105,23 @@ def test_dynamic_rope_is_set_for_context_and_continuation_together():
 
 def test_few_programs_serve_many_lengths():
     decoder, rng = model('llama', max_position=256), np.random.default_rng(1)
-    shared = pairs(*((int(n), rng.integers(2, 16, 4)) for n in rng.integers(65, 190, 12)))
-    alone = pairs(*((int(n), [int(n) % 16 + 2]) for n in rng.integers(65, 190, 40)))
+    shared = pairs(*((int(n), rng.integers(2, 20, 4)) for n in rng.integers(65, 190, 12)))
+    alone = pairs(*((int(n), [int(n) % 20 + 2]) for n in rng.integers(65, 190, 40)))
     programs: Any = scoring._of_groups, scoring._of_texts
     before = [program._cache_size() for program in programs]
     scoring.likelihoods(decoder, shared + alone)
-    of_groups, of_texts = (p._cache_size() - n for p, n in zip(programs, before))
-    assert of_groups <= 3 and of_texts <= 4
+    assert [p._cache_size() - n for p, n in zip(programs, before)] == [1, 1]
+
+
+def test_a_shape_of_few_batches_is_padded_to_one_at_most_twice_as_large():
+    shapes = [(8, 64)] * 40 + [(8, 48)] * 3 + [(8, 32)] * 2 + [(8, 16), (4, 32), (2, 64)]
+    given = few_shapes(shapes)
+    assert given == {
+        (8, 64): (8, 64), (8, 48): (8, 64), (8, 32): (8, 64), (8, 16): (8, 16),
+        (4, 32): (8, 64), (2, 64): (2, 64),
+    }  # fmt: skip
+    many = few_shapes([(8, 64), *[(8, 48)] * 32, (4, 40)])
+    assert many == {(8, 64): (8, 64), (8, 48): (8, 48), (4, 40): (8, 48)}
 
 
 @pytest.mark.parametrize(
