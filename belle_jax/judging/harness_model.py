@@ -190,7 +190,11 @@ class HarnessModel:
         return [ids[text] or [self._prefix] for text in texts]
 
     def _pairs(self, asked: Sequence[tuple[str, str]]) -> list[Pair]:
-        """Contexts and continuations, which are what a whole text has more than its context."""
+        """Contexts and continuations, which are what a whole text has more than its context.
+
+        Where that is nothing, because one token spans the seam (人|们), the harness's own backend
+        gives up; here the continuation is then tokenised on its own.
+        """
         plain = [_begun_anew(*pair) for pair in asked if pair[0] not in self._conversations]
         texts = list(dict.fromkeys(text for c, more in plain for text in (c, c + more)))
         ids = dict(zip(texts, self._encode(texts), strict=True))
@@ -205,7 +209,10 @@ class HarnessModel:
                 if not context:  # what stands before it is the prefix, once
                     whole = [self._prefix] * (whole[:1] != [self._prefix]) + whole
                     before = whole[:1]
-            pairs.append((before, whole[len(before) :]))
+            more = whole[len(before) :] or self._voice.tokenizer.encode(
+                continuation, continued=True
+            )
+            pairs.append((before, more))
         return pairs
 
     def _said(self, text: str, continuation: str = '') -> list[int]:

@@ -37,6 +37,7 @@ SHORTER = {
 # Commands that another test covers, or that no test machine can run.
 ELSEWHERE = {
     'belle-jax generate_data review': 'test_review serves its page and ends it',
+    'belle-jax evaluate harness': "test_harness runs the page's task",
     'python -m benchmarks.compile_step': 'test_compilers compiles the recipes',
     'python -m benchmarks.train_step --shape=7b': 'needs a large accelerator',
     'python -m benchmarks.decode --size=7b': 'needs a large accelerator',

@@ -1,7 +1,11 @@
 """lm-evaluation-harness: our models score as its backend for transformers does, per request."""
 
 import json
+import re
+import shutil
 import sys
+import textwrap
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,6 +19,7 @@ from belle_jax.judging import harness
 from belle_jax.judging.harness_model import HarnessModel, sampling
 from benchmarks.harness_tasks import write_tasks
 
+ROOT = Path(__file__).resolve().parents[2]
 TEXT = (
     '盖闻天地之数，有十二万九千六百岁为一元。 One day, Lily went to the park. She saw a big dog! '
     * 9
@@ -112,25 +117,30 @@ def test_conversations_are_scored_and_begun_with_the_tokens_of_training(tiny_mod
 
 
 def test_scores_are_printed_and_kept_with_what_they_are_of(tiny_model, tmp_path, monkeypatch):
+    """Of a pattern, of a file, and of the page's own task."""
     pytest.importorskip('lm_eval', reason='lm-evaluation-harness is not installed')
     # It would ask pip and the compiler for their versions.
     monkeypatch.setattr('lm_eval.evaluator.add_env_info', lambda results: None)
     monkeypatch.setenv('DISABLE_MULTIPROC', '1')
-    write_tasks(tmp_path / 'tasks', TEXT, 3)
-    output = tmp_path / 'new' / 'scores.json'
+    monkeypatch.chdir(tmp_path)
+    folder, output = tmp_path / 'tasks', tmp_path / 'new' / 'scores.json'
+    write_tasks(folder, TEXT, 3)
+    page = (ROOT / 'docs' / 'evaluation.md').read_text('utf-8')
+    [task] = re.findall(r'^    # tasks/my_task.yaml\n(?:    .*\n)+', page, re.MULTILINE)
+    (folder / 'my_task.yaml').write_text(textwrap.dedent(task), 'utf-8')
     said = harness.evaluate(
-        tiny_model, ['local_l*', str(tmp_path / 'tasks' / 'local_whole.yaml')],
-        include_path=str(tmp_path / 'tasks'), num_fewshot=1, limit=2, seq_len=128,
-        apply_chat_template=True, template='alpaca', log_samples=True, output=str(output),
+        tiny_model, ['local_l*', 'tasks/local_whole.yaml', 'my_task'], include_path='tasks',
+        num_fewshot=1, limit=2, seq_len=128, apply_chat_template=True, template='alpaca',
+        log_samples=True, output=str(output),
     )  # fmt: skip
     assert said.endswith(f'The figures are in {output}') and '|local_letters|' in said
     kept = json.loads(output.read_text('utf-8'))
-    assert set(kept['results']) == {'local_letters', 'local_last', 'local_whole'}
+    assert set(kept['results']) == {'local_letters', 'local_last', 'local_whole', 'my_task'}
     facts = ('model_source', 'template', 'max_length', 'model_dtype', 'limit')
     assert [kept['config'][fact] for fact in facts] == [tiny_model, 'alpaca', 128, 'float32', 2]
-    sample = kept['samples']['local_letters'][0]
+    sample = kept['samples']['my_task'][0]
     assert sample['arguments'][0][0].count('### Instruction:') == 2
-    assert np.isfinite(sample['resps'][0][0][0])
+    assert all(np.isfinite(response[0][0]) for response in sample['resps'])
 
 
 @pytest.mark.parametrize(
@@ -176,6 +186,16 @@ def test_a_text_with_nothing_before_it_follows_the_first_token_of_texts(tiny_mod
         ([bos], [a, b]), ([bos], [space, space, a, b]), ([a], [space, b]),
         ([bos], [a, b]), ([bos, a], [b]),
     ]  # fmt: skip
+
+
+def test_a_token_that_spans_the_seam_leaves_the_continuation_its_own(shared, tmp_path):
+    tiny.write_model(tmp_path / 'model')
+    words = shared / 'data' / 'tokenizers' / 'zh_bpe_6400'
+    for file in words.iterdir():
+        shutil.copyfile(file, tmp_path / 'model' / file.name)
+    model = HarnessModel(str(tmp_path / 'model'))
+    [[first], [second], both] = model._encode(['人', '们', '人们'])
+    assert len(both) == 1 and model._pairs([('人', '们')]) == [([first], [second])]
 
 
 @pytest.mark.parametrize(
