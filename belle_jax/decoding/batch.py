@@ -9,7 +9,8 @@ alone says what its cache holds.
 import collections
 import contextlib
 import math
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,8 +21,8 @@ from belle_jax import sharding
 from belle_jax.decoding import loop, sampling
 from belle_jax.decoding.sampling import Sampling
 
-WORTH_COMPILING = 32
-"""Batches of a shape; to pad fewer of them to a larger shape takes less time."""
+WORTH_COMPILING, PADDING = 16, 1.5
+"""Fewer batches of a shape are padded to another that costs up to so many times as much."""
 
 
 class AnswerBatch:
@@ -135,22 +136,26 @@ def group_by_length(lengths: Sequence[int], size: int) -> list[list[int]]:
     return [order[i : i + size] for i in range(0, len(order), size)]
 
 
-def few_shapes(shapes: Sequence[tuple[int, ...]]) -> dict[tuple[int, ...], tuple[int, ...]]:
+def few_shapes(
+    shapes: Sequence[tuple[int, ...]], cost: Callable[[tuple[int, ...]], float] = math.prod
+) -> dict[tuple[int, ...], tuple[int, ...]]:
     """What the shapes of batches are padded to, where all are known beforehand.
 
-    A shape that few batches have is padded to another up to twice as large in each direction: of 40
-    batches (8, 64), three (8, 48), two (8, 32) and one (8, 16), the 48s and 32s become (8, 64).
+    Of 40 batches (8, 64), three (8, 48), two (8, 32) and one (4, 32), the 48s become (8, 64), and
+    the two stay, for to pad them would cost twice as much; the one becomes (8, 32) all the same.
 
     Args:
         shapes: Of each batch.
+        cost: Of computing a shape, in any unit.
     Returns:
         For each of them itself, or what it is padded to.
     """
     given, chosen = {}, []
     for shape, count in sorted(collections.Counter(shapes).items(), reverse=True):
-        fits = [c for c in chosen if all(n <= m <= 2 * n for n, m in zip(shape, c))]
+        fits = [c for c in chosen if all(map(operator.le, shape, c))]
+        fits = [c for c in fits if cost(c) <= PADDING * cost(shape) or count == 1]
         if count >= WORTH_COMPILING or not fits:
             chosen.append(shape)
             fits = [shape]
-        given[shape] = min(fits, key=math.prod)
+        given[shape] = min(fits, key=cost)
     return given

@@ -224,7 +224,7 @@ def _read_groups(
     for group in groups:
         by_choices.setdefault(batch_rows(len(group.continuations)), []).append(group)
     for choices, alike in by_choices.items():
-        for batch, (rows, length, width) in _batches(alike, max(1, batch_size // choices)):
+        for batch, (rows, length, width) in _batches(alike, max(1, batch_size // choices), choices):
             found, tokens = [], np.zeros((rows, length), np.int32)
             read, targets = np.zeros((2, rows * choices, width + 1), np.int32)
             lengths = np.ones(rows, np.int32)
@@ -237,8 +237,11 @@ def _read_groups(
             yield found, _of_groups(*split, tokens, lengths, read[:, :-1], targets)
 
 
-def _batches(items: Sequence[Any], size: int) -> Iterator[tuple[list[Any], tuple[int, ...]]]:
-    """Texts or groups of similar length, with the rows, tokens and columns they are padded to."""
+def _batches(
+    items: Sequence[Any], size: int, choices: int = 0
+) -> Iterator[tuple[list[Any], tuple[int, ...]]]:
+    """Texts, or groups of so many choices, by length, with the rows, tokens and columns that a
+    batch is padded to."""
     batches, shapes = [], []
     for indices in group_by_length([item.extent[0] for item in items], size):
         batch = [items[i] for i in indices]
@@ -247,7 +250,7 @@ def _batches(items: Sequence[Any], size: int) -> Iterator[tuple[list[Any], tuple
         width = max(most, min(4 if most <= 4 else max(16, batch_rows(most)), length))
         batches.append(batch)
         shapes.append((batch_rows(len(batch), sharding.shards('batch')), length, width))
-    given = few_shapes(shapes)
+    given = few_shapes(shapes, lambda shape: shape[0] * (shape[1] + choices * shape[2]))
     return zip(batches, (given[shape] for shape in shapes))
 
 
