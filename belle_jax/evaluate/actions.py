@@ -153,7 +153,7 @@ def harness() -> str:
         *('include_path', 'num_fewshot', 'limit', 'batch_size', 'seq_len', 'dtype', 'devices'),
         *('apply_chat_template', 'template', 'system', 'log_samples', 'output'),
     )
-    chosen = {name: FLAGS[name].value for name in names}
+    chosen: dict[str, Any] = {name: FLAGS[name].value for name in names}
     return harness.evaluate(str(options.MODEL.value), FLAGS['tasks'].value, **chosen)
 
 
