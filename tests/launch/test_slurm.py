@@ -111,6 +111,8 @@ def test_a_job_whose_processes_got_a_signal_ends_bit_for_bit_the_same(
         restarts = f'restart {number} of job {job}'
         cluster.wait(lambda number=number: cluster.restarts(job) == number, restarts, log, 300)
     finish(cluster, job, log)
+    if signal == 'TERM':  # saved, and not lost in a wait for each other
+        assert log.read_text().count('Ended with code 143: queued again') == 2
     assert_same(workdir, undisturbed)
 
 

@@ -37,6 +37,8 @@ ReturnToService=2
 SchedulerParameters=sched_interval=1,batch_sched_delay=0
 SlurmdTimeout=10
 KillWait=15
+# The port on which a job's processes meet follows from its number: another cluster's is another.
+FirstJobId={ports[0]}
 SlurmdParameters=config_overrides
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool.%n
