@@ -46,7 +46,6 @@ def requests(folder: Path) -> dict[str, list[Any]]:
 
 def measure(model: str, asked: dict[str, list[Any]]) -> list[dict[str, Any]]:
     """One row of figures for each task."""
-    import numpy as np
     from lm_eval.models.huggingface import HFLM
 
     from belle_jax.judging import harness
@@ -61,12 +60,12 @@ def measure(model: str, asked: dict[str, list[Any]]) -> list[dict[str, Any]]:
         results: dict[str, Any] = {}
         for _ in range(ROUNDS.value):
             for side, lm in sides.items():
-                begun = np.array([time.perf_counter(), time.process_time()])
+                begun = time.perf_counter(), time.process_time()
                 results[side] = getattr(lm, instances[0].request_type)(instances)
-                ended = np.array([time.perf_counter(), time.process_time()])
-                times[side].append(ended - begun)
+                ended = time.perf_counter(), time.process_time()
+                times[side].append([end - start for start, end in zip(begun, ended)])
         row = {'model': Path(model).name, 'task': name, 'requests': len(instances)}
-        for rounds, pick in (('first', lambda t: t[0]), ('best', lambda t: np.min(t, axis=0))):
+        for rounds, pick in (('first', lambda t: t[0]), ('best', lambda t: [*map(min, zip(*t))])):
             took = {side: pick(t) for side, t in times.items()}
             row[rounds] = {
                 'seconds': {side: round(t[0], 2) for side, t in took.items()},

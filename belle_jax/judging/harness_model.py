@@ -10,6 +10,8 @@ import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from belle_jax.progress import Progress
+
 if TYPE_CHECKING:
     from belle_jax.data.records import Message
     from belle_jax.decoding import Engine, Sampling
@@ -117,6 +119,8 @@ class HarnessModel:
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """Answers, each up to the first of its stop strings."""
+        from belle_jax.decoding.batch import group_by_length
+
         tokenizer = self._voice.tokenizer
         asked = [sampling(request.args[1]) for request in requests]
         prompts = []
@@ -130,13 +134,19 @@ class HarnessModel:
                 )
             prompts.append(tokens[-room:])
         end = tokenizer.token(tokenizer.eos_id)
-        answers = []
-        for answer, one in zip(self._engine.generate(prompts, asked), asked, strict=True):
-            # Decoded without the prompt, as the harness does: an answer's first space may go.
-            text = tokenizer.decode(answer.tokens)
-            for stop in (*one.stop, end):
-                text = text.split(stop)[0]
-            answers.append(text)
+        answers, done = [''] * len(prompts), 0
+        progress = Progress('answering', 'questions', len(prompts))
+        for group in group_by_length([len(p) for p in prompts], self._batch_size):
+            settings = [asked[i] for i in group]
+            made = self._engine.generate([prompts[i] for i in group], settings, rows=group)
+            for i, answer, one in zip(group, made, settings, strict=True):
+                # Decoded without the prompt, as the harness does: an answer's first space may go.
+                answers[i] = tokenizer.decode(answer.tokens)
+                for stop in (*one.stop, end):
+                    answers[i] = answers[i].split(stop)[0]
+            done += len(group)
+            progress.show(done)
+        progress.end(done)
         return answers
 
     @functools.cached_property
