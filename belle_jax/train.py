@@ -21,6 +21,7 @@ from ml_collections import config_flags
 from belle_jax import cli
 
 if TYPE_CHECKING:
+    from belle_jax.cluster.stopping import Stopping
     from belle_jax.config import Run
     from belle_jax.training.loop import Trainer
 
@@ -60,16 +61,16 @@ def main() -> int:
     job = cluster.find(COORDINATOR.value, PROCESSES.value, PROCESS.value)
     workdir, facts = Path(str(WORKDIR.value)), cluster.facts(run.to_dict()) if job else {}
     settings = {'timeout': TIMEOUT.value, 'program': cli.program(), 'stopped': STOPPED}
-    with cluster.joined(job, workdir, facts, **settings):
-        trainer = _train(run, workdir)
+    with cluster.joined(job, workdir, facts, **settings) as stopping:
+        trainer = _train(run, workdir, stopping)
     return STOPPED if trainer.interrupted else 0
 
 
-def _train(run: 'Run', workdir: Path) -> 'Trainer':
+def _train(run: 'Run', workdir: Path, stopping: 'Stopping | None') -> 'Trainer':
     from belle_jax.training.loop import Trainer
 
     try:
-        trainer = Trainer(run, workdir)
+        trainer = Trainer(run, workdir, stopping)
         workdir = trainer.train()
     except RuntimeError as error:
         if 'RESOURCE_EXHAUSTED' not in str(error):
