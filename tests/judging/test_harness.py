@@ -1,5 +1,6 @@
 """lm-evaluation-harness: our models score as its backend for transformers does, per request."""
 
+import functools
 import json
 import re
 import shutil
@@ -31,6 +32,18 @@ def tiny_model(tmp_path_factory):
     target = tmp_path_factory.mktemp('tiny') / 'llama'
     tiny.write_model(target)
     return str(target)
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """The harness without what takes seconds: reading 14,000 task files, asking pip of versions."""
+    pytest.importorskip('lm_eval', reason='lm-evaluation-harness is not installed')
+    from lm_eval import tasks
+
+    manager = functools.partial(tasks.TaskManager, include_defaults=False)
+    monkeypatch.setattr('lm_eval.tasks.TaskManager', manager)
+    monkeypatch.setattr('lm_eval.evaluator.add_env_info', lambda results: None)
+    monkeypatch.setenv('DISABLE_MULTIPROC', '1')
 
 
 def stories(target, shared):
@@ -116,12 +129,9 @@ def test_conversations_are_scored_and_begun_with_the_tokens_of_training(tiny_mod
     assert lm.generate_until([request])[0].lstrip() == answer.text
 
 
+@pytest.mark.usefixtures('quick')
 def test_scores_are_printed_and_kept_with_what_they_are_of(tiny_model, tmp_path, monkeypatch):
     """Of a pattern, of a file, and of the page's own task."""
-    pytest.importorskip('lm_eval', reason='lm-evaluation-harness is not installed')
-    # It would ask pip and the compiler for their versions.
-    monkeypatch.setattr('lm_eval.evaluator.add_env_info', lambda results: None)
-    monkeypatch.setenv('DISABLE_MULTIPROC', '1')
     monkeypatch.chdir(tmp_path)
     folder, output = tmp_path / 'tasks', tmp_path / 'new' / 'scores.json'
     write_tasks(folder, TEXT, 3)
@@ -152,8 +162,8 @@ def test_scores_are_printed_and_kept_with_what_they_are_of(tiny_model, tmp_path,
         ({'seq_len': 300}, '--seq_len=300 is more than the 256 tokens that the model reads'),
     ],
 )
+@pytest.mark.usefixtures('quick')
 def test_what_cannot_be_run_is_a_sentence(tiny_model, tmp_path, wrong, sentence):
-    pytest.importorskip('lm_eval', reason='lm-evaluation-harness is not installed')
     write_tasks(tmp_path, TEXT, 1)
     given = {'tasks': ['local_last'], 'include_path': str(tmp_path)} | wrong
     with pytest.raises(ValueError, match=sentence):
