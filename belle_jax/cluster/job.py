@@ -30,7 +30,7 @@ FIELDS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Job:
+class ClusterJob:
     """One of several processes.
 
     Attributes:
@@ -58,7 +58,7 @@ class Job:
 
 def find(
     coordinator: str | None = None, processes: int | None = None, process: int | None = None
-) -> Job | None:
+) -> ClusterJob | None:
     """The job that this process is part of, or None if it is alone.
 
     Args:
@@ -81,7 +81,7 @@ def find(
             'processes needs the address of process 0, how many they are, and its own number. '
             'Give all three, or start them with Slurm, mpirun or on TPU machines, which say them.'
         )
-    job = Job(**fields)
+    job = ClusterJob(**fields)
     if not 0 <= job.process < job.processes:
         raise ValueError(
             f'--process={job.process} of --processes={job.processes} ({job.by}) cannot be: '
@@ -111,14 +111,13 @@ def _variables() -> dict[str, Any]:
     if 'JAX_NUM_PROCESSES' not in os.environ:
         return fields  # JOB_COMPLETION_INDEX alone: jobs that have nothing to do with each other
     fields |= {'processes': _number('JAX_NUM_PROCESSES'), 'by': 'the environment'}
-    for name in ('JAX_PROCESS_ID', 'JOB_COMPLETION_INDEX'):
-        if name in os.environ:
-            fields['process'] = _number(name)
-            break
-    first = (address or '').partition('.')[0]
-    if 'JOB_COMPLETION_INDEX' in os.environ and first.endswith('-0'):
-        pods = (f'{first[:-1]}{n}' for n in range(fields['processes']))
-        fields |= {'by': 'Kubernetes', 'hosts': tuple(pods)}
+    if 'JAX_PROCESS_ID' in os.environ:
+        return fields | {'process': _number('JAX_PROCESS_ID')}
+    if 'JOB_COMPLETION_INDEX' in os.environ:
+        fields |= {'process': _number('JOB_COMPLETION_INDEX'), 'by': 'Kubernetes'}
+        first = (address or '').partition('.')[0]  # the pods of a job differ by their last number
+        if first.endswith('-0'):
+            fields['hosts'] = tuple(f'{first[:-1]}{n}' for n in range(fields['processes']))
     return fields
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from belle_jax import disk
 from belle_jax.cluster.agreement import difference
-from belle_jax.cluster.job import Job
+from belle_jax.cluster.job import ClusterJob
 from belle_jax.cluster.link import Link, detour, listen
 from belle_jax.cluster.watch import LOST, Watch
 
@@ -22,7 +22,7 @@ SEEN_WITHIN = 15.0  # seconds until a file of one machine is seen by the others
 
 @contextlib.contextmanager
 def joined(
-    job: Job | None,
+    job: ClusterJob | None,
     workdir: Path,
     facts: Mapping[str, str],
     *,

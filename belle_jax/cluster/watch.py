@@ -19,7 +19,7 @@ import threading
 import time
 from typing import Any, NoReturn
 
-from belle_jax.cluster.job import Job
+from belle_jax.cluster.job import ClusterJob
 from belle_jax.cluster.link import Link
 
 LOST = 75
@@ -31,7 +31,7 @@ GRACE = 2.0  # seconds, at most, for a process to find the mistake of another it
 class Watch:
     """The connections of this process, and the thread that listens to them."""
 
-    def __init__(self, job: Job, timeout: float, program: str) -> None:
+    def __init__(self, job: ClusterJob, timeout: float, program: str) -> None:
         """Knows nobody yet: see `joining`.
 
         Args:
@@ -40,7 +40,7 @@ class Watch:
             program: Begins the sentences.
         """
         self.job, self.timeout, self._program = job, timeout, program
-        self.host = socket.gethostname()
+        self.host = os.environ.get('SLURMD_NODENAME') or socket.gethostname()
         self.links: dict[int, Link] = {}
         self.console: int | None = None  # where sentences of processes but 0 went before the log
         self._period = min(5.0, timeout / 20)

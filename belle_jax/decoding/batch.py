@@ -6,8 +6,11 @@ and by then the row's own tokens have overwritten them. So no mask is needed, an
 alone says what its cache holds.
 """
 
+import collections
 import contextlib
-from collections.abc import Mapping, Sequence
+import math
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,6 +21,9 @@ from jax.sharding import NamedSharding
 from belle_jax import sharding
 from belle_jax.decoding import loop, sampling
 from belle_jax.decoding.sampling import Sampling
+
+WORTH_COMPILING, PADDING = 16, 1.5
+"""Fewer batches of a shape are padded to another that costs up to so many times as much."""
 
 
 class AnswerBatch:
@@ -136,3 +142,28 @@ def group_by_length(lengths: Sequence[int], size: int) -> list[list[int]]:
     """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     return [order[i : i + size] for i in range(0, len(order), size)]
+
+
+def few_shapes(
+    shapes: Sequence[tuple[int, ...]], cost: Callable[[tuple[int, ...]], float] = math.prod
+) -> dict[tuple[int, ...], tuple[int, ...]]:
+    """What the shapes of batches are padded to, where all are known beforehand.
+
+    Of 40 batches (8, 64), three (8, 48), two (8, 32) and one (4, 32), the 48s become (8, 64), and
+    the two stay, for to pad them would cost twice as much; the one becomes (8, 32) all the same.
+
+    Args:
+        shapes: Of each batch.
+        cost: Of computing a shape, in any unit.
+    Returns:
+        For each of them itself, or what it is padded to.
+    """
+    given, chosen = {}, []
+    for shape, count in sorted(collections.Counter(shapes).items(), reverse=True):
+        fits = [c for c in chosen if all(map(operator.le, shape, c))]
+        fits = [c for c in fits if cost(c) <= PADDING * cost(shape) or count == 1]
+        if count >= WORTH_COMPILING or not fits:
+            chosen.append(shape)
+            fits = [shape]
+        given[shape] = min(fits, key=cost)
+    return given

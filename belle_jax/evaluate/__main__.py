@@ -52,10 +52,13 @@ READ_BY = {
     'model_url': 'run answer page',
     'others name person': 'run report',
     'train': 'run report check-set contamination',
-    'template system temperature max_new_tokens seed': 'run answer page',
+    'temperature max_new_tokens seed': 'run answer page',
+    'template system': 'run answer page harness',
     'dtype batch_size devices': 'run answer page harness perplexity',
     'host port': 'page',
-    'text seq_len stride': 'perplexity',
+    'text stride': 'perplexity',
+    'seq_len': 'perplexity harness',
+    'tasks include_path num_fewshot limit apply_chat_template log_samples': 'harness',
     server_flags.NAMES: ASKING,
 }
 NEEDED = {

@@ -147,7 +147,14 @@ def contamination() -> str:
 
 def harness() -> str:
     """Runs tasks of lm-evaluation-harness."""
-    return ''
+    from belle_jax.judging import harness
+
+    names = (
+        *('include_path', 'num_fewshot', 'limit', 'batch_size', 'seq_len', 'dtype', 'devices'),
+        *('apply_chat_template', 'template', 'system', 'log_samples', 'output'),
+    )
+    chosen = {name: FLAGS[name].value for name in names}
+    return harness.evaluate(str(options.MODEL.value), FLAGS['tasks'].value, **chosen)
 
 
 def perplexity() -> str:

@@ -62,3 +62,10 @@ SEQ_LEN = flags.DEFINE_integer(
     'seq_len', None, "Tokens of a window (default 2048, or the model's context if that is less)."
 )
 STRIDE = flags.DEFINE_integer('stride', 0, 'Tokens between two windows; 0: side by side.')
+
+flags.DEFINE_list('tasks', [], 'Names of the harness, patterns such as cmmlu_*, or task files.')
+flags.DEFINE_string('include_path', '', 'Folder of further task files.')
+flags.DEFINE_integer('num_fewshot', None, "Examples before each question; by default the task's.")
+flags.DEFINE_float('limit', None, 'Questions of each task, or below 1 a share; by default all.')
+flags.DEFINE_boolean('apply_chat_template', False, 'Whether each question is a conversation.')
+flags.DEFINE_boolean('log_samples', False, 'Whether --output holds every question and answer.')

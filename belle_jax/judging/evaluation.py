@@ -22,7 +22,7 @@ from belle_jax.api import Client, Journal, session
 from belle_jax.files import WholeText
 from belle_jax.json_files import read_json, write_json
 from belle_jax.judging import answering, questions, scoring
-from belle_jax.judging.answering import Answer, Asked
+from belle_jax.judging.answering import Asked, Response
 from belle_jax.judging.questions import Question
 from belle_jax.judging.rubrics import PAIR, Rubrics
 from belle_jax.judging.scoring import Case
@@ -93,7 +93,7 @@ class Evaluation:
         """The file of answers."""
         return self.path / ANSWERS
 
-    def answers(self) -> list[Answer]:
+    def answers(self) -> list[Response]:
         """The answers.
 
         Raises:

@@ -13,7 +13,7 @@ import numpy as np
 from belle_jax.data.row_file import RowFile
 from belle_jax.json_files import read_json
 from belle_jax.judging import reliability, scoring, statistics
-from belle_jax.judging.answering import TOO_LONG, Answer
+from belle_jax.judging.answering import TOO_LONG, Response
 from belle_jax.judging.evaluation import CONTAMINATION, PAIRS, VERDICTS, Evaluation
 from belle_jax.judging.scoring import Judgement
 
@@ -35,7 +35,7 @@ class Results:
     """
 
     evaluation: Evaluation
-    answers: list[Answer]
+    answers: list[Response]
     verdicts: list[Judgement]
     scores_qj: np.ndarray
     pairs: list[Judgement]

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from belle_jax.api import Client, Journal, Reply, Request
 from belle_jax.files import WholeText
 from belle_jax.judging import answering, verdicts
-from belle_jax.judging.answering import Answer, Asked, ask
+from belle_jax.judging.answering import Asked, Response, ask
 from belle_jax.judging.questions import Question
 from belle_jax.judging.rubrics import PAIR, Rubrics
 
@@ -67,7 +67,7 @@ class Case:
 
 
 def singles(
-    questions: Sequence[Question], answers: Sequence[Answer], rubrics: Rubrics, judgings: int
+    questions: Sequence[Question], answers: Sequence[Response], rubrics: Rubrics, judgings: int
 ) -> list[Case]:
     """Each answer by itself, `judgings` times."""
     rubrics.require(question.kind for question in questions)
@@ -88,8 +88,8 @@ def singles(
 
 def pairs(
     questions: Sequence[Question],
-    answers: Sequence[Answer],
-    others: Sequence[Answer],
+    answers: Sequence[Response],
+    others: Sequence[Response],
     rubrics: Rubrics,
 ) -> list[Case]:
     """Each answer beside another model's, in both orders: judges favour places."""

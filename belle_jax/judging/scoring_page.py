@@ -11,7 +11,7 @@ from typing import Any
 
 from belle_jax.api import Client, Request
 from belle_jax.judging import scoring
-from belle_jax.judging.answering import Answer, Asked
+from belle_jax.judging.answering import Asked, Response
 from belle_jax.judging.questions import Question, kind_of
 from belle_jax.judging.rubrics import PAIR, Rubrics
 from belle_jax.pages.page import render
@@ -85,7 +85,7 @@ class ScoringPage:
         if not text.strip() or not answer.strip():
             raise ValueError('give a question and an answer to it.')
         question = Question(1, text, reference, kind_of(kind))
-        (case,) = scoring.singles([question], [Answer(answer)], self._rubrics, 1)
+        (case,) = scoring.singles([question], [Response(answer)], self._rubrics, 1)
 
         async def once() -> scoring.Judgement:
             async with self._client() as client:

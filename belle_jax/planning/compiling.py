@@ -38,7 +38,7 @@ class Memory(NamedTuple):
     total: int
 
 
-class Step(NamedTuple):
+class CompiledStep(NamedTuple):
     """A compiled step.
 
     Attributes:
@@ -56,7 +56,7 @@ class Step(NamedTuple):
     warnings: list[str]
 
 
-def compile_step(run: Run, name: str, options: Mapping[str, str] | None = None) -> Step:
+def compile_step(run: Run, name: str, options: Mapping[str, str] | None = None) -> CompiledStep:
     """Compiles the step that `belle-jax train` would run.
 
     Args:
@@ -92,7 +92,7 @@ def compile_step(run: Run, name: str, options: Mapping[str, str] | None = None) 
             if not (used := USED.search(str(error))):
                 raise
             total = int(float(used[1]) * UNITS[used[2]])
-            return Step(run, setup, Memory(*held, total - sum(held), total), '', [])
+            return CompiledStep(run, setup, Memory(*held, total - sum(held), total), '', [])
     found = compiled.memory_analysis()
     total = (
         found.argument_size_in_bytes
@@ -102,7 +102,7 @@ def compile_step(run: Run, name: str, options: Mapping[str, str] | None = None) 
     )
     memory = Memory(*held, found.temp_size_in_bytes, total)
     warnings = [line for line in log if 'rematerialization' in line.lower()]
-    return Step(run, setup, memory, compiled.as_text(), warnings)
+    return CompiledStep(run, setup, memory, compiled.as_text(), warnings)
 
 
 def architecture_of(run: Run) -> Architecture:

@@ -12,7 +12,15 @@ import re
 from typing import NamedTuple
 
 from belle_jax.planning.chips import Chip
-from belle_jax.planning.program import Instruction, Program, Step, arrays, largest, size, width
+from belle_jax.planning.program import (
+    CompiledProgram,
+    Instruction,
+    Scheduled,
+    arrays,
+    largest,
+    size,
+    width,
+)
 
 KERNEL = 'tpu_custom_call'
 # Of splash attention: products over queries and keys, of which a causal mask leaves half.
@@ -76,7 +84,7 @@ class Estimate(NamedTuple):
         return 1 - self.waits / self.links if self.links else 1.0
 
 
-def estimate(program: Program, chip: Chip) -> Estimate:
+def estimate(program: CompiledProgram, chip: Chip) -> Estimate:
     """Estimates a step.
 
     Args:
@@ -84,7 +92,7 @@ def estimate(program: Program, chip: Chip) -> Estimate:
         chip: Whose figures count.
     """
     fusions = kernels = clock = 0.0
-    running: dict[str, tuple[Step, float]] = {}
+    running: dict[str, tuple[Scheduled, float]] = {}
     chains: dict[str, _Chain] = {}
     found: list[Collective] = []
     for step in program.schedule:
@@ -132,7 +140,9 @@ class _Chain:
     took: float = 0.0
 
 
-def _fused(program: Program, step: Step, took: float, chains: dict[str, _Chain]) -> None:
+def _fused(
+    program: CompiledProgram, step: Scheduled, took: float, chains: dict[str, _Chain]
+) -> None:
     """Notes the collectives inside a fusion."""
     inner = list(program.within(step.instruction))
     begins = any(START in instruction.rest for instruction in inner)

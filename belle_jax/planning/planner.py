@@ -11,9 +11,9 @@ from typing import Any
 from belle_jax.config import Run
 from belle_jax.planning import chips
 from belle_jax.planning.chips import Chip
-from belle_jax.planning.compiling import Step, architecture_of, compile_step
+from belle_jax.planning.compiling import CompiledStep, architecture_of, compile_step
 from belle_jax.planning.estimate import Estimate, estimate
-from belle_jax.planning.program import Program
+from belle_jax.planning.program import CompiledProgram
 from belle_jax.progress import usd
 from belle_jax.training.metrics import training_flops_per_token
 
@@ -23,7 +23,7 @@ SHOWN = 6  # collectives
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class StepPlan:
     """A compiled step, and what follows from it.
 
     Attributes:
@@ -38,7 +38,7 @@ class Plan:
     topology: str
     chip: Chip
     devices: int
-    step: Step
+    step: CompiledStep
     estimate: Estimate | None
     flops: float
 
@@ -79,14 +79,14 @@ class Plan:
         return max(parts, key=lambda name: parts[name])
 
 
-def plan(run: Run, topology: str, options: Mapping[str, str] | None = None) -> Plan:
+def plan(run: Run, topology: str, options: Mapping[str, str] | None = None) -> StepPlan:
     """Compiles a run's step for a topology and estimates it; arguments as in `compile_step`."""
     _, chip, sizes = chips.read(topology)
     step = compile_step(run, topology, options)
-    found = estimate(Program(step.text), chip) if step.text else None
+    found = estimate(CompiledProgram(step.text), chip) if step.text else None
     per_token = training_flops_per_token(architecture_of(run), step.setup.sizes, run.data.seq_len)
     tokens = run.batch.size * run.data.seq_len
-    return Plan(topology, chip, math.prod(sizes), step, found, per_token * tokens)
+    return StepPlan(topology, chip, math.prod(sizes), step, found, per_token * tokens)
 
 
 def candidates(run: Run, topology: str) -> Iterator[Run]:
@@ -116,7 +116,7 @@ def candidates(run: Run, topology: str) -> Iterator[Run]:
         )
 
 
-def table(plans: list[Plan]) -> str:
+def table(plans: list[StepPlan]) -> str:
     """The plans' layouts side by side, one line each."""
     lines = ['mesh                 rows  remat  memory      a step    of peak  hidden  binds']
     for p in plans:
@@ -134,7 +134,7 @@ def table(plans: list[Plan]) -> str:
     return '\n'.join(lines)
 
 
-def text(p: Plan, tokens: float | None, price: float | None) -> str:
+def text(p: StepPlan, tokens: float | None, price: float | None) -> str:
     """What a plan says, in lines for people.
 
     Args:
@@ -184,13 +184,13 @@ def text(p: Plan, tokens: float | None, price: float | None) -> str:
     return '\n'.join(lines)
 
 
-def write(path: Path, plans: list[Plan]) -> None:
+def write(path: Path, plans: list[StepPlan]) -> None:
     """Writes plans as JSON, the best first."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps([facts(p) for p in plans], indent=1) + '\n')
 
 
-def facts(p: Plan) -> dict[str, Any]:
+def facts(p: StepPlan) -> dict[str, Any]:
     """A plan as JSON values."""
     run, e = p.step.run, p.estimate
     found: dict[str, Any] = {
@@ -227,7 +227,7 @@ def facts(p: Plan) -> dict[str, Any]:
     return found
 
 
-def _kinds(p: Plan) -> dict[str, int]:
+def _kinds(p: StepPlan) -> dict[str, int]:
     memory = p.step.memory
     return {
         'parameters': memory.parameters,

@@ -52,7 +52,7 @@ class Instruction(NamedTuple):
         return kind if kind in COLLECTIVES else ''
 
 
-class Step(NamedTuple):
+class Scheduled(NamedTuple):
     """An instruction of the schedule, how often it runs, and whether that is in a loop."""
 
     instruction: Instruction
@@ -60,7 +60,7 @@ class Step(NamedTuple):
     looped: bool = False
 
 
-class Program:
+class CompiledProgram:
     """A compiled program.
 
     Attributes:
@@ -82,11 +82,11 @@ class Program:
                 self.entry = begins[1] if line.startswith('ENTRY') else self.entry
 
     @functools.cached_property
-    def schedule(self) -> list[Step]:
+    def schedule(self) -> list[Scheduled]:
         """What runs, in order; a loop's body once, with how often it runs. Fusions are whole."""
         return list(self._walk(self.entry, 1, False))
 
-    def _walk(self, name: str, times: int, looped: bool) -> Iterator[Step]:
+    def _walk(self, name: str, times: int, looped: bool) -> Iterator[Scheduled]:
         for instruction in self.computations[name]:
             if instruction.opcode == 'while':
                 condition, body = BODY.search(instruction.rest).groups()  # type: ignore[union-attr]
@@ -98,7 +98,7 @@ class Program:
                 for called in CALLS.findall(instruction.rest)[:1]:
                     yield from self._walk(called, times, looped)
             else:
-                yield Step(instruction, times, looped)
+                yield Scheduled(instruction, times, looped)
 
     def _trips(self, loop: Instruction, condition: str) -> int:
         """Of a loop: what the compiler knows, or the largest number that its condition compares."""
@@ -157,12 +157,12 @@ def largest(shape: str) -> tuple[str, tuple[int, ...]]:
     return max(arrays(shape), key=lambda a: width(a[0]) * math.prod(a[1]))
 
 
-def cycles(program: Program) -> int:
+def cycles(program: CompiledProgram) -> int:
     """Cycles of all fusions, as the compiler expects them; kernels and waits are not among them."""
     return sum(step.instruction.cycles * step.times for step in program.schedule)
 
 
-def loop_collectives(program: Program) -> list[Instruction]:
+def loop_collectives(program: CompiledProgram) -> list[Instruction]:
     """The collectives that run in loops, those within fusions too."""
     return [
         inner

@@ -180,7 +180,7 @@ class Trainer:
         self.saving.checkpoints.wait()
         if jax.process_count() > 1:  # each says so, in its log
             count = (self.number - first) * self.run.batch.size
-            print(f'{placement.read:,} rows came here for {count:,} of the steps', flush=True)
+            print(f'{placement.read:,} rows were read here, of {count:,} of all', flush=True)
 
     def evaluate(self) -> dict[str, float]:
         """The objective over the validation rows: its loss (nats a trained token) and metrics."""

@@ -63,9 +63,7 @@ def test_several_processes_train_as_one_and_read_their_rows_alone(flags, tmp_pat
     assert len(losses) == 30 and losses[-1] < losses[0] - 0.5
     np.testing.assert_allclose(training_runs.losses(workdir), losses, rtol=1e-5)
 
-    rows = [
-        re.findall(r'([\d,]+) rows came here for ([\d,]+)', x) for x in said(workdir, processes)
-    ]
+    rows = [re.findall(r'(\d+) rows were read here, of (\d+)', x) for x in said(workdir, processes)]
     # 8 rows a step, split by data and fsdp: four parts. Two processes that differ by the tensor
     # axis alone need the same rows.
     share = 240 // min(processes, 4)

@@ -71,7 +71,7 @@ def test_flags_say_all(environment):
 def test_slurm_is_joined_with_all_devices_of_a_machine_that_is_not_shared(environment):
     environment(SLURM | {'CUDA_VISIBLE_DEVICES': '0,1,2,3'})
     port = 4242 % 4096 + 61440  # as JAX derives it from the job's number
-    assert found() == cluster.Job(f'n07:{port}', 2, 1, 'Slurm', ('n07', 'n08'), None)
+    assert found() == cluster.ClusterJob(f'n07:{port}', 2, 1, 'Slurm', ('n07', 'n08'), None)
     environment({'JAX_COORDINATOR_PORT': '5000'})
     assert found().coordinator == 'n07:5000'
     assert found(coordinator='n07-ib:6000').coordinator == 'n07-ib:6000'
@@ -113,9 +113,9 @@ def test_lists_of_nodes_are_written_out():
 def test_pods_of_an_indexed_job_have_their_numbers_from_kubernetes(environment):
     environment(PODS)
     pods = tuple(f'belle-workers-0-{n}' for n in range(3))
-    assert found() == cluster.Job('belle-workers-0-0.belle:8476', 3, 2, 'Kubernetes', pods)
-    environment({'JAX_PROCESS_ID': '1'})
-    assert found().process == 1
+    assert found() == cluster.ClusterJob('belle-workers-0-0.belle:8476', 3, 2, 'Kubernetes', pods)
+    environment({'JAX_PROCESS_ID': '1'})  # as where a JobSet has a job for each process
+    assert found() == cluster.ClusterJob('belle-workers-0-0.belle:8476', 3, 1, 'the environment')
 
 
 def test_open_mpi_says_who_is_who_and_until_version_5_where(environment):
@@ -124,20 +124,20 @@ def test_open_mpi_says_who_is_who_and_until_version_5_where(environment):
         cluster.find()
     environment({ORTE: '1531576320.0;tcp://10.96.0.1,10.148.0.1:34911'})
     port = 1531576320 // 4096 % 4096 + 61440
-    assert found() == cluster.Job(f'10.96.0.1:{port}', 4, 3, 'Open MPI', (), (1,))
+    assert found() == cluster.ClusterJob(f'10.96.0.1:{port}', 4, 3, 'Open MPI', (), (1,))
 
 
 @pytest.mark.parametrize(
     ('slices', 'job'),
     [
-        ({}, cluster.Job('t0:8482', 4, 2, 'TPU metadata', ('t0', 't1', 't2', 't3'))),
+        ({}, cluster.ClusterJob('t0:8482', 4, 2, 'TPU metadata', ('t0', 't1', 't2', 't3'))),
         (
             {
                 'MEGASCALE_COORDINATOR_ADDRESS': 's0:8080',
                 'MEGASCALE_NUM_SLICES': '2',
                 'MEGASCALE_SLICE_ID': '1',
             },
-            cluster.Job('s0:8482', 8, 6, 'TPU metadata'),
+            cluster.ClusterJob('s0:8482', 8, 6, 'TPU metadata'),
         ),
     ],
 )

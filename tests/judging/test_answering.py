@@ -5,7 +5,7 @@ import json
 import pytest
 
 from belle_jax.judging import answering
-from belle_jax.judging.answering import Answer
+from belle_jax.judging.answering import Response
 from belle_jax.judging.questions import Question
 
 ASKED = [
@@ -76,9 +76,9 @@ def test_an_empty_file_and_a_missing_one_are_told(tmp_path):
 
 def test_what_is_written_is_read_again(tmp_path):
     answers = [
-        Answer('a\n"b"', 'stop'),
-        Answer('', answering.TOO_LONG),
-        Answer('', answering.FAILED),
+        Response('a\n"b"', 'stop'),
+        Response('', answering.TOO_LONG),
+        Response('', answering.FAILED),
     ]
     answering.write(tmp_path / 'a.jsonl', ASKED, answers)
     assert answering.read(tmp_path / 'a.jsonl', ASKED) == answers

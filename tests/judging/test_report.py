@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from belle_jax.judging import answering, report, results, scoring
-from belle_jax.judging.answering import Answer
+from belle_jax.judging.answering import Response
 from belle_jax.judging.evaluation import Evaluation
 from belle_jax.judging.questions import Question
 from belle_jax.judging.scoring import Judgement
@@ -20,7 +20,7 @@ def evaluation(folder, name, scores, texts=None, kinds=('math', 'open qa', 'rewr
     asked = [Question(n, f'问题{n}', '', kinds[n % len(kinds)]) for n in range(1, len(scores) + 1)]
     made = Evaluation.begin(folder / name, asked, model=name, answered_by='file')
     texts = texts or [f'回答{n}' for n in range(len(scores))]
-    answering.write(made.output, asked, [Answer(text, 'stop') for text in texts])
+    answering.write(made.output, asked, [Response(text, 'stop') for text in texts])
     found = [
         Judgement(q.number, q.kind, judging, row[judging], f'得分: {row[judging]}')
         for judging in range(len(scores[0]))

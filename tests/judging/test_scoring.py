@@ -8,7 +8,7 @@ import pytest
 import judge_replies
 from belle_jax.api import Client, Journal
 from belle_jax.judging import scoring, verdicts
-from belle_jax.judging.answering import FAILED, Answer, Asked
+from belle_jax.judging.answering import FAILED, Asked, Response
 from belle_jax.judging.questions import Question
 from belle_jax.judging.rubrics import PAIR, Rubrics
 from generate_runs import BAD, serving
@@ -43,7 +43,7 @@ def test_each_answer_is_judged_as_often_as_wanted_whatever_the_server_does(
 ):
     monkeypatch.setenv('OPENAI_API_KEY', 'x')
     asked = questions(60)
-    answers = [Answer(f'{q.number}+{q.number}={2 * q.number}') for q in asked]
+    answers = [Response(f'{q.number}+{q.number}={2 * q.number}') for q in asked]
     cases = scoring.singles(asked, answers, rubrics, 2)
     with serving(content=judge_replies.judge, keep_bodies=True, **BAD) as server:
         missing, found = judged(tmp_path, server, cases)
@@ -73,13 +73,13 @@ def test_an_answer_that_failed_is_not_judged_and_one_that_is_mended_later_is(
 ):
     monkeypatch.setenv('OPENAI_API_KEY', 'x')
     asked = questions(5)
-    answers = [Answer('a')] * 4
-    answers.insert(1, Answer('', FAILED))
+    answers = [Response('a')] * 4
+    answers.insert(1, Response('', FAILED))
     with serving(content=judge_replies.judge) as server:
         _, found = judged(tmp_path, server, scoring.singles(asked, answers, rubrics, 1))
         assert [v.number for v in found] == [1, 3, 4, 5]
         before = len(server.log)
-        answers[1] = Answer('b')
+        answers[1] = Response('b')
         _, found = judged(tmp_path, server, scoring.singles(asked, answers, rubrics, 1))
         assert [v.number for v in found] == [1, 2, 3, 4, 5]
         assert len(server.log) - before <= 2  # the new one, and once more
@@ -88,7 +88,7 @@ def test_an_answer_that_failed_is_not_judged_and_one_that_is_mended_later_is(
 def test_a_judge_that_refuses_everything_costs_fifty_replies(tmp_path, rubrics, monkeypatch):
     monkeypatch.setenv('OPENAI_API_KEY', 'x')
     asked = questions(300)
-    cases = scoring.singles(asked, [Answer('a')] * 300, rubrics, 1)
+    cases = scoring.singles(asked, [Response('a')] * 300, rubrics, 1)
     with serving(content=judge_replies.refuse) as server:
         with pytest.raises(ValueError, match='nothing could be read from 50 replies of test'):
             judged(tmp_path, server, cases)
@@ -101,7 +101,7 @@ def test_replies_that_a_server_never_gives_are_told_and_asked_for_again(
 ):
     monkeypatch.setenv('OPENAI_API_KEY', 'x')
     asked = questions(6)
-    cases = scoring.singles(asked, [Answer('a')] * 6, rubrics, 1)
+    cases = scoring.singles(asked, [Response('a')] * 6, rubrics, 1)
 
     def filtered(body):
         refused = '3加3' in body['messages'][0]['content']
@@ -123,7 +123,7 @@ def test_replies_that_a_server_never_gives_are_told_and_asked_for_again(
 def test_pairs_are_judged_in_both_orders(tmp_path, rubrics, monkeypatch):
     monkeypatch.setenv('OPENAI_API_KEY', 'x')
     asked = questions(8)
-    ours, theirs = ([Answer(f'{name}{n}') for n in range(8)] for name in ('我', '他'))
+    ours, theirs = ([Response(f'{name}{n}') for n in range(8)] for name in ('我', '他'))
 
     def first_is_better(body, chance):
         return '两者相近，先写的那个略好。\n{"winner": "A"}', 'stop'

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from belle_jax.config import PRESETS
-from belle_jax.planning.program import Program, arrays, loop_collectives
+from belle_jax.planning.program import CompiledProgram, arrays, loop_collectives
 
 ROOT = Path(__file__).resolve().parents[2]
 GIGABYTE = 10**9
@@ -44,7 +44,7 @@ def test_the_step_of_a_7b_model_compiles_and_fits(case, compilers, tmp_path):
     (facts,) = json.loads((tmp_path / 'plan.json').read_text())
     print(done.stdout)
     text = (tmp_path / 'program.txt').read_text()
-    program, architecture = Program(text), PRESETS[preset]
+    program, architecture = CompiledProgram(text), PRESETS[preset]
 
     assert facts['fits'] and facts['bytes_per_device'] < memory * GIGABYTE
     length, tensor = facts['seq_len'], facts['mesh']['tensor']

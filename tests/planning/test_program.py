@@ -9,7 +9,7 @@ import pytest
 from belle_jax import config, sharding
 from belle_jax.planning import chips
 from belle_jax.planning.estimate import estimate, group
-from belle_jax.planning.program import Program, arrays, cycles, loop_collectives, size
+from belle_jax.planning.program import CompiledProgram, arrays, cycles, loop_collectives, size
 
 # As the TPU compiler writes: a loop of seven turns in one of three; a collective that is started,
 # one that nothing hides, one that is spread over fusions, and a kernel whose metadata has lines.
@@ -62,7 +62,7 @@ ENTRY %main (p0: s32[]) -> s32[] {
 
 
 def test_cycles_are_counted_as_often_as_they_run():
-    program = Program(TEXT)
+    program = CompiledProgram(TEXT)
     assert program.entry == 'main'
     assert cycles(program) == 3 * 7 * 1000 + 500
     assert sorted(i.name for i in loop_collectives(program)) == ['bare', 'r2', 'start']
@@ -73,13 +73,13 @@ def test_shapes_have_their_bytes():
         size('(bf16[8,128]{1,0:T(8,128)(2,1)}, f32[]{:T(128)}, pred[4], s4[6])') == 2048 + 4 + 4 + 3
     )
     assert [*arrays('u32[3]{0}, f8e4m3fn[2,2]')] == [('u32', (3,)), ('f8e4m3fn', (2, 2))]
-    groups = {step.instruction.name: step.instruction for step in Program(TEXT).schedule}
+    groups = {step.instruction.name: step.instruction for step in CompiledProgram(TEXT).schedule}
     assert group(groups['start']) == group(groups['bare']) == 16
 
 
 def test_what_runs_meanwhile_hides_a_collective():
     chip = chips.Chip('', 1e12, 1e9, 1e11, 1e6, 1e6, 1e5)  # 1 MHz: 1,000 cycles are a millisecond
-    found = estimate(Program(TEXT), chip)
+    found = estimate(CompiledProgram(TEXT), chip)
     assert found.fusions == pytest.approx(0.0215)
     by_kind = {(c.kind, c.shape): c for c in found.collectives}
     started = by_kind['all-gather', 'bf16[1024,128]']
@@ -106,7 +106,7 @@ def test_a_program_of_this_machine_is_read_too():
             return jax.lax.fori_loop(0, 5, lambda _, x: jnp.tanh(x @ w), x)
 
         compiled = jax.jit(step, out_shardings=where).lower(x, w).compile()
-    program = Program(compiled.as_text())
+    program = CompiledProgram(str(compiled.as_text()))
     times = [s.times for s in program.schedule if s.looped]
     assert times and set(times) == {5}
     assert any(s.instruction.collective == 'all-gather' for s in program.schedule)

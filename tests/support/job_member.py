@@ -46,7 +46,7 @@ def main() -> None:
     sys.modules['jax'] = stub
     workdir, facts = Path(settings.pop('workdir')), settings.pop('facts', {})
     timeout, act = settings.pop('timeout'), settings.pop('act', 'wait')
-    job = cluster.Job(**settings)
+    job = cluster.ClusterJob(**settings)
     try:
         with cluster.joined(job, workdir, facts, timeout=timeout, program='member', stopped=143):
             (workdir / f'in-{job.process}').touch()
