@@ -1,6 +1,6 @@
 """Evaluations as they lie on disk, with answers and verdicts drawn by lot, for tests of reports.
 
-    PYTHONPATH=. python tests/support/judged.py QUESTIONS FOLDER     several models, and a report
+PYTHONPATH=. python tests/support/judged.py QUESTIONS FOLDER     several models, and a report
 """
 
 import json
@@ -66,9 +66,7 @@ def _verdict(question: Question, judging: int, good: float, chance: random.Rando
         return Judgement(question.number, question.kind, judging, None, '', error=error)
     again, read = kind != 'first', kind != 'unread'
     reply = f'得分: {value}\n{REASON}' if read else UNREAD
-    return Judgement(
-        question.number, question.kind, judging, value if read else None, reply, again
-    )
+    return Judgement(question.number, question.kind, judging, value if read else None, reply, again)
 
 
 def compared(made: Evaluation, against: str, seed: int = 0) -> None:
@@ -105,10 +103,15 @@ def main(file: str, folder: str) -> None:
         name: evaluation(Path(folder) / name, asked, skill, 3, seed)
         for seed, (name, skill) in enumerate(sizes.items())
     }
-    person = [{'id': n, 'score': chance.choice([0, 0.5, 0.8, 1])} for n in range(1, 101)]
+    verdicts = scoring.read(made['0.2M'].path / 'verdicts.jsonl')[:100]
+    person = [
+        {'id': v.number, 'score': min(1, max(0, round(v.value + chance.gauss(0, 0.2), 1)))}
+        for v in verdicts
+        if v.value is not None
+    ]
     rows = ''.join(f'{json.dumps(row)}\n' for row in person)
     (Path(folder) / 'person.jsonl').write_text(rows)
-    compared(made['0.2M'], '0.6M')
+    compared(made['0.2M'], str(made['0.6M'].path))
     seen(made['0.2M'], chance.sample(range(1, len(asked) + 1), len(asked) // 50))
     others = {name: str(one.path) for name, one in made.items()}
     del others['0.2M']
