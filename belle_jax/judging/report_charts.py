@@ -55,7 +55,9 @@ def by_length(found: Results) -> Markup:
     labels = [str(number) for number, group in enumerate(groups) for _ in group]
     means = statistics.class_means(values_q[order], labels)
     at = [float(lengths_q[group].mean()) for group in groups if len(group)]
-    points = list(zip(at, map(tuple, means.values())))
+    points: list[tuple[float, scores.Bounds]] = [
+        (length, (mean.value, mean.low, mean.high)) for length, mean in zip(at, means.values())
+    ]
     return _ranged('mean score', points if len(points) > 1 else [], 'characters of an answer')
 
 

@@ -180,7 +180,7 @@ def _pairs(pairs: Figures | None) -> dict[str, Any] | None:
     names = {'win': 'better', 'tie': 'alike', 'loss': 'worse'}
     read = sum(pairs[key] for key in names)
     lines = [
-        ('margin', f'{_text(pairs["margin"], "+")} of the verdicts'),
+        ('margin', f'{_text(pairs["margin"], "+")}: verdicts for it less those against it, of all'),
         (
             'order',
             f'{_share(pairs["flips"])} of the pairs have another winner, or none, when the answers '

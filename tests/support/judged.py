@@ -58,6 +58,37 @@ def evaluation(
     return made
 
 
+def exactly(
+    path: Path,
+    scores: Sequence[Sequence[float | None]],
+    texts: Sequence[str] = (),
+    kinds: Sequence[str] = ('math', 'open qa', 'rewrite', 'code'),
+) -> Evaluation:
+    """One with these scores [question][judging], None for what could not be read.
+
+    Args:
+        path: The directory.
+        scores: Of each answer.
+        texts: The answers; by default what tells them apart.
+        kinds: The classes, which the questions 1, 2, ... have in turns, from the second one on.
+    """
+    asked = [Question(n, f'问题{n}', '', kinds[n % len(kinds)]) for n in range(1, len(scores) + 1)]
+    made = Evaluation.begin(path, asked, model=path.name, answered_by='file')
+    with made.output.open('w', encoding='utf-8') as file:
+        for question in asked:
+            text = texts[question.number - 1] if texts else f'回答{question.number}'
+            row = {'id': question.number, 'input': question.text, 'output': text}
+            file.write(json.dumps(row | {'finish_reason': 'stop'}) + '\n')
+    found = [
+        Judgement(question.number, question.kind, judging, row[judging], f'得分: {row[judging]}')
+        for judging in range(len(scores[0]))
+        for question, row in zip(asked, scores)
+    ]
+    scoring.write(path / 'verdicts.jsonl', found)
+    made.note(judge='gpt-4', judgings=len(scores[0]), prompts='eval_prompt.json')
+    return made
+
+
 def _verdict(question: Question, judging: int, good: float, chance: random.Random) -> Judgement:
     value = min(1, max(0, round((good + chance.gauss(0, 0.06)) * 20) / 20))
     kind = chance.choices(['first', 'again', 'unread', 'error'], [925, 50, 20, 5])[0]
@@ -107,7 +138,7 @@ def main(file: str, folder: str) -> None:
     person = [
         {'id': v.number, 'score': min(1, max(0, round(v.value + chance.gauss(0, 0.2), 1)))}
         for v in verdicts
-        if v.value is not None
+        if isinstance(v.value, float | int)
     ]
     rows = ''.join(f'{json.dumps(row)}\n' for row in person)
     (Path(folder) / 'person.jsonl').write_text(rows)
