@@ -1,23 +1,22 @@
-"""An evaluation's figures: scores with their intervals, and how far the judge can be trusted.
+"""What the stages of an evaluation wrote, read as one and checked against its questions.
 
-What could not be read is NaN in arrays and null in JSON, and counts as nothing but itself.
+A score that is not there is NaN.
 """
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from belle_jax.data.row_file import RowFile
 from belle_jax.json_files import read_json
-from belle_jax.judging import reliability, scoring, statistics
-from belle_jax.judging.answering import TOO_LONG, Response
-from belle_jax.judging.evaluation import CONTAMINATION, PAIRS, VERDICTS, Evaluation
+from belle_jax.judging import answering, scoring, statistics
+from belle_jax.judging.answering import Response
+from belle_jax.judging.evaluation import ANSWERS, CONTAMINATION, PAIRS, VERDICTS, Evaluation
 from belle_jax.judging.scoring import Judgement
 
-PLACES = {'model': 'A', 'other': 'B', 'tie': 'tie', None: None}  # the model's answer as A
+MOST = 1000  # judgings of an answer
 
 
 @dataclass(frozen=True)
@@ -28,8 +27,10 @@ class Results:
         evaluation: Its questions and settings.
         answers: To each question.
         verdicts: In the order of the file.
-        scores_qj: float [questions, judgings].
+        scores_qj: float [questions, judgings], NaN where there is none. The judgings are those
+            that were wanted, made or not.
         pairs: Verdicts of comparisons, as `verdicts`; empty where there were none.
+        opponent: The answers that these were compared with; empty where they are not there now.
         person_q: A person's scores, NaN where there is none.
         contamination: What contamination.json holds; {} where nobody looked.
     """
@@ -39,6 +40,7 @@ class Results:
     verdicts: list[Judgement]
     scores_qj: np.ndarray
     pairs: list[Judgement]
+    opponent: list[Response]
     person_q: np.ndarray
     contamination: dict[str, Any]
 
@@ -62,28 +64,88 @@ def load(evaluation: Evaluation, person: str = '') -> Results:
     Raises:
         ValueError: a file is missing, damaged, or of other questions.
     """
-    verdicts = scoring.read(evaluation.path / VERDICTS)
-    kinds = {question.number: question.kind for question in evaluation.questions}
-    judgings = max((verdict.judging for verdict in verdicts), default=0) + 1
-    scores_qj = np.full((len(kinds), judgings), np.nan)
+    verdicts = _verdicts(evaluation, VERDICTS)
+    made = max((verdict.judging for verdict in verdicts), default=0) + 1
+    judgings = max(made, evaluation.settings.get('judgings', 1))
+    count = len(evaluation.questions)
+    scores_qj = np.full((count, judgings), np.nan)
     for verdict in verdicts:
-        if kinds.get(verdict.number) != verdict.kind:
-            raise ValueError(
-                f'{evaluation.path / VERDICTS} has a verdict on question {verdict.number} of class '
-                f'{verdict.kind!r}, which is not asked there: delete it and judge again.'
-            )
-        if isinstance(verdict.value, int | float):
-            scores_qj[verdict.number - 1, verdict.judging] = verdict.value
-    pairs, overlap = evaluation.path / PAIRS, evaluation.path / CONTAMINATION
+        scores_qj[verdict.number - 1, verdict.judging] = (
+            np.nan if verdict.value is None else verdict.value
+        )
+    pairs = _verdicts(evaluation, PAIRS) if (evaluation.path / PAIRS).is_file() else []
     return Results(
         evaluation,
         evaluation.answers(),
         verdicts,
         scores_qj,
-        scoring.read(pairs) if pairs.is_file() else [],
-        _person(person, len(kinds)) if person else np.full(len(kinds), np.nan),
-        read_json(overlap) if overlap.is_file() else {},
+        pairs,
+        _opponent(evaluation) if pairs else [],
+        _person(person, count) if person else np.full(count, np.nan),
+        _overlap(evaluation),
     )
+
+
+def _verdicts(evaluation: Evaluation, name: str) -> list[Judgement]:
+    """A file of verdicts, each of which is on a question that is asked, and there once."""
+    path = evaluation.path / name
+    kinds = {question.number: question.kind for question in evaluation.questions}
+    found, known = scoring.read(path), set()
+    for line, verdict in enumerate(found, 1):
+        if not _whole(verdict.number) or kinds.get(verdict.number) != verdict.kind:
+            raise ValueError(
+                f'{path} has a verdict on question {verdict.number} of class {verdict.kind!r}, '
+                'which is not asked there: delete it and judge again.'
+            )
+        if not _fits(verdict, name == PAIRS):
+            raise ValueError(f'{path}:{line} is no verdict: delete the file and judge again.')
+        if (verdict.number, verdict.judging) in known:
+            raise ValueError(
+                f'{path}:{line}: question {verdict.number} has a verdict of judging '
+                f'{verdict.judging} already: delete the file and judge again.'
+            )
+        known.add((verdict.number, verdict.judging))
+    return found
+
+
+def _fits(verdict: Judgement, pair: bool) -> bool:
+    """Whether all fields of a verdict are what they have to be."""
+    value = verdict.value
+    said = isinstance(verdict.reply, str) and isinstance(verdict.error, str)
+    if not said or not _whole(verdict.judging) or not isinstance(verdict.again, bool):
+        return False
+    if pair:
+        return verdict.judging in (0, 1) and value in (None, 'model', 'other', 'tie')
+    return 0 <= verdict.judging < MOST and (value is None or _share(value))
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _share(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
+
+
+def _opponent(evaluation: Evaluation) -> list[Response]:
+    """The answers that this model's were compared with, so far as they are still to be found."""
+    if not (against := evaluation.settings.get('against')):
+        return []
+    path = Path(against) / ANSWERS if Path(against).is_dir() else Path(against)
+    return answering.read(path, evaluation.questions) if path.is_file() else []
+
+
+def _overlap(evaluation: Evaluation) -> dict[str, Any]:
+    """What training data have of the questions; {} if nobody looked."""
+    path, count = evaluation.path / CONTAMINATION, len(evaluation.questions)
+    if not path.is_file():
+        return {}
+    found = read_json(path)
+    numbers = [finding.get('question') for finding in found.get('findings', [])]
+    fits = found.get('questions') == count and _whole(found.get('rows'))
+    if not fits or not all(_whole(number) and 1 <= number <= count for number in numbers):
+        raise ValueError(f'{path} is not about these {count:,} questions: look again with --train.')
+    return found
 
 
 def _person(path: str, count: int) -> np.ndarray:
@@ -93,126 +155,10 @@ def _person(path: str, count: int) -> np.ndarray:
     for where, row in RowFile(path):
         row = row if isinstance(row, dict) else {}
         number, score = row.get('id'), row.get('score')
-        given = isinstance(number, int) and isinstance(score, int | float)
-        if not given or not 1 <= number <= count or not 0 <= score <= 1:
+        if not _whole(number) or not 1 <= number <= count or not _share(score):
             raise ValueError(
                 f'{where}: a person\'s score has "id", the number of a question from 1 to {count}, '
                 'and "score" from 0 to 1.'
             )
         found[number - 1] = score
     return found
-
-
-def scores(found: Results) -> dict[str, Any]:
-    """All figures, as JSON values."""
-    values_q, kinds = found.values_q, found.kinds
-    classes = statistics.class_means(values_q, kinds)
-    lengths_q = np.array([len(answer.text) for answer in found.answers], np.float64)
-    settings = found.evaluation.settings
-    figures: dict[str, Any] = {
-        'model': settings['model'],
-        'judge': settings.get('judge'),
-        'questions': len(kinds),
-        'judgings': found.scores_qj.shape[1],
-        'average': statistics.macro_average(values_q, kinds)._asdict(),
-        'average_without_math_and_code': statistics.macro_average(
-            values_q, kinds, without=statistics.OTHERS
-        )._asdict(),
-        'classes': {
-            kind: {'questions': kinds.count(kind), **interval._asdict()}
-            for kind, interval in classes.items()
-        },
-        'coverage': coverage(found),
-        'length_and_score': statistics.rank_correlation(lengths_q, values_q)._asdict(),
-    }
-    if found.scores_qj.shape[1] > 1:
-        figures['judgings_agree'] = reliability.agreement(found.scores_qj, kinds)._asdict()
-    if np.isfinite(found.person_q).any():
-        person = reliability.with_person(values_q, found.person_q)
-        figures['person'] = person._asdict() | {'spearman': person.spearman._asdict()}
-    if found.pairs:
-        figures['pairs'] = _pairs(found, lengths_q)
-    if found.contamination:
-        figures['contamination'] = _contamination(found)
-    return plain(figures)
-
-
-def coverage(found: Results) -> dict[str, int]:
-    """How many verdicts and answers there are, and why some are missing."""
-    asked = found.scores_qj.size
-    read = int(np.isfinite(found.scores_qj).sum())
-    given_up = sum(bool(verdict.error) for verdict in found.verdicts)
-    return {
-        'judgings': asked,
-        'read': read,
-        'asked_again': sum(verdict.again for verdict in found.verdicts),
-        'unparsed': len(found.verdicts) - read - given_up,
-        'given_up': given_up,
-        'not_judged': asked - len(found.verdicts),
-        'unanswered': sum(answer.failed for answer in found.answers),
-        'too_long': sum(answer.finish_reason == TOO_LONG for answer in found.answers),
-        'cut': sum(answer.finish_reason == 'length' for answer in found.answers),
-    }
-
-
-def _pairs(found: Results, lengths_q: np.ndarray) -> dict[str, Any]:
-    """The comparison with another model's answers."""
-    sides = {(v.number, v.judging): PLACES.get(v.value) for v in found.pairs}  # type: ignore[arg-type]
-    numbers = sorted({number for number, _ in sides})
-    first = [sides.get((number, 0)) for number in numbers]
-    # `parse_pair` names places; ours stood second where the answers had changed places.
-    swapped = {'A': 'B', 'B': 'A', 'tie': 'tie', None: None}
-    second = [swapped[sides.get((number, 1))] for number in numbers]
-    result = reliability.pairwise(first, second)
-    return result._asdict() | {
-        'against': found.evaluation.settings.get('against'),
-        'margin': result.margin._asdict(),
-    }
-
-
-def _contamination(found: Results) -> dict[str, Any]:
-    """The questions that training data have, and the average without them."""
-    seen = sorted({finding['question'] for finding in found.contamination['findings']})
-    values_q, kinds = found.values_q.copy(), found.kinds
-    values_q[[number - 1 for number in seen]] = np.nan
-    without = statistics.macro_average(values_q, kinds)
-    return {'questions': seen, 'average_without_them': without._asdict()}
-
-
-def markdown(labels: Sequence[str], figures: Sequence[dict[str, Any]]) -> str:
-    """A table: classes in rows, models in columns, each score with its interval."""
-    kinds = list(dict.fromkeys(kind for one in figures for kind in one['classes']))
-    rows = [(kind, [one['classes'].get(kind) for one in figures]) for kind in kinds]
-    rows += [
-        ('**average**', [one['average'] for one in figures]),
-        ('**without math and code**', [o['average_without_math_and_code'] for o in figures]),
-    ]
-    head = [f'| class | {" | ".join(_cell(label) for label in labels)} |']
-    head.append(f'|---|{"---|" * len(labels)}')
-    body = [
-        f'| {_cell(name)} | {" | ".join(_bounds(v) for v in values)} |' for name, values in rows
-    ]
-    return '\n'.join([*head, *body]) + '\n'
-
-
-def _cell(text: str) -> str:
-    return text.replace('|', r'\|').replace('\n', ' ')
-
-
-def _bounds(values: dict[str, Any] | None) -> str:
-    if not values or values['value'] is None:
-        return '–'
-    if values['low'] is None:
-        return f'{values["value"]:.3f}'
-    return f'{values["value"]:.3f} ({values["low"]:.3f} to {values["high"]:.3f})'
-
-
-def plain(value: Any) -> Any:
-    """JSON values: NaN is null, and NumPy's numbers are Python's."""
-    if isinstance(value, dict):
-        return {key: plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(inner) for inner in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -66,7 +66,12 @@ def interval_bars(names: Sequence[str], rows: Sequence[tuple[str, Sequence[Bound
 
 
 def radar(names: Sequence[str], rows: Sequence[tuple[str, Sequence[Bounds]]]) -> Markup:
-    """One axis a group, one polygon a model; arguments as in `interval_bars`."""
+    """One axis a group, one polygon a model, which passes by what is not known.
+
+    Args:
+        names: Of the models.
+        rows: As in `interval_bars`; fewer than three have no such chart.
+    """
     if len(rows) < 3:
         return NOTHING
 
@@ -75,7 +80,7 @@ def radar(names: Sequence[str], rows: Sequence[tuple[str, Sequence[Bounds]]]) ->
         return RADIUS * value * math.sin(angle), -RADIUS * value * math.cos(angle)
 
     def polygon(values: Sequence[float]) -> str:
-        points = (at(place, 0.0 if math.isnan(v) else v) for place, v in enumerate(values))
+        points = (at(place, v) for place, v in enumerate(values) if not math.isnan(v))
         return ' '.join(f'{x:.1f},{y:.1f}' for x, y in points)
 
     shapes = [f'<polygon class="ring" points="{polygon([r] * len(rows))}"/>' for r in RINGS]
