@@ -83,8 +83,10 @@ def report() -> int:
         write_json(evaluation.path / CONTAMINATION, found.to_dict())
     others = {}
     for word in options.OTHERS.value:
-        name, equals, directory = word.rpartition('=')
-        others[name if equals else Path(directory).name] = directory
+        name, _, directory = word.rpartition('=')
+        if (name := name or Path(directory).name) in others:
+            raise ValueError(f'--others has {name} twice: name them, NAME=DIRECTORY.')
+        others[name] = directory
     return _said(
         report.write(evaluation, others, str(options.NAME.value), str(options.PERSON.value))
     )

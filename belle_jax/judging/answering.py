@@ -251,6 +251,7 @@ def read(path: str | Path, questions: Sequence[Question]) -> list[Response]:
         text = next((row[name] for name in ANSWERED if row.get(name) is not None), None)
         if not isinstance(text, str):
             raise ValueError(f'{where} has no answer: it belongs into a field "output".')
+        text = text.encode('utf-8', 'replace').decode()  # half a character cannot be written
         asked = next((row[n] for n in ASKED if isinstance(row.get(n), str)), '')
         answer = Response(text, str(row.get('finish_reason') or ''))
         found.append((asked.strip(), row.get('id'), answer))

@@ -203,8 +203,8 @@ def read(path: Path) -> list[Judgement]:
         ValueError: it is not there, or is none of ours.
     """
     try:
-        lines = path.read_text('utf-8').splitlines()
-        return [Judgement(**json.loads(line)) for line in lines]
+        lines = path.read_text('utf-8').split('\n')  # a reply may have ends of lines of its own
+        return [Judgement(**json.loads(line)) for line in lines if line]
     except FileNotFoundError as error:
         raise ValueError(f'{path} is not there: let a judge score the answers first.') from error
     except (ValueError, TypeError) as error:
