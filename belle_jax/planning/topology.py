@@ -40,10 +40,11 @@ def topology(target: str):
 
     # JAX asks the GPU at hand whether it is a Hopper; there is none at hand, and the target is one.
     cudnn.check_compute_capability = lambda capability: float(capability) <= 9.0
+    gpus, _, machines = target.split(':')[1].partition('x')
     described = topologies.get_topology_desc(
         platform='cuda',
         topology_name='h200',
         target_config=H200,
-        topology=f'1x1x{int(target.split(":")[1])}',
+        topology=f'1x{machines or 1}x{gpus}',
     )
     return described.devices, 'cuda', {'xla_gpu_autotune_level': '0'}
