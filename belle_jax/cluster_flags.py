@@ -31,7 +31,7 @@ def joined(
     *,
     place: str,
     stopped: int = 1,
-) -> contextlib.AbstractContextManager[None]:
+) -> contextlib.AbstractContextManager[cluster.Stopping | None]:
     """As `cluster.joined`, with the flags' settings; `values` are what all must have the same."""
     return cluster.joined(
         job,

@@ -21,6 +21,7 @@ from ml_collections import config_flags
 from belle_jax import cli, cluster_flags
 
 if TYPE_CHECKING:
+    from belle_jax.cluster import Stopping
     from belle_jax.config import Run
     from belle_jax.training.loop import Trainer
 
@@ -56,16 +57,16 @@ def main() -> int:
         {'--config': run.to_dict()},
         place=f'--workdir={workdir}',
         stopped=STOPPED,
-    ):
-        trainer = _train(run, workdir)
+    ) as stopping:
+        trainer = _train(run, workdir, stopping)
     return STOPPED if trainer.interrupted else 0
 
 
-def _train(run: 'Run', workdir: Path) -> 'Trainer':
+def _train(run: 'Run', workdir: Path, stopping: 'Stopping | None') -> 'Trainer':
     from belle_jax.training.loop import Trainer
 
     try:
-        trainer = Trainer(run, workdir)
+        trainer = Trainer(run, workdir, stopping)
         workdir = trainer.train()
     except RuntimeError as error:
         if 'RESOURCE_EXHAUSTED' not in str(error):

@@ -14,6 +14,7 @@ from belle_jax import disk
 from belle_jax.cluster.agreement import difference
 from belle_jax.cluster.job import ClusterJob
 from belle_jax.cluster.link import Link, detour, listen
+from belle_jax.cluster.stopping import Stopping
 from belle_jax.cluster.watch import LOST, Watch
 from belle_jax.files import sweep
 
@@ -30,7 +31,7 @@ def joined(
     timeout: float,
     program: str,
     stopped: int,
-) -> Iterator[None]:
+) -> Iterator[Stopping | None]:
     """While the block runs, this process is one of its job's; without a job it stays alone.
 
     JAX must not have been used before. Process 0 alone prints: what the others do goes to
@@ -46,11 +47,13 @@ def joined(
         timeout: Seconds within which a missing or silent process is named.
         program: Begins the sentences.
         stopped: The exit code of all after Ctrl-C in one.
+    Yields:
+        Where all stop, for `Trainer`; None for a process that is alone.
     Raises:
         ValueError: process 0 cannot have its port.
     """
     if job is None:
-        yield
+        yield None
         return
     watch = Watch(job, timeout, program)
     try:
@@ -59,7 +62,7 @@ def joined(
         _start_jax(watch, port)
         if job.process:
             _log(watch, logs)
-        yield
+        yield watch.stopping
         import jax
 
         jax.distributed.shutdown()  # waits for all
@@ -155,6 +158,7 @@ def _start_jax(watch: Watch, port: int) -> None:
     near = detour(watch.links[0].socket.getpeername()[0], port) if job.process else port
     os.environ.update(no_grpc_proxy=here)  # proxies are for what is farther away
     jax.config.update('jax_check_proxy_envs', False)
+    jax.config.update('jax_enable_preemption_service', False)  # see `stopping`
     late = int(4 * watch.timeout) + 60  # ours comes first
     jax.distributed.initialize(
         f'{here}:{near}',

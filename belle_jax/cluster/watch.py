@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 
 from belle_jax.cluster.job import ClusterJob
 from belle_jax.cluster.link import Link
+from belle_jax.cluster.stopping import Stopping
 
 LOST = 75
 """Exit code after a process was lost (EX_TEMPFAIL of sysexits.h): start the same command again."""
@@ -42,6 +43,7 @@ class Watch:
         self.job, self.timeout, self._program = job, timeout, program
         self.host = os.environ.get('SLURMD_NODENAME') or socket.gethostname()
         self.links: dict[int, Link] = {}
+        self.stopping = Stopping(job.processes, job.process)
         self.console: int | None = None  # where sentences of processes but 0 went before the log
         self._period = min(5.0, timeout / 20)
         self._begun = time.monotonic()
@@ -73,8 +75,12 @@ class Watch:
 
     def announce(self, subject: str, value: Any) -> None:
         """Process 0's answer to those who `meet`."""
+        self._send(subject=subject, value=value)
+
+    def _send(self, **message: Any) -> None:
+        """To all from process 0, to process 0 from the others."""
         for link in list(self.links.values()):
-            link.send(subject=subject, value=value)
+            link.send(**message)
 
     def fail(self, code: int, sentence: str, patience: float) -> None:
         """Tells the others what this process ends with; returns when it may end.
@@ -146,6 +152,7 @@ class Watch:
             for link in list(self.links.values()):
                 if not link.done:
                     link.send()
+            self.stopping.turn(self._send)
             before, looked = looked, time.monotonic()
             if looked - before < 4 * self._period:  # else it was stopped itself: first it reads
                 self._judge()
@@ -181,6 +188,8 @@ class Watch:
                 if 'subject' in message:
                     self._said[str(message['subject']), number] = message.get('value')
                 self._changed.notify_all()
+            if 'stop' in message:
+                self.stopping.hear(number, message['stop'], self._send)
             if 'code' in message:
                 self._end_as(int(message['code']), str(message.get('sentence')), number)
 

@@ -154,7 +154,8 @@ def harness() -> str:
         *('apply_chat_template', 'template', 'system', 'log_samples', 'output'),
     )
     chosen: dict[str, Any] = {name: FLAGS[name].value for name in names}
-    return harness.evaluate(str(options.MODEL.value), FLAGS['tasks'].value, **chosen)
+    tasks: Any = FLAGS['tasks'].value
+    return harness.evaluate(str(options.MODEL.value), tasks, **chosen)
 
 
 def perplexity() -> str:

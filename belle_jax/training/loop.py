@@ -1,11 +1,10 @@
 """A run from its configuration to its last checkpoint, told in order."""
 
 import contextlib
-import functools
-import signal
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,16 +30,17 @@ class NotFiniteError(ValueError):
 class Trainer:
     """One run. `train()` does all of it; `self.state` is what it has reached."""
 
-    def __init__(self, run: Run, workdir: Path):
+    def __init__(self, run: Run, workdir: Path, stopping: Any = None):
         """Prepares everything up to the first step, or to the one after the last checkpoint.
 
         Args:
             run: From `config.resolve`.
             workdir: The run directory; made if absent, continued if it holds a run.
+            stopping: Of several processes, the step at which all stop (`cluster.joined`).
         Raises:
             ValueError: a field, a file or the mesh does not fit; nothing was trained.
         """
-        self.workdir = workdir
+        self.workdir, self._stopping = workdir, stopping
 
         # ─── who am I ────────────────────────────────────────────────────────────────────────────
         start = Start(run, workdir)
@@ -100,11 +100,9 @@ class Trainer:
         if self.samples:
             self.samples.go_on(self.number, self.recorder.say)
         self._introduce()
-        # Several processes must stop at the same step: JAX's own handler sees to that.
-        heeding = signals.heeding(self._terminate)
-        if jax.process_count() > 1:
-            ask = functools.partial(signal.raise_signal, signal.SIGTERM)
-            heeding = signals.heeding(ask, (signal.SIGHUP, signal.SIGINT))
+        # Several processes must stop at the same step.
+        alone = self._terminate if jax.process_count() == 1 else signals.interrupt
+        heeding = signals.heeding(self._stopping.ask if self._stopping else alone)
         try:
             with heeding, jax.set_mesh(self.setup.mesh):
                 self._run()
@@ -265,9 +263,9 @@ class Trainer:
         self._stop = True
 
     def _must_stop(self) -> bool:
-        """SIGTERM reached a process; all processes stop at the same step."""
-        if jax.process_count() > 1:
-            self._stop = multihost_utils.reached_preemption_sync_point(self.number)
+        """Whether SIGTERM reached a process; all processes stop at the same step."""
+        if self._stopping:
+            self._stop = self._stopping.reached(self.number)
         return self._stop
 
     def _introduce(self) -> None:
