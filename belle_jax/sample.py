@@ -15,7 +15,9 @@ A prompts file has one JSON object a line: {"prompt": "..."}, {"messages": [{"ro
 "content": "..."}]} or BELLE's {"text": "..."}, and optionally an "id". The output has, in the same
 order, id, input, output, finish_reason (stop or length), prompt_tokens, completion_tokens. The same
 command again continues where it was stopped. What a row gets depends on the row, the settings and
-the seed, not on the rows beside it.
+the seed, not on the rows beside it. Several processes that Slurm, Kubernetes, mpirun or TPU
+machines start, or that --coordinator, --processes and --process name, answer it with one model,
+split over the devices of all.
 
 Prompts are written as the run was trained; a Hugging Face directory's own chat template is used, or
 else BELLE's. --template=none continues raw text. Without a temperature the answer is greedy: the
@@ -25,11 +27,12 @@ likeliest token each time.
 import dataclasses
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from absl import flags
 
-from belle_jax import cli, signals
+from belle_jax import cli, cluster_flags, signals
 
 # BELLE's published settings: its model cards; its GPTQ scripts, whose lengths count the prompt and
 # whose top_k is transformers' default of the time; its Gradio page.
@@ -166,37 +169,65 @@ def main() -> None:
         beside = f'{OUTPUT.value}{prompt_file.SETTINGS}'
         distinct({'--prompts': PROMPTS.value}, {'--output': [OUTPUT.value, beside]})
     rows = prompt_file.read_prompts(PROMPTS.value) if PROMPTS.value else []
-    model = str(MODEL.value)
-    voice = assistant.voice(model, chosen.get('template', ''), SYSTEM.value)
+    voice = assistant.voice(str(MODEL.value), chosen.get('template', ''), SYSTEM.value)
     print(f'template: {voice.template.name}', file=sys.stderr)
-    output = None
     if OUTPUT.value:
-        run = {
-            'model': model,
-            'step': voice.step,
-            'template': voice.template.name,
-            'system': voice.system,
-            'dtype': DTYPE.value,
-            'batch_size': BATCH_SIZE.value,
-            'settings': chosen,
-        }
-        if WEIGHTS.value:
-            run['weights'] = str(WEIGHTS.value)
-        output = prompt_file.Output(OUTPUT.value, rows, run)
-    engine = assistant.engine(
-        model,
+        _answer(rows, voice, chosen, settings)
+    else:
+        engine = _engine(voice, DEVICES.value)
+        signals.as_usual()
+        title = assistant.title(str(MODEL.value), engine, voice)
+        terminal.converse(engine, voice, settings, title)
+
+
+def _answer(rows: list[Any], voice: Any, chosen: dict[str, Any], settings: Any) -> None:
+    """Answers a file of prompts; the processes of a job do it together, with one model."""
+    from belle_jax.decoding import prompt_file
+
+    path = str(OUTPUT.value)
+    run = {
+        'model': str(MODEL.value),
+        'step': voice.step,
+        'template': voice.template.name,
+        'system': voice.system,
+        'dtype': DTYPE.value,
+        'batch_size': BATCH_SIZE.value,
+        'settings': chosen,
+    }
+    if WEIGHTS.value:
+        run['weights'] = str(WEIGHTS.value)
+    job = cluster_flags.find()
+    same = {f'--{name}': value for name, value in run.items()}
+    with cluster_flags.joined(job, Path(f'{path}.logs'), same, place=f'--output={path}'):
+        output = prompt_file.Output(path, rows, run, writes=not (job and job.process))
+        engine = _engine(voice, _all_devices() if job else DEVICES.value)
+        prompt_file.answer(engine, voice, rows, output, settings)
+        print(f'{len(rows):,} answers are in {path}')
+
+
+def _engine(voice: Any, devices: int) -> Any:
+    from belle_jax.decoding import assistant
+
+    return assistant.engine(
+        str(MODEL.value),
         voice,
         dtype=DTYPE.value,
         batch_size=BATCH_SIZE.value,
-        devices=DEVICES.value,
+        devices=devices,
         weights=str(WEIGHTS.value),
     )
-    if output is None:
-        signals.as_usual()
-        terminal.converse(engine, voice, settings, assistant.title(model, engine, voice))
-    else:
-        prompt_file.answer(engine, voice, rows, output, settings)
-        print(f'{len(rows):,} answers are in {OUTPUT.value}')
+
+
+def _all_devices() -> int:
+    """Those of all processes, each of which takes part."""
+    import jax
+
+    if DEVICES.present and DEVICES.value != jax.device_count():
+        raise ValueError(
+            f'--devices={DEVICES.value}: {jax.process_count()} processes have '
+            f'{jax.device_count()} devices, and split each weight over all. Leave it out.'
+        )
+    return jax.device_count()
 
 
 if __name__ == '__main__':

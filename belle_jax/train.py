@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING
 from absl import flags
 from ml_collections import config_flags
 
-from belle_jax import cli
+from belle_jax import cli, cluster_flags
 
 if TYPE_CHECKING:
-    from belle_jax.cluster.stopping import Stopping
+    from belle_jax.cluster import Stopping
     from belle_jax.config import Run
     from belle_jax.training.loop import Trainer
 
@@ -32,14 +32,6 @@ CONFIG = config_flags.DEFINE_config_file(
     lock_config=True,
 )
 WORKDIR = flags.DEFINE_string('workdir', None, 'The run directory: made, or continued.')
-COORDINATOR = flags.DEFINE_string(
-    'coordinator', None, 'Of several processes: HOST:PORT of process 0, where nobody says it.'
-)
-PROCESSES = flags.DEFINE_integer('processes', None, 'How many, likewise.')
-PROCESS = flags.DEFINE_integer('process', None, "This process's number, likewise.")
-TIMEOUT = flags.DEFINE_float(
-    'cluster_timeout', 90.0, 'Seconds within which a lost process ends the others.', lower_bound=1
-)
 STOPPED = 143
 """Exit code after SIGTERM or Ctrl-C: the run is saved and not finished."""
 
@@ -50,7 +42,7 @@ def main() -> int:
     """Resolves the configuration and trains; returns the exit code."""
     import jax
 
-    from belle_jax import cluster, config
+    from belle_jax import config
 
     run = config.resolve(CONFIG.value)
     if run.train.deterministic:
@@ -58,10 +50,14 @@ def main() -> int:
         os.environ['XLA_FLAGS'] = os.environ.get('XLA_FLAGS', '') + flag
     if CPU_DEVICES.value:
         jax.config.update('jax_num_cpu_devices', CPU_DEVICES.value)
-    job = cluster.find(COORDINATOR.value, PROCESSES.value, PROCESS.value)
-    workdir, facts = Path(str(WORKDIR.value)), cluster.facts(run.to_dict()) if job else {}
-    settings = {'timeout': TIMEOUT.value, 'program': cli.program(), 'stopped': STOPPED}
-    with cluster.joined(job, workdir, facts, **settings) as stopping:
+    workdir = Path(str(WORKDIR.value))
+    with cluster_flags.joined(
+        cluster_flags.find(),
+        workdir / 'logs',
+        {'--config': run.to_dict()},
+        place=f'--workdir={workdir}',
+        stopped=STOPPED,
+    ) as stopping:
         trainer = _train(run, workdir, stopping)
     return STOPPED if trainer.interrupted else 0
 

@@ -28,12 +28,12 @@ FLOORS = (
     'quantization',
     'training',
     'judging synthesis serving planning',
-    'cli flag_readers server_flags',
+    'cli flag_readers server_flags cluster_flags',
     'train sample serve evaluate generate_data plan quickstart convert configs',
     'public __init__',
 )
 FLOOR = {room: number for number, line in enumerate(FLOORS) for room in line.split()}
-PROGRAMS = {*FLOORS[-2].split(), 'cli', 'server_flags'} - {'configs'}
+PROGRAMS = {*FLOORS[-2].split(), 'cli', 'server_flags', 'cluster_flags'} - {'configs'}
 WITHOUT_JAX = 'families data api weights texts formats diffs synthesis judging'.split()
 # What JAX calls by the name of a mesh axis, beside sharding.py's own words for it.
 BY_AXIS = (

@@ -1,7 +1,7 @@
 """Several processes that train as one: who belongs to a job, how they meet, and what ends them.
 
     job = cluster.find(coordinator, processes, process)     # None: this process is alone
-    with cluster.joined(job, workdir, facts, timeout=90, program='belle_jax.train', stopped=143):
+    with cluster.joined(job, workdir / 'logs', facts, timeout=90, …):
         ...                                                 # jax.devices() are those of all
 
 Inside the block a process that dies, hangs or fails ends all of them with a sentence that names it.
@@ -10,6 +10,7 @@ Inside the block a process that dies, hangs or fails ends all of them with a sen
 from belle_jax.cluster.agreement import facts
 from belle_jax.cluster.job import ClusterJob, find
 from belle_jax.cluster.joining import joined
+from belle_jax.cluster.stopping import Stopping
 from belle_jax.cluster.watch import LOST
 
-__all__ = ['LOST', 'ClusterJob', 'facts', 'find', 'joined']
+__all__ = ['LOST', 'ClusterJob', 'Stopping', 'facts', 'find', 'joined']

@@ -10,11 +10,11 @@ from typing import Any
 from belle_jax import __version__
 
 
-def facts(config: Mapping[str, Any]) -> dict[str, str]:
-    """What is compared: each value of a configuration, the code, and the libraries below it.
+def facts(values: Mapping[str, Any]) -> dict[str, str]:
+    """What is compared: each of these values, the code, and the libraries below it.
 
     Args:
-        config: Plain values by name, nested, as `Run.to_dict` gives them.
+        values: Plain values by flag, nested: {'--config': {'seed': 0, …}} gives '--config.seed'.
     """
     sources = hashlib.sha256()
     package = Path(__file__).parents[1]
@@ -22,7 +22,7 @@ def facts(config: Mapping[str, Any]) -> dict[str, str]:
         sources.update(f'{path.relative_to(package)}\0'.encode() + path.read_bytes())
     code = {f'version of {name}': importlib.metadata.version(name) for name in ('jax', 'jaxlib')}
     code['version of belle_jax'] = f'{__version__} (sources {sources.hexdigest()[:8]})'
-    return code | _flat('--config', config)
+    return code | _flat('', values)
 
 
 def difference(values: Mapping[int, Mapping[str, str]], names: Mapping[int, str]) -> str | None:
@@ -47,5 +47,5 @@ def difference(values: Mapping[int, Mapping[str, str]], names: Mapping[int, str]
 def _flat(name: str, value: Any) -> dict[str, str]:
     if not isinstance(value, Mapping):
         return {name: json.dumps(value, ensure_ascii=False, default=str)}
-    parts = (_flat(f'{name}.{key}', inside) for key, inside in value.items())
+    parts = (_flat(f'{name}.{key}' if name else key, inside) for key, inside in value.items())
     return {key: text for part in parts for key, text in part.items()}

@@ -16,17 +16,18 @@ from belle_jax.cluster.job import ClusterJob
 from belle_jax.cluster.link import Link, detour, listen
 from belle_jax.cluster.stopping import Stopping
 from belle_jax.cluster.watch import LOST, Watch
+from belle_jax.files import sweep
 
-LOGS = 'logs'
 SEEN_WITHIN = 15.0  # seconds until a file of one machine is seen by the others
 
 
 @contextlib.contextmanager
 def joined(
     job: ClusterJob | None,
-    workdir: Path,
+    logs: Path,
     facts: Mapping[str, str],
     *,
+    place: str,
     timeout: float,
     program: str,
     stopped: int,
@@ -34,14 +35,15 @@ def joined(
     """While the block runs, this process is one of its job's; without a job it stays alone.
 
     JAX must not have been used before. Process 0 alone prints: what the others do goes to
-    WORKDIR/logs/process-N.log. Whatever ends one of them ends all, with a sentence and exit code:
+    LOGS/process-N.log. Whatever ends one of them ends all, with a sentence and exit code:
     LOST where one did not come, was killed or hangs; 1 where they differ, or do not see the same
     directory.
 
     Args:
         job: From `find`.
-        workdir: A directory that all processes share; made if need be.
+        logs: A directory in what all processes share; made if need be.
         facts: What must be the same in all, from `agreement.facts`.
+        place: How sentences call what is shared, such as '--workdir=runs/sft'.
         timeout: Seconds within which a missing or silent process is named.
         program: Begins the sentences.
         stopped: The exit code of all after Ctrl-C in one.
@@ -56,10 +58,10 @@ def joined(
     watch = Watch(job, timeout, program)
     try:
         _call(watch)
-        port = _agree(watch, facts, workdir)
+        port = _agree(watch, facts, logs, place)
         _start_jax(watch, port)
         if job.process:
-            _log(watch, workdir)
+            _log(watch, logs)
         yield watch.stopping
         import jax
 
@@ -108,18 +110,19 @@ def _call(watch: Watch) -> None:
     watch.start()
 
 
-def _agree(watch: Watch, facts: Mapping[str, str], workdir: Path) -> int:
+def _agree(watch: Watch, facts: Mapping[str, str], shared: Path, place: str) -> int:
     """Compares what all must have in common, the directory as well; returns JAX' port."""
     if watch.job.process:
         name = watch.meet('facts', dict(facts))[0]
-        return watch.meet('directory', _sees(workdir / name, watch.timeout / 2))[0]
+        return watch.meet('directory', _sees(shared / name, watch.timeout / 2))[0]
     values = watch.meet('facts', dict(facts))
     names = {number: watch.name(number) for number in values}
     if sentence := difference(values, names):
         watch.end(1, sentence)
     # A name that nobody has looked for: network file systems remember for long what is not there.
-    workdir.mkdir(parents=True, exist_ok=True)
-    token = workdir / f'.{secrets.token_hex(8)}.partial'  # `sweep` removes it after a kill
+    shared.mkdir(parents=True, exist_ok=True)
+    sweep(shared)  # what a kill left
+    token = shared / f'.{secrets.token_hex(8)}.partial'
     token.touch()
     try:
         watch.announce('facts', token.name)
@@ -129,8 +132,8 @@ def _agree(watch: Watch, facts: Mapping[str, str], workdir: Path) -> int:
     if blind := [names[number] for number, sees in seen.items() if not sees]:
         watch.end(
             1,
-            f'--workdir={workdir} of {names[0]} is not what {blind[0]} has by that name: all '
-            'processes write parts of the same checkpoints. Give a directory that they share.',
+            f'{place} of {names[0]} is not what {blind[0]} has by that name: all processes work on '
+            'the same files. Give a place that they share.',
         )
     with socket.socket() as probe:
         probe.bind(('', 0))
@@ -170,10 +173,8 @@ def _start_jax(watch: Watch, port: int) -> None:
     )
 
 
-def _log(watch: Watch, workdir: Path) -> None:
+def _log(watch: Watch, folder: Path) -> None:
     """Leads what this process prints to its file, also what libraries print in C++."""
-    folder = workdir / LOGS
-    folder.mkdir(parents=True, exist_ok=True)
     name = folder / f'process-{watch.job.process}.log'
     file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     watch.console = os.dup(2)

@@ -7,6 +7,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
 from belle_jax.data.records import Message
 from belle_jax.decoding.assistant import Voice
 from belle_jax.decoding.batch import group_by_length
@@ -87,16 +91,22 @@ class Output:
     """The answers written so far, and whose they are.
 
     Beside the file stands FILE.settings.json: input, model and settings. The same command goes on
-    behind the last whole row; any other is refused.
+    behind the last whole row; any other is refused. Of several processes one writes, and tells the
+    others how far it was.
     """
 
-    def __init__(self, path: str | Path, rows: Sequence[PromptRow], run: dict[str, Any]):
+    def __init__(
+        self, path: str | Path, rows: Sequence[PromptRow], run: dict[str, Any], writes: bool = True
+    ):
         """Opens or resumes an output for rows; `run` are JSON values that decide the answers.
 
-        A file that holds answers of another run is a ValueError.
+        A file that holds answers of another run is a ValueError. If this process is not the one
+        that `writes`, it only counts.
         """
-        self.path, self._rows = Path(path), rows
+        self.path, self._rows, self._writes = Path(path), rows, writes
         self.done = 0
+        if not writes:
+            return
         text = json.dumps([[r.id, r.input] for r in rows], ensure_ascii=False)
         run = run | {'input': hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()}
         settings = self.path.with_name(self.path.name + SETTINGS)
@@ -110,7 +120,10 @@ class Output:
 
     def write(self, completion: Completion, output: str) -> None:
         """Adds the next row's answer."""
-        row = self._rows[self.done]
+        self.done += 1
+        if not self._writes:
+            return
+        row = self._rows[self.done - 1]
         values = {
             'id': row.id,
             'input': row.input,
@@ -121,11 +134,16 @@ class Output:
         }
         self._file.write(json.dumps(values, ensure_ascii=False) + '\n')
         self._file.flush()
-        self.done += 1
 
     def close(self) -> None:
         """Closes the file."""
-        self._file.close()
+        if self._writes:
+            self._file.close()
+
+    def agree(self) -> None:
+        """Takes over from process 0 how many rows are done."""
+        if jax.process_count() > 1:
+            self.done = int(multihost_utils.broadcast_one_to_all(np.int32(self.done)))
 
     def _check(self, settings: Path, run: dict[str, Any]) -> None:
         if not settings.is_file():
@@ -175,7 +193,8 @@ def answer(
 ) -> None:
     """Answers all rows that `output` does not have yet; a ValueError names one that cannot be.
 
-    Batches are the same whether the run was interrupted or not, and so are the answers.
+    Batches are the same whether the run was interrupted or not, and so are the answers. Several
+    processes that hold one model call it together.
 
     Args:
         engine: Answers.
@@ -186,6 +205,7 @@ def answer(
         too_long: The finish reason of an empty answer to a prompt that fills the model's context;
             '': such a prompt is an error.
     """
+    output.agree()
     prompts, waiting = _prompts(engine, voice, rows, too_long)
     waiting = {place: empty for place, empty in waiting.items() if place >= output.done}
     progress = Progress('answering', 'rows', len(rows), output.done)

@@ -1,5 +1,7 @@
 """Several processes train as one: the same losses, the same checkpoint, and one end for all."""
 
+import json
+import os
 import re
 import shutil
 import signal
@@ -9,8 +11,11 @@ import time
 import numpy as np
 import pytest
 
+import programs
+import tiny
 import training_runs
 from belle_jax import config
+from belle_jax.decoding import Sampling, assistant, prompt_file
 from belle_jax.training.loop import Trainer
 
 pytestmark = pytest.mark.slow
@@ -23,14 +28,19 @@ def flags(tmp_path_factory):
     return training_runs.make_data(tmp_path_factory.mktemp('data'))
 
 
-def start(workdir, flags, processes, devices):
-    """The processes of a run, started."""
+def job(processes):
+    """Flags for each process of a job."""
     with socket.socket() as probe:
         probe.bind(('localhost', 0))
         port = probe.getsockname()[1]
-    job = [f'--coordinator=localhost:{port}', f'--processes={processes}', '--cluster_timeout=60']
-    flags = [*job, *flags, f'--cpu_devices={devices}']
-    return [training_runs.start(workdir, [*flags, f'--process={n}']) for n in range(processes)]
+    same = [f'--coordinator=localhost:{port}', f'--processes={processes}', '--cluster_timeout=60']
+    return [[*same, f'--process={n}'] for n in range(processes)]
+
+
+def start(workdir, flags, processes, devices):
+    """The processes of a run, started."""
+    flags = [*flags, f'--cpu_devices={devices}']
+    return [training_runs.start(workdir, [*own, *flags]) for own in job(processes)]
 
 
 def codes(running):
@@ -127,3 +137,34 @@ def test_a_mesh_that_does_not_fit_the_devices_of_all_is_one_sentence(flags, tmp_
         last = text.strip().splitlines()[-1]
         assert last.startswith('belle_jax.train: --config.mesh') and 'not fit 2 devices' in last
         assert 'Traceback' not in text
+
+
+def test_what_one_process_has_begun_to_answer_two_answer_in_the_same_words(tmp_path):
+    """One process with two devices, cut in the middle; process 0 alone writes."""
+    tiny.write_model(model := tmp_path / 'model')
+    prompts, output, log = (tmp_path / name for name in ('prompts.jsonl', 'answers.jsonl', 'log'))
+    questions = ['What?', '你好', 'a much longer question ' * 3, 'Why?', 'Who?']
+    prompts.write_text(''.join(json.dumps({'prompt': q}) + '\n' for q in questions))
+    sampling = {'temperature': 0.8, 'max_new_tokens': 12, 'seed': 3}
+    voice = assistant.voice(model)
+    run = {'model': str(model), 'step': None, 'template': voice.template.name, 'system': ''}
+    run |= {'dtype': 'float32', 'batch_size': 2, 'settings': sampling}
+    rows = prompt_file.read_prompts(prompts)
+    alone = prompt_file.Output(output, rows, run)
+    engine = assistant.engine(model, voice, batch_size=2, devices=2)
+    prompt_file.answer(engine, voice, rows, alone, lambda _: Sampling(**sampling))
+    alone.close()
+    made = output.read_bytes()
+    assert len(made.splitlines()) == 5
+    output.write_bytes(made[: len(made) // 2])
+
+    flags = [f'--model={model}', f'--prompts={prompts}', f'--output={output}', '--batch_size=2']
+    flags += [f'--{name}={value}' for name, value in sampling.items()]
+    command = ['python', '-m', 'belle_jax.sample', *flags]
+    env = os.environ | {'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(programs.ROOT)}
+    running = [
+        programs.Program([*command, *own], cwd=programs.ROOT, env=env, stdout=log) for own in job(2)
+    ]
+    assert codes(running) == [0, 0], log.read_text()
+    assert log.read_text().count('5 answers are in') == 1
+    assert output.read_bytes() == made

@@ -48,7 +48,15 @@ def main() -> None:
     timeout, act = settings.pop('timeout'), settings.pop('act', 'wait')
     job = cluster.ClusterJob(**settings)
     try:
-        with cluster.joined(job, workdir, facts, timeout=timeout, program='member', stopped=143):
+        with cluster.joined(
+            job,
+            workdir / 'logs',
+            facts,
+            place=f'--workdir={workdir}',
+            timeout=timeout,
+            program='member',
+            stopped=143,
+        ):
             (workdir / f'in-{job.process}').touch()
             print('inside', flush=True)
             if act == 'wait':
