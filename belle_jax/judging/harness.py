@@ -25,14 +25,10 @@ def evaluate(
     num_fewshot: int | None = None,
     limit: float | None = None,
     batch_size: int = 8,
-    seq_len: int | None = None,
-    dtype: str = 'float32',
     apply_chat_template: bool = False,
-    template: str = '',
-    system: str | None = None,
-    devices: int = 1,
     log_samples: bool = False,
     output: str = '',
+    **settings: Any,
 ) -> str:
     """Runs tasks of the harness.
 
@@ -44,46 +40,27 @@ def evaluate(
         num_fewshot: Examples before each question; None: the task's number.
         limit: Questions of each task, or below 1 that share of them; None: all.
         batch_size: Texts at a time.
-        seq_len: Tokens that are read at most; None: the model's context.
-        dtype: Of weights and activations.
         apply_chat_template: Whether each question is a conversation.
-        template: Of conversations; '': the model's own.
-        system: Message of that role; None: the run's.
-        devices: That share each weight.
         log_samples: Whether the file holds each request and what came of it.
         output: JSON file for all figures; '': none.
+        **settings: The others of `HarnessModel`.
     Returns:
         The table of scores, and where the figures are.
     Raises:
         ValueError: the harness is not installed, a flag is out of range, a task is not known, or
             the model cannot be used.
     """
-    try:
-        from lm_eval import simple_evaluate, utils
-        from lm_eval.tasks import TaskManager
-    except ImportError as error:
-        raise ValueError(
-            f"lm-evaluation-harness is not installed ({error}): pip install 'belle-jax[harness]'."
-        ) from error
-
+    tools, loader = _installed()
     if include_path and not Path(include_path).is_dir():
         raise ValueError(f'--include_path={include_path} is not a directory: name one of tasks.')
     if limit is not None and limit <= 0:
         raise ValueError(f'--limit={limit} must be above 0: questions, or below 1 their share.')
-    asked = lm(
-        model,
-        template=template,
-        system=system,
-        seq_len=seq_len,
-        dtype=dtype,
-        batch_size=batch_size,
-        devices=devices,
-    )
-    manager = TaskManager(include_path=include_path or None)
+    asked = lm(model, batch_size=batch_size, **settings)
+    manager = loader.TaskManager(include_path=include_path or None)
     names = _known(tasks, manager)
     # It would fork to resample, and JAX's threads do not live on in a fork.
     os.environ.setdefault('DISABLE_MULTIPROC', '1')
-    results: Any = simple_evaluate(
+    results: Any = tools.simple_evaluate(
         asked,
         tasks=names,
         num_fewshot=num_fewshot,
@@ -95,15 +72,33 @@ def evaluate(
         log_samples=log_samples,
         task_manager=manager,
     )
+    return _told(results, output)
+
+
+def _installed() -> tuple[Any, Any]:
+    """The harness and its tasks, or the sentence that it is missing."""
+    try:
+        import lm_eval
+        from lm_eval import tasks
+    except ImportError as error:
+        raise ValueError(
+            f"lm-evaluation-harness is not installed ({error}): pip install 'belle-jax[harness]'."
+        ) from error
+    return lm_eval, tasks
+
+
+def _told(results: Any, output: str) -> str:
+    """The tables of results, which are written where that is wanted."""
+    from lm_eval import utils
+
     said = utils.make_table(results)
     if results.get('groups'):
         said += '\n' + utils.make_table(results, 'groups')
     if output:
         Path(output).parent.mkdir(parents=True, exist_ok=True)
         # Its settings hold functions, its scores numbers of NumPy's.
-        write_json(
-            Path(output), json.loads(json.dumps(results, default=utils.handle_non_serializable))
-        )
+        plain = json.dumps(results, default=utils.handle_non_serializable)
+        write_json(Path(output), json.loads(plain))
         said += f'\nThe figures are in {output}'
     return said
 

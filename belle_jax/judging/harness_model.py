@@ -36,7 +36,19 @@ class HarnessModel:
         batch_size: int = 8,
         devices: int = 1,
     ):
-        """Arguments as in `evaluate`; what the model cannot do is a ValueError."""
+        """Takes what the harness is to ask.
+
+        Args:
+            model: As in `harness.evaluate`.
+            template: Of conversations; '': the model's own.
+            system: Message of that role; None: the run's.
+            seq_len: Tokens that are read at most; None: the model's context.
+            dtype: Of weights and activations.
+            batch_size: Texts at a time.
+            devices: That share each weight.
+        Raises:
+            ValueError: the model has no tokenizer, or reads fewer tokens than `seq_len`.
+        """
         super().__init__()
         from belle_jax import families
         from belle_jax.decoding import assistant
