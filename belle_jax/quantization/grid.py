@@ -27,7 +27,8 @@ class Codes:
         lowest_zero: The smallest zero that the file can hold where it is not: 1 in GPTQ's first
             format, which stores one less.
         scale_dtype: What scales are rounded to before they are used.
-        shrinks: How many smaller ranges are tried; 1: the range that holds all weights.
+        shrinks: How many smaller ranges are tried; 1: the range that holds all weights. Where
+            zero is half the range, each is tried with a scale below zero as well.
     """
 
     bits: int
@@ -74,14 +75,17 @@ def fit(w: jax.Array, codes: Codes, importance: jax.Array | None = None) -> Grid
         grid = jax.tree.map(lambda new, old: jnp.where(better, new, old), other, grid)
         return (grid, jnp.where(better, error, least)), None
 
+    shrinks = jnp.linspace(1, SHRINK_BY, codes.shrinks, dtype=w.dtype)
+    if codes.symmetric:
+        # One code more lies below zero than above it: a scale below zero turns that round.
+        shrinks = jnp.concatenate([shrinks, -shrinks])
     start = whole, jnp.full(w.shape[1], jnp.inf, w.dtype)
-    return jax.lax.scan(attempt, start, jnp.linspace(1, SHRINK_BY, codes.shrinks, dtype=w.dtype))[
-        0
-    ][0]
+    return jax.lax.scan(attempt, start, shrinks)[0][0]
 
 
 def _grid(low: jax.Array, high: jax.Array, codes: Codes) -> Grid:
-    scale = jnp.maximum((high - low) / codes.top, SMALLEST)
+    scale = (high - low) / codes.top
+    scale = jnp.copysign(jnp.maximum(jnp.abs(scale), SMALLEST), scale)
     scale = scale.astype(codes.scale_dtype).astype(low.dtype)
     if codes.symmetric:
         return Grid(scale, jnp.full_like(scale, 2 ** (codes.bits - 1)))

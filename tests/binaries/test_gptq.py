@@ -1,7 +1,6 @@
 """convert gptq, from a directory of a model to one that runs."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+import programs
 import tiny
 from belle_jax import load_model
 from belle_jax.data import marked_text, tokenizer
@@ -40,9 +40,7 @@ def start(folder, *flags, code=0):
         'JAX_PLATFORMS': 'cpu',
         'HF_HUB_OFFLINE': '1',
     }
-    done = subprocess.run(
-        [*command, *flags], cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
+    done = programs.run([*command, *flags], cwd=folder, env=environment, timeout=300)
     assert done.returncode == code, done.stderr
     return done.stdout if not code else done.stderr
 

@@ -147,6 +147,15 @@ def test_a_smaller_range_is_taken_where_it_loses_less():
     assert errors[1] < 0.5 * errors[0]
 
 
+@pytest.mark.parametrize('sign', (1, -1))
+def test_the_side_on_which_weights_reach_further_has_the_code_more(sign):
+    w = sign * np.float32(0.5) * np.random.default_rng(0).integers(-1, 3, (64, 8))
+    codes = Codes(2, shrinks=3)  # a reach of 1 is tried, of 0.75 and of 0.5
+    one = grid.fit(jnp.asarray(w, jnp.float32), codes)
+    np.testing.assert_array_equal(one.scale, np.full(8, -0.5 * sign))
+    np.testing.assert_array_equal(grid.dequantise(grid.quantise(w, one, codes), one), w)
+
+
 def test_what_inputs_lack_is_made_up_for():
     """With all of it, weights are those of the least squares."""
     rng = np.random.default_rng(0)

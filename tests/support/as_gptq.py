@@ -86,6 +86,8 @@ def quantise(weight: np.ndarray, plan: Plan, rng: np.random.Generator) -> Quanti
         low, high = np.minimum(part.min(axis=1), 0), np.maximum(part.max(axis=1), 0)
         reach = 2 * np.maximum(-low, high) if plan.symmetric else high - low
         scales[group] = reach / top + 1e-4
+        if plan.symmetric:  # some have the code more above zero, not below
+            scales[group, ::3] *= -1
         if not plan.symmetric:
             zeros[group] = np.clip(np.round(-low / scales[group].astype(np.float32)), 1, top)
     rounded = np.round(weight.T / scales.astype(np.float32)[groups]) + zeros[groups]
