@@ -24,7 +24,7 @@ from belle_jax.flag_readers import closest, require_fields
 ROAD = {
     'Start': ('quickstart',),
     'Make data': ('generate_data',),
-    'Train': ('train',),
+    'Train': ('plan', 'train'),
     'Talk': ('sample',),
     'Measure': ('evaluate',),
 }

@@ -124,6 +124,8 @@ class Train:
     checkpoint_every: int = at_least(-1, 0)  # 0: as eval_every; -1: only at the end
     keep_last: int = at_least(1, 2)
     keep_best: int = at_least(0, 1)
+    sample_prompts: str = ''  # JSON lines, answered at each evaluation and at the end; '' is off
+    sample_tokens: int = at_least(1, 128)  # of each of these answers, at most
     profile_from: int = at_least(0, 0)  # a trace of steps profile_from up to profile_to; 0 is off
     profile_to: int = at_least(0, 0)
     wandb: str = ''  # a project's name; '' is off

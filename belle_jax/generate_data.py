@@ -36,7 +36,6 @@ from belle_jax.synthesis.settings import (
     MODELS,
     READ_BY,
     Settings,
-    read_request,
     read_turns,
 )
 from belle_jax.texts.filters import without
@@ -45,6 +44,7 @@ from belle_jax.texts.rouge import Tokens
 from belle_jax.texts.similarity import MEASURES, Similarity
 
 FLAGS = flags.FLAGS
+flags.adopt_module_key_flags(server_flags)  # --help shows them
 SEEDS = flags.DEFINE_string('seeds', '', 'Seed tasks; by default our own, in the language.')
 OUTPUT = flags.DEFINE_string('output', '', 'Rows: a JSON array, or JSON lines if it ends .jsonl.')
 COUNT = flags.DEFINE_integer('count', 100, 'Rows that are enough.', lower_bound=1)
@@ -52,12 +52,6 @@ KIND = flags.DEFINE_enum('kind', 'self_instruct', list(kinds.KINDS), 'What is ma
 ROWS = flags.DEFINE_list('rows', [], 'Existing rows: for evol, label, dedupe, convert and review.')
 flags.DEFINE_enum('api', 'chat', list(MODELS), 'How the server is asked.')
 flags.DEFINE_string('model_name', '', f'As the server knows it; by default {MODELS["chat"]}.')
-REQUEST = flags.DEFINE_string(
-    'request',
-    '{}',
-    'Fields of every request, as JSON, over those of the other flags; null leaves one out. Such as '
-    '{"reasoning_effort": "low", "temperature": null}.',
-)
 JOURNAL = flags.DEFINE_string('journal', '', 'By default beside the output.')
 REBUILD = flags.DEFINE_boolean('rebuild', False, 'Only from the journal; asks nothing.')
 OVERWRITE = flags.DEFINE_boolean(
@@ -249,7 +243,7 @@ def _settings() -> Settings:
         categories=sources.read_categories(CATEGORIES.value) if CATEGORIES.value else (),
         characters=sources.read_objects(CHARACTERS.value) if CHARACTERS.value else (),
         turns=read_turns(TURNS.value),
-        request=read_request(REQUEST.value),
+        request=server_flags.request(),
         **named,
     )
 

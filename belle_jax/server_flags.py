@@ -1,5 +1,8 @@
 """The flags of every program that asks a language-model server, and what they make."""
 
+import json
+from typing import Any
+
 from absl import flags
 
 from belle_jax.api import Breaker, Budget, Client, Limits, Retries, price
@@ -16,18 +19,25 @@ BUDGET_USD = flags.DEFINE_float('budget_usd', None, 'What the journal may cost a
 BUDGET_TOKENS = flags.DEFINE_integer('budget_tokens', None, 'Likewise in tokens.')
 USD_INPUT = flags.DEFINE_float('usd_per_million_input', None, 'Price of prompt tokens.')
 USD_OUTPUT = flags.DEFINE_float('usd_per_million_output', None, 'Price of answer tokens.')
+REQUEST = flags.DEFINE_string(
+    'request',
+    '{}',
+    'Fields of every request, as JSON, over those of the other flags; null leaves one out. Such as '
+    '{"reasoning_effort": "low", "temperature": null}.',
+)
 NAMES = (
-    'base_url concurrency requests_per_minute tokens_per_minute timeout patience budget_usd '
-    'budget_tokens usd_per_million_input usd_per_million_output'
+    'base_url concurrency requests_per_minute tokens_per_minute timeout patience request '
+    'budget_usd budget_tokens usd_per_million_input usd_per_million_output'
 )
 
 
-def client(model: str, base_url: str | None = None) -> Client:
+def client(model: str, base_url: str | None = None, told: bool = False) -> Client:
     """What asks the server, which is told if it is not known what the model costs.
 
     Args:
         model: That is asked, for its price.
         base_url: Of another server than --base_url.
+        told: Whether it was told before what is not known.
     Raises:
         ValueError: one flag of them cannot be.
     """
@@ -39,7 +49,7 @@ def client(model: str, base_url: str | None = None) -> Client:
         retries=Retries(attempt_timeout=TIMEOUT.value),
         breaker=Breaker(deadline=PATIENCE.value),
     )
-    if not cost:
+    if not cost and not told:
         print(f'What {model} costs is not known: see --usd_per_million_input.')
     return made
 
@@ -47,3 +57,18 @@ def client(model: str, base_url: str | None = None) -> Client:
 def budget() -> Budget:
     """What a journal may take altogether."""
     return Budget(BUDGET_USD.value, BUDGET_TOKENS.value)
+
+
+def request() -> dict[str, Any]:
+    """The value of --request; a ValueError where that is not an object of fields."""
+    text = str(REQUEST.value)
+    try:
+        fields = json.loads(text)
+    except (ValueError, RecursionError):
+        fields = None
+    if not isinstance(fields, dict) or {'messages', 'prompt'} & fields.keys():
+        raise ValueError(
+            f'--request={text:.200} is not a JSON object of fields beside the prompt, such as '
+            '{"top_k": 20}.'
+        )
+    return fields

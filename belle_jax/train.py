@@ -4,16 +4,26 @@
 
 A recipe sets what it is about (belle-jax --help lists them); any field is overridden by its name,
 as in --config.optim.learning_rate=5e-6. The same command again continues where the run was. All
-that a run leaves is in --workdir: config.json, checkpoints/, metrics/, tokenizer/, data.json.
+that a run leaves is in --workdir: config.json, checkpoints/, metrics/, tokenizer/, data.json, and
+with --config.train.sample_prompts=FILE the model's answers along the way, samples/.
+
+Several processes that Slurm, Kubernetes, mpirun or TPU machines start train as one, and so do those
+that get --coordinator, --processes and --process. If one is lost, all end with exit code 75.
 """
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
 from ml_collections import config_flags
 
 from belle_jax import cli
+
+if TYPE_CHECKING:
+    from belle_jax.cluster.stopping import Stopping
+    from belle_jax.config import Run
+    from belle_jax.training.loop import Trainer
 
 CONFIG = config_flags.DEFINE_config_file(
     'config',
@@ -22,12 +32,14 @@ CONFIG = config_flags.DEFINE_config_file(
     lock_config=True,
 )
 WORKDIR = flags.DEFINE_string('workdir', None, 'The run directory: made, or continued.')
-DISTRIBUTED = flags.DEFINE_bool(
-    'distributed', False, 'Several processes train as one (found by itself on TPU pods and Slurm).'
+COORDINATOR = flags.DEFINE_string(
+    'coordinator', None, 'Of several processes: HOST:PORT of process 0, where nobody says it.'
 )
-COORDINATOR = flags.DEFINE_string('coordinator', None, 'host:port of process 0, where not found.')
-PROCESSES = flags.DEFINE_integer('processes', None, 'How many processes, where not found.')
-PROCESS = flags.DEFINE_integer('process', None, "This process's number, where not found.")
+PROCESSES = flags.DEFINE_integer('processes', None, 'How many, likewise.')
+PROCESS = flags.DEFINE_integer('process', None, "This process's number, likewise.")
+TIMEOUT = flags.DEFINE_float(
+    'cluster_timeout', 90.0, 'Seconds within which a lost process ends the others.', lower_bound=1
+)
 STOPPED = 143
 """Exit code after SIGTERM or Ctrl-C: the run is saved and not finished."""
 
@@ -38,7 +50,7 @@ def main() -> int:
     """Resolves the configuration and trains; returns the exit code."""
     import jax
 
-    from belle_jax import config
+    from belle_jax import cluster, config
 
     run = config.resolve(CONFIG.value)
     if run.train.deterministic:
@@ -46,16 +58,19 @@ def main() -> int:
         os.environ['XLA_FLAGS'] = os.environ.get('XLA_FLAGS', '') + flag
     if CPU_DEVICES.value:
         jax.config.update('jax_num_cpu_devices', CPU_DEVICES.value)
-    if DISTRIBUTED.value:
-        jax.distributed.initialize(COORDINATOR.value, PROCESSES.value, PROCESS.value)
-    elif (COORDINATOR.value, PROCESSES.value, PROCESS.value) != (None, None, None):
-        raise ValueError(
-            '--coordinator, --processes and --process are for several processes: add --distributed.'
-        )
+    job = cluster.find(COORDINATOR.value, PROCESSES.value, PROCESS.value)
+    workdir, facts = Path(str(WORKDIR.value)), cluster.facts(run.to_dict()) if job else {}
+    settings = {'timeout': TIMEOUT.value, 'program': cli.program(), 'stopped': STOPPED}
+    with cluster.joined(job, workdir, facts, **settings) as stopping:
+        trainer = _train(run, workdir, stopping)
+    return STOPPED if trainer.interrupted else 0
+
+
+def _train(run: 'Run', workdir: Path, stopping: 'Stopping | None') -> 'Trainer':
     from belle_jax.training.loop import Trainer
 
     try:
-        trainer = Trainer(run, Path(str(WORKDIR.value)))
+        trainer = Trainer(run, workdir, stopping)
         workdir = trainer.train()
     except RuntimeError as error:
         if 'RESOURCE_EXHAUSTED' not in str(error):
@@ -66,7 +81,7 @@ def main() -> int:
             f'.tensor ({str(error).splitlines()[0][:200]}).'
         ) from error
     print(f'The run is in {workdir}')
-    return STOPPED if trainer.interrupted else 0
+    return trainer
 
 
 if __name__ == '__main__':

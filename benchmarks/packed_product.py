@@ -142,7 +142,7 @@ def compile_for(target: str, shapes: list[list[int]]) -> list[dict]:
     import numpy as np
 
     from belle_jax.models.packed_product import packed_product
-    from benchmarks.topology import topology
+    from belle_jax.planning.topology import topology
 
     devices, platform, options = topology(target)
     mesh = jax.sharding.Mesh(np.asarray(devices[:1]), ('device',))

@@ -2,6 +2,7 @@
 
 import pytest
 
+import judge_replies
 import kills
 
 NAMES = tuple(trial.name for trial in kills.trials(''))
@@ -19,7 +20,7 @@ JAX = (
 @pytest.fixture(scope='module')
 def every():
     """The programs, with the server that some of them ask."""
-    with kills.serving() as server:
+    with kills.serving(content=judge_replies.either) as server:
         yield {trial.name: trial for trial in kills.trials(server.url)}
 
 

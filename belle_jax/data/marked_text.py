@@ -1,7 +1,7 @@
 """Text in which special tokens are meant where they are spelled, as transformers reads a text."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -63,11 +63,20 @@ def encode(tokenizer: Tokenizer, text: str) -> np.ndarray:
     Returns:
         int32 [tokens].
     """
-    marked, pieces = MarkedText(tokenizer), []
-    if tokenizer.adds_bos and tokenizer.bos_id is not None:
-        pieces.append(Piece(tokenizer.bos_id))
-    for start, end, index in marked.stretches(text):
-        part = text[start:end]
-        spaced = marked.spaced(part, first=start == 0)
-        pieces.append(Piece(part if index is None else index, continued=not spaced))
-    return tokenizer.assemble([pieces])[0]
+    return encode_batch(tokenizer, [text])[0]
+
+
+def encode_batch(tokenizer: Tokenizer, texts: Sequence[str]) -> list[np.ndarray]:
+    """`encode` of many texts, on all cores."""
+    marked, examples = MarkedText(tokenizer), []
+    for text in texts:
+        pieces = []
+        if tokenizer.adds_bos and tokenizer.bos_id is not None:
+            pieces.append(Piece(tokenizer.bos_id))
+        for start, end, index in marked.stretches(text):
+            part = text[start:end]
+            spaced = marked.spaced(part, first=start == 0)
+            pieces.append(Piece(part if index is None else index, continued=not spaced))
+        examples.append(pieces)
+    tokens, _, sizes = tokenizer.assemble(examples)
+    return np.split(tokens, np.cumsum(sizes))[:-1]

@@ -111,7 +111,7 @@ class RecordReader:
             raise ValueError(
                 f'{self.path} ({self.container}) has no usable row: '
                 + (f'all were skipped for {reasons}. ' if reasons else 'it holds none. ')
-                + 'Give a file with rows in --config.data.path.'
+                + 'Give a file with rows that can be read.'
             )
 
     @staticmethod
@@ -137,7 +137,7 @@ class RecordReader:
         if not file.is_dir() and not HUB_NAME.fullmatch(self.path):
             raise ValueError(
                 f'{self.path} is not there, and it is not the name of a hub data set either: '
-                'correct --config.data.path (in it, a comma of a path is written \\,).'
+                'correct the path (in --config.data.path a comma of a path is written \\,).'
             )
         self._dataset = self._load_hub()
         return None

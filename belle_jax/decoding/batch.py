@@ -6,17 +6,24 @@ and by then the row's own tokens have overwritten them. So no mask is needed, an
 alone says what its cache holds.
 """
 
+import collections
 import contextlib
-from collections.abc import Mapping, Sequence
+import math
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 
 from belle_jax import sharding
 from belle_jax.decoding import loop, sampling
 from belle_jax.decoding.sampling import Sampling
+
+WORTH_COMPILING, PADDING = 16, 1.5
+"""Fewer batches of a shape are padded to another that costs up to so many times as much."""
 
 
 class AnswerBatch:
@@ -57,7 +64,7 @@ class AnswerBatch:
         """Reads the prompts and makes each answer's first token."""
         with self.engine.on_mesh():
             self._state = loop.prefill(*self.prompts)
-        return [[int(t)] for t in np.asarray(self._state.token)[: self._count]]
+        return [[int(t)] for t in _fetched(self._state.token)[: self._count]]
 
     def advance(self, stopped: Sequence[bool], steps: int) -> list[list[int]]:
         """Makes up to `steps` tokens more in rows that go on."""
@@ -67,7 +74,7 @@ class AnswerBatch:
             self._state, out = loop.advance(
                 self.program, self.engine.params, self._state, self.rows, ended, steps
             )
-        return [[int(t) for t in row if t >= 0] for row in np.asarray(out)[: self._count]]
+        return [[int(t) for t in row if t >= 0] for row in _fetched(out)[: self._count]]
 
 
 def mesh_of(params: Mapping[str, jax.Array]) -> contextlib.AbstractContextManager[Any]:
@@ -77,6 +84,13 @@ def mesh_of(params: Mapping[str, jax.Array]) -> contextlib.AbstractContextManage
         if isinstance(held, NamedSharding) and held.mesh.size > 1:
             return jax.set_mesh(held.mesh)  # type: ignore[arg-type]
     return contextlib.nullcontext()
+
+
+def _fetched(tokens: jax.Array) -> np.ndarray:
+    """The whole array on this process, and on every other that takes part."""
+    if tokens.is_fully_addressable:
+        return np.asarray(tokens)
+    return np.asarray(multihost_utils.process_allgather(tokens, tiled=True))
 
 
 def bucket(size: int, smallest: int) -> int:
@@ -128,3 +142,28 @@ def group_by_length(lengths: Sequence[int], size: int) -> list[list[int]]:
     """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     return [order[i : i + size] for i in range(0, len(order), size)]
+
+
+def few_shapes(
+    shapes: Sequence[tuple[int, ...]], cost: Callable[[tuple[int, ...]], float] = math.prod
+) -> dict[tuple[int, ...], tuple[int, ...]]:
+    """What the shapes of batches are padded to, where all are known beforehand.
+
+    Of 40 batches (8, 64), three (8, 48), two (8, 32) and one (4, 32), the 48s become (8, 64), and
+    the two stay, for to pad them would cost twice as much; the one becomes (8, 32) all the same.
+
+    Args:
+        shapes: Of each batch.
+        cost: Of computing a shape, in any unit.
+    Returns:
+        For each of them itself, or what it is padded to.
+    """
+    given, chosen = {}, []
+    for shape, count in sorted(collections.Counter(shapes).items(), reverse=True):
+        fits = [c for c in chosen if all(map(operator.le, shape, c))]
+        fits = [c for c in fits if cost(c) <= PADDING * cost(shape) or count == 1]
+        if count >= WORTH_COMPILING or not fits:
+            chosen.append(shape)
+            fits = [shape]
+        given[shape] = min(fits, key=cost)
+    return given

@@ -1,22 +1,18 @@
-"""What a model makes of prompts, and of given texts: answers, or how likely it finds them."""
+"""What a model makes of prompts: answers."""
 
 import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import jax
-import numpy as np
 from flax import nnx
 
-from belle_jax import families, models, sharding
+from belle_jax import families, models
 from belle_jax.decoding import beams, loop
 from belle_jax.decoding.batch import (
     AnswerBatch,
-    batch_rows,
     group_by_length,
     mesh_of,
-    prompt_length,
 )
 from belle_jax.decoding.sampling import Sampling
 from belle_jax.decoding.text import TextStream
@@ -69,36 +65,21 @@ class Engine:
         self.tokenizer, self.batch_size = tokenizer, batch_size
         ids = self.architecture.eos_ids if eos_ids is None else eos_ids
         self.eos_ids = tuple(sorted(set(ids)))
-        self.on_mesh = functools.partial(mesh_of, models.parameters(model))
-        with self.on_mesh():
-            self.graphdef, self.params = nnx.split(models.unstack(model))
+        with mesh_of(models.parameters(model)):
+            separated = models.unstack(model)  # and nothing here keeps the stacks
+        self.on_mesh = functools.partial(mesh_of, models.parameters(separated))
+        self.graphdef, self.params = nnx.split(separated)
 
     def room(self, prompt_tokens: int) -> int | None:
         """Tokens that an answer may have until the model's context is full; None: any number.
 
         Only fixed rotary positions have an end; ALiBi and `dynamic` RoPE read on.
         """
-        limit = families.of(self.architecture).context_limit(self.architecture)
-        return None if limit is None else max(limit - prompt_tokens, 0)
+        return room(self.architecture, prompt_tokens)
 
     def check_prompt(self, tokens: Sequence[int]) -> None:
-        """Validates one prompt.
-
-        Raises:
-            ValueError: it is empty, fills the model's context, or has a token that is none.
-        """
-        if not len(tokens):
-            raise ValueError('the prompt has no tokens: begin it with text or a bos token.')
-        if not 0 <= min(tokens) <= max(tokens) < self.architecture.vocab_size:
-            raise ValueError(
-                f'the prompt has token {max(tokens)} and the model knows '
-                f"{self.architecture.vocab_size}: the tokenizer is another model's."
-            )
-        if self.room(len(tokens)) == 0:
-            raise ValueError(
-                f'the prompt has {len(tokens)} tokens and the model reads at most '
-                f'{self.architecture.max_position}: shorten it so that an answer fits behind it.'
-            )
+        """Validates one prompt, as the function of that name."""
+        check_prompt(self.architecture, tokens)
 
     def generate(
         self,
@@ -187,6 +168,32 @@ class Engine:
             new = batch.advance([bool(a.finish_reason) for a in answers], steps)
 
 
+def room(architecture: families.Architecture, prompt_tokens: int) -> int | None:
+    """As `Engine.room`, of a model that need not be there yet."""
+    limit = families.of(architecture).context_limit(architecture)
+    return None if limit is None else max(limit - prompt_tokens, 0)
+
+
+def check_prompt(architecture: families.Architecture, tokens: Sequence[int]) -> None:
+    """Validates one prompt.
+
+    Raises:
+        ValueError: it is empty, fills the model's context, or has a token that is none.
+    """
+    if not len(tokens):
+        raise ValueError('the prompt has no tokens: begin it with text or a bos token.')
+    if not 0 <= min(tokens) <= max(tokens) < architecture.vocab_size:
+        raise ValueError(
+            f'the prompt has token {max(tokens)} and the model knows '
+            f"{architecture.vocab_size}: the tokenizer is another model's."
+        )
+    if room(architecture, len(tokens)) == 0:
+        raise ValueError(
+            f'the prompt has {len(tokens)} tokens and the model reads at most '
+            f'{architecture.max_position}: shorten it so that an answer fits behind it.'
+        )
+
+
 class PendingAnswer:
     """An answer in the making: the host's side of one row."""
 
@@ -221,48 +228,3 @@ class PendingAnswer:
     def completion(self) -> Completion:
         """The answer as it is."""
         return Completion(self.text, self.tokens, self.finish_reason, len(self.prompt))
-
-
-def score(
-    model: models.Decoder, sequences: Sequence[Sequence[int]], *, batch_size: int = 8
-) -> list[np.ndarray]:
-    """The log-probability of each token after those before it.
-
-    Args:
-        model: Any decoder; on a mesh where its parameters are.
-        sequences: Token ids, each with at least two (the first is only read).
-        batch_size: Sequences at a time.
-    Returns:
-        For each sequence float32 [len - 1], in nats, in the order of `sequences`.
-    Raises:
-        ValueError: a sequence has fewer than two tokens.
-    """
-    for number, sequence in enumerate(sequences):
-        if len(sequence) < 2:
-            raise ValueError(
-                f'sequence {number} has {len(sequence)} tokens: the first is only read, so at '
-                'least two are needed.'
-            )
-    graphdef, params = nnx.split(model)
-    results: list[np.ndarray] = [np.empty(0, np.float32)] * len(sequences)
-    with mesh_of(models.parameters(model)):
-        for indices in group_by_length([len(s) for s in sequences], batch_size):
-            rows = batch_rows(len(indices), sharding.shards('batch'))
-            length = prompt_length(max(len(sequences[i]) for i in indices) - 1)
-            inputs, targets = np.zeros((2, rows, length), np.int32)
-            for row, i in enumerate(indices):
-                inputs[row, : len(sequences[i]) - 1] = sequences[i][:-1]
-                targets[row, : len(sequences[i]) - 1] = sequences[i][1:]
-            lengths = np.array([len(sequences[i]) for i in indices] + [1] * (rows - len(indices)))
-            scores = np.asarray(_score(graphdef, params, inputs, targets, lengths.astype(np.int32)))
-            for row, i in enumerate(indices):
-                results[i] = scores[row, : len(sequences[i]) - 1]
-    return results
-
-
-@functools.partial(jax.jit, static_argnames='graphdef')
-def _score(graphdef, params, inputs, targets, lengths):
-    """float32 [B, T]; what stands behind a row's end is never read."""
-    model = nnx.merge(graphdef, params)
-    h_btd = model.hidden(inputs, rope_lengths=lengths)
-    return -model.token_losses(h_btd, targets)

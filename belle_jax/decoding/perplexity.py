@@ -8,7 +8,9 @@ loss. It depends on the window: only figures of the same `seq_len` and tokenizer
 import dataclasses
 import functools
 import math
+import sys
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +18,8 @@ import numpy as np
 from flax import nnx
 
 from belle_jax import families, models, sharding
+from belle_jax.data import corpora, marked_text
+from belle_jax.decoding import assistant
 from belle_jax.decoding.batch import batch_rows, mesh_of
 from belle_jax.progress import Progress
 
@@ -45,6 +49,50 @@ class Perplexity:
     def value(self) -> float:
         """The perplexity."""
         return math.exp(self.loss)
+
+
+def of_text(
+    path: str,
+    source: str,
+    seq_len: int | None = None,
+    stride: int = 0,
+    *,
+    dtype: str = 'float32',
+    devices: int = 1,
+    batch_size: int = 4,
+) -> dict[str, Any]:
+    """Measures a model of a directory on a text, as JSON values.
+
+    Args:
+        path: Of the model, as in `belle_jax.load`.
+        source: wikitext2, ptb, c4, or a file.
+        seq_len: Tokens of a window; None: `SEQ_LEN`, or the model's context, which is then told.
+        stride: As in `perplexity`.
+        dtype: Of weights and activations.
+        devices: That share each weight.
+        batch_size: Windows at a time.
+    Raises:
+        ValueError: model or text cannot be used.
+    """
+    text = corpora.text(source)
+    voice = assistant.voice(path)
+    tokens = marked_text.encode(voice.tokenizer, text)
+    share = len(tokens) / len(text.encode())
+    decoder = assistant.decoder(path, voice, dtype=dtype, devices=devices)
+    if seq_len is None and (seq_len := window(decoder)) < SEQ_LEN:
+        print(f"--seq_len={seq_len}: the model's context.", file=sys.stderr)
+    if corpus := corpora.CORPORA.get(source):
+        tokens = tokens[: corpus.windows and corpus.windows * seq_len]
+    found = perplexity(decoder, tokens, seq_len, stride, batch_size=batch_size)
+    return {
+        'model': path,
+        'step': voice.step,
+        'text': source,
+        'dtype': dtype,
+        'perplexity': found.value,
+        **dataclasses.asdict(found),
+        'bits_per_byte': found.loss / math.log(2) * share,
+    }
 
 
 def perplexity(

@@ -24,7 +24,7 @@ TOO_LONG = 'too long'  # the finish reason of a question that the model's contex
 FAILED = 'error'  # of one that a server gave up
 
 
-class Answer(NamedTuple):
+class Response(NamedTuple):
     """A model's answer: its text, and why it ended, so far as that is known."""
 
     text: str
@@ -93,6 +93,31 @@ def from_model(
             )
     finally:
         answers.close()
+
+
+def speaker(
+    *,
+    model: str,
+    template: str = '',
+    system: str | None = None,
+    dtype: str = 'float32',
+    batch_size: int = 1,
+    devices: int = 1,
+    options: Mapping[str, Any],
+) -> Callable[[str], str]:
+    """What has a model of ours answer one question; arguments and errors as in `from_model`."""
+    from belle_jax.decoding import Sampling, assistant
+
+    voice = assistant.voice(model, template, system)
+    engine = assistant.engine(model, voice, dtype=dtype, batch_size=batch_size, devices=devices)
+
+    def answer(text: str) -> str:
+        prompt = voice.prompt([{'role': 'user', 'content': text}])
+        engine.check_prompt(prompt)
+        (completion,) = engine.generate([prompt], Sampling(**options))
+        return voice.answer(completion.text)
+
+    return answer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,7 +228,7 @@ def given_up(errors: Sequence[str], what: str) -> str:
     )
 
 
-def read(path: str | Path, questions: Sequence[Question]) -> list[Answer]:
+def read(path: str | Path, questions: Sequence[Question]) -> list[Response]:
     """The answers of a file to questions: ours, or another program's predictions.
 
     Rows are matched by the text of their question; where they have none by their `id`, a question's
@@ -217,7 +242,7 @@ def read(path: str | Path, questions: Sequence[Question]) -> list[Answer]:
     Raises:
         ValueError: the file cannot be read, or lacks an answer to one of them.
     """
-    found: list[tuple[str, Any, Answer]] = []
+    found: list[tuple[str, Any, Response]] = []
     for where, row in RowFile(path):
         if isinstance(row, BadRow):
             raise ValueError(f'{where}: {row}') from row
@@ -226,8 +251,9 @@ def read(path: str | Path, questions: Sequence[Question]) -> list[Answer]:
         text = next((row[name] for name in ANSWERED if row.get(name) is not None), None)
         if not isinstance(text, str):
             raise ValueError(f'{where} has no answer: it belongs into a field "output".')
+        text = text.encode('utf-8', 'replace').decode()  # half a character cannot be written
         asked = next((row[n] for n in ASKED if isinstance(row.get(n), str)), '')
-        answer = Answer(text, str(row.get('finish_reason') or ''))
+        answer = Response(text, str(row.get('finish_reason') or ''))
         found.append((asked.strip(), row.get('id'), answer))
     texts = [question.text.strip() for question in questions]
     if [asked for asked, _, _ in found] == texts:  # a set may ask one question twice
@@ -250,7 +276,7 @@ def read(path: str | Path, questions: Sequence[Question]) -> list[Answer]:
     return [answer for answer in answers if answer is not None]
 
 
-def write(path: Path, questions: Sequence[Question], answers: Sequence[Answer]) -> None:
+def write(path: Path, questions: Sequence[Question], answers: Sequence[Response]) -> None:
     """Writes answers that came from elsewhere in the layout of all others."""
     with WholeText(path) as file:
         for question, answer in zip(questions, answers):

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from belle_jax.api import Client, Journal, Reply, Request
 from belle_jax.files import WholeText
 from belle_jax.judging import answering, verdicts
-from belle_jax.judging.answering import Answer, Asked, ask
+from belle_jax.judging.answering import Asked, Response, ask
 from belle_jax.judging.questions import Question
 from belle_jax.judging.rubrics import PAIR, Rubrics
 
@@ -22,7 +22,7 @@ AGAIN = 1 << 32  # added to the index of a request that asks once more
 HOPELESS = 50
 
 
-class Verdict(NamedTuple):
+class Judgement(NamedTuple):
     """What came of one judging.
 
     Attributes:
@@ -52,7 +52,7 @@ class Case:
     Attributes:
         index: Of its request: the same whatever else is asked.
         question: That was answered.
-        judging: As `Verdict` has it.
+        judging: As `Judgement` has it.
         prompt: What the judge reads.
         again: What it reads if its reply cannot be read.
         read: Reads a reply; None: it cannot be read.
@@ -67,7 +67,7 @@ class Case:
 
 
 def singles(
-    questions: Sequence[Question], answers: Sequence[Answer], rubrics: Rubrics, judgings: int
+    questions: Sequence[Question], answers: Sequence[Response], rubrics: Rubrics, judgings: int
 ) -> list[Case]:
     """Each answer by itself, `judgings` times."""
     rubrics.require(question.kind for question in questions)
@@ -88,8 +88,8 @@ def singles(
 
 def pairs(
     questions: Sequence[Question],
-    answers: Sequence[Answer],
-    others: Sequence[Answer],
+    answers: Sequence[Response],
+    others: Sequence[Response],
     rubrics: Rubrics,
 ) -> list[Case]:
     """Each answer beside another model's, in both orders: judges favour places."""
@@ -124,13 +124,13 @@ def judge(
         asked: How.
         client: Asks the server.
         journal: Of the judge.
-        output: The file of verdicts, in the order of the cases, JSON lines of `Verdict`'s fields.
+        output: The file of verdicts, in the order of the cases, JSON lines of `Judgement`'s fields.
     Returns:
         '' or a sentence that says why verdicts are missing.
     Raises:
         ValueError, OSError: as `ask_all`; the journal keeps what there is.
     """
-    found: list[Verdict] = []
+    found: list[Judgement] = []
     places: list[int] = []  # of those to ask again
 
     def first(reply: Reply) -> bool:
@@ -171,30 +171,40 @@ def judge(
     return answering.given_up([verdict.error for verdict in found], 'judgings')
 
 
-def _verdict(case: Case, reply: Reply) -> Verdict:
+async def judge_one(case: Case, asked: Asked, client: Client) -> Judgement:
+    """Asks a judge about one case, once more if its reply cannot be read; no journal keeps it."""
+    found = _verdict(case, await client.ask(Request(case.index, asked.body(case.prompt))))
+    if found.error or found.value is not None:
+        return found
+    again = asked.body(case.prompt, found.reply, case.again)
+    second = await client.ask(Request(AGAIN + case.index, again))
+    return found if second.error else _verdict(case, second)._replace(again=True)
+
+
+def _verdict(case: Case, reply: Reply) -> Judgement:
     value = None if reply.error else case.read(reply.text)
     question = case.question
-    return Verdict(
+    return Judgement(
         question.number, question.kind, case.judging, value, reply.text, error=reply.error
     )
 
 
-def write(path: Path, found: Sequence[Verdict]) -> None:
+def write(path: Path, found: Sequence[Judgement]) -> None:
     """Writes verdicts."""
     with WholeText(path) as file:
         for verdict in found:
             file.write(json.dumps(verdict._asdict(), ensure_ascii=False) + '\n')
 
 
-def read(path: Path) -> list[Verdict]:
+def read(path: Path) -> list[Judgement]:
     """The verdicts of a file.
 
     Raises:
         ValueError: it is not there, or is none of ours.
     """
     try:
-        lines = path.read_text('utf-8').splitlines()
-        return [Verdict(**json.loads(line)) for line in lines]
+        lines = path.read_text('utf-8').split('\n')  # a reply may have ends of lines of its own
+        return [Judgement(**json.loads(line)) for line in lines if line]
     except FileNotFoundError as error:
         raise ValueError(f'{path} is not there: let a judge score the answers first.') from error
     except (ValueError, TypeError) as error:

@@ -127,6 +127,18 @@ class Decoder(nnx.Module):
         losses_bt: Any = vocabulary.token_losses(h_btd, table_vd, targets_bt, vocab_size)
         return losses_bt
 
+    def token_scores(self, h_btd: jax.Array, targets_bt: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """How likely each target is, and whether no token is likelier; no gradient.
+
+        Args:
+            h_btd: Final hidden states [B, T, D].
+            targets_bt: int [B, T].
+        Returns:
+            Log-probabilities, float32 [B, T], nats; and bool [B, T].
+        """
+        table_vd, vocab_size = self._output.table[...], self.architecture.vocab_size
+        return vocabulary.token_scores(h_btd, table_vd, targets_bt, vocab_size)
+
     def hidden(
         self,
         tokens: jax.Array,

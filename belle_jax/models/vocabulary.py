@@ -99,7 +99,32 @@ def token_losses(
     return _losses_forward(h_btd, table_vd, targets_bt, vocab_size)[0]
 
 
+def token_scores(
+    h_btd: jax.Array, table_vd: jax.Array, targets_bt: jax.Array, vocab_size: int
+) -> tuple[jax.Array, jax.Array]:
+    """What `token_losses` gives, without a gradient, and whether each target is the likeliest.
+
+    Args:
+        h_btd: Final hidden states [B, T, D].
+        table_vd: Output table [V, D], V padded.
+        targets_bt: int [B, T], below vocab_size.
+        vocab_size: Rows of the table that are tokens; the rest have probability 0.
+    Returns:
+        The log-probability of each target, float32 [B, T], nats; and bool [B, T], True where no
+        token is likelier.
+    """
+    losses_bt, _, likeliest_bt = _against_targets(h_btd, table_vd, targets_bt, vocab_size)
+    return -losses_bt, likeliest_bt
+
+
 def _losses_forward(h_btd, table_vd, targets_bt, vocab_size):
+    losses_bt, normalisers_bt, _ = _against_targets(h_btd, table_vd, targets_bt, vocab_size)
+    return losses_bt, (h_btd, table_vd, targets_bt, normalisers_bt)
+
+
+def _against_targets(h_btd, table_vd, targets_bt, vocab_size):
+    """[B, T] each: losses, the logarithms of the sums that they are against, likeliest or not."""
+
     def local(h_btd, table_vd, targets_bt):
         w_vd = sharding.gather(table_vd.astype(h_btd.dtype), 'embed', 1)
 
@@ -111,16 +136,14 @@ def _losses_forward(h_btd, table_vd, targets_bt, vocab_size):
             slots_c, held_c = _local_rows(targets_c, w_vd.shape[0])
             found_c = jnp.take_along_axis(logits_cv, slots_c[:, None], axis=-1)[:, 0]
             found_c = sharding.psum(jnp.where(held_c, found_c, 0), 'vocab')
-            return normaliser_c - found_c, normaliser_c
+            return normaliser_c - found_c, normaliser_c, found_c >= top_c
 
-        _, (losses, normalisers) = _over_chunks(
+        return _over_chunks(
             lambda _, chunk: (None, of_chunk(*chunk)), None, w_vd.shape[0], h_btd, targets_bt
-        )
-        return losses, normalisers
+        )[1]
 
-    mapped = sharding.shard_map(local, (STATES, TABLE, ROWS), (ROWS, ROWS))
-    losses_bt, normalisers_bt = mapped(h_btd, table_vd, targets_bt)
-    return losses_bt, (h_btd, table_vd, targets_bt, normalisers_bt)
+    mapped = sharding.shard_map(local, (STATES, TABLE, ROWS), (ROWS, ROWS, ROWS))
+    return mapped(h_btd, table_vd, targets_bt)
 
 
 def _losses_backward(vocab_size, residuals, g_bt):

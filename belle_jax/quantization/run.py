@@ -105,9 +105,8 @@ def quantise(job: Quantisation) -> Path:
             for name in TABLES
             if job.table_bits and name in source.shapes
         }
-        quantiser = Quantiser(
-            source, job.method, text, {name: t.rows for name, t in made.items()}, job.devices
-        )
+        rows = {name: table.rows for name, table in made.items()}
+        quantiser = Quantiser(source, job.method, text, rows, job.devices)
         _layers(quantiser, store, source.architecture.layers)
         before, after = quantiser.losses()
         account = settings | report.account(

@@ -11,7 +11,7 @@ import concurrent.futures
 import dataclasses
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ SOURCE = 'source'
 ORIGIN = 'origin.json'
 ACCOUNT = 'data.json'
 METRICS = 'metrics/metrics.jsonl'
+SAMPLES = 'samples/samples.jsonl'
 FROZEN = 'frozen'
 
 THREADS = 8  # zlib and reading both release the interpreter's lock
@@ -113,19 +114,33 @@ def read_origin(run: Path) -> dict[str, Any]:
 
 
 def read_metrics(path: Path) -> tuple[list[dict[str, float]], list[bytes]]:
-    """The records of a metrics file, and the lines that are not one.
+    """As `read_records`, of a metrics file."""
+
+    def whole(record: dict[str, Any]) -> bool:
+        values = [value for value in record.values() if value is not None]
+        return all(type(v) in (int, float) and abs(v) < math.inf for v in values)
+
+    return read_records(path, whole)
+
+
+def read_records(
+    path: Path, whole: Callable[[dict[str, Any]], bool]
+) -> tuple[list[dict[str, Any]], list[bytes]]:
+    """The records of a file that tells of steps, and the lines that are not one.
 
     A last line that a kill tore is in neither: its step is done again.
+
+    Args:
+        path: JSON lines, each with its `step`; there may be no file yet.
+        whole: Whether an object is a record of this file.
     """
     records, damaged = [], []
     lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
     for number, line in enumerate(lines, 1):
         try:
             record = parse_json(line, f'{path}:{number}', '')
-            values = [value for value in record.values() if value is not None]
-            numbers = all(type(v) in (int, float) and abs(v) < math.inf for v in values)
-            if not numbers or type(record.get('step')) is not int:
-                raise ValueError('not a record of numbers')
+            if type(record.get('step')) is not int or not whole(record):
+                raise ValueError('not a record')
             records.append(record)
         except ValueError:
             if line.endswith(b'\n'):

@@ -1,7 +1,6 @@
 """What a run is asked to do, and the body of its requests."""
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -132,20 +131,6 @@ def read_turns(texts: Sequence[str]) -> tuple[int, int]:
     return fewest, most
 
 
-def read_request(text: str) -> dict[str, Any]:
-    """The value of --request; a ValueError where that is not an object of fields."""
-    try:
-        fields = json.loads(text)
-    except (ValueError, RecursionError):
-        fields = None
-    if not isinstance(fields, dict) or {'messages', 'prompt'} & fields.keys():
-        raise ValueError(
-            f'--request={text:.200} is not a JSON object of fields beside the prompt, such as '
-            '{"top_k": 20}.'
-        )
-    return fields
-
-
 # --- which kinds and actions of generate_data read which of its flags ----------------------------
 # A flag that nothing would read is refused before anything is asked: a run that does not heed it
 # costs as much as one that does.
@@ -161,7 +146,7 @@ READ_BY = {  # `generate`: all kinds; `--apply`: of a review
     'host port': 'review',
     'language': 'generate dedupe',
     'kind count journal rebuild prompt_file give_up_after': 'generate',
-    'api model_name max_tokens temperature top_p request': 'generate',
+    'api model_name max_tokens temperature top_p': 'generate',
     'num_prompt_instructions num_cpus': 'self_instruct',
     'tasks_per_request': 'self_instruct math',
     'categories': 'self_instruct label',

@@ -1,11 +1,10 @@
 """A run from its configuration to its last checkpoint, told in order."""
 
 import contextlib
-import functools
-import signal
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +15,7 @@ from belle_jax import data, models, signals
 from belle_jax.config import Run
 from belle_jax.runs.run_directory import read_metrics
 from belle_jax.training import metrics, optim
+from belle_jax.training.samples import Samples
 from belle_jax.training.setup import Setup, lay_out
 from belle_jax.training.start import Saving, Start
 from belle_jax.training.step import reduced
@@ -30,20 +30,25 @@ class NotFiniteError(ValueError):
 class Trainer:
     """One run. `train()` does all of it; `self.state` is what it has reached."""
 
-    def __init__(self, run: Run, workdir: Path):
+    def __init__(self, run: Run, workdir: Path, stopping: Any = None):
         """Prepares everything up to the first step, or to the one after the last checkpoint.
 
         Args:
             run: From `config.resolve`.
             workdir: The run directory; made if absent, continued if it holds a run.
+            stopping: Of several processes, the step at which all stop (`cluster.joined`).
         Raises:
             ValueError: a field, a file or the mesh does not fit; nothing was trained.
         """
-        self.workdir = workdir
+        self.workdir, self._stopping = workdir, stopping
 
         # ─── who am I ────────────────────────────────────────────────────────────────────────────
         start = Start(run, workdir)
         self.run, self.architecture, tokenizer = start.run, start.architecture, start.tokenizer
+
+        # ─── what it will be asked along the way ─────────────────────────────────────────────────
+        asked = self.run.train.sample_prompts
+        self.samples = Samples(self.run, tokenizer, workdir) if asked else None
 
         # ─── the mesh, and what is trained on it ─────────────────────────────────────────────────
         layout = lay_out(self.run, self.architecture)
@@ -51,7 +56,9 @@ class Trainer:
         # ─── the data ────────────────────────────────────────────────────────────────────────────
         self.data = data.prepare(self.run, tokenizer)
         self.plan = self.data.train
-        _check_same_plan(self.plan.fingerprint)
+        _check_same_rows('data.path', self.plan.fingerprint)
+        if self.samples:
+            _check_same_rows('train.sample_prompts', self.samples.fingerprint)
         self.steps = self.run.train.steps or self.plan.steps(self.run.train.epochs)
         if self.steps < 1:
             raise ValueError(
@@ -90,12 +97,12 @@ class Trainer:
         self.recorder = metrics.Recorder(
             self.workdir / 'metrics', self.number, self.last_step, wandb, settings
         )
+        if self.samples:
+            self.samples.go_on(self.number, self.recorder.say)
         self._introduce()
-        # Several processes must stop at the same step: JAX's own handler sees to that.
-        heeding = signals.heeding(self._terminate)
-        if jax.process_count() > 1:
-            ask = functools.partial(signal.raise_signal, signal.SIGTERM)
-            heeding = signals.heeding(ask, (signal.SIGHUP, signal.SIGINT))
+        # Several processes must stop at the same step.
+        alone = self._terminate if jax.process_count() == 1 else signals.interrupt
+        heeding = signals.heeding(self._stopping.ask if self._stopping else alone)
         try:
             with heeding, jax.set_mesh(self.setup.mesh):
                 self._run()
@@ -112,17 +119,18 @@ class Trainer:
             curve = self.workdir / 'metrics' / 'loss.png'
             metrics.draw(read_metrics(self.recorder.path)[0], curve)
             print(f'Loss curve: {curve}')
+            if self.samples:
+                print(f'Answers along the way: {self.samples.page}')
         self._unlock()
         return self.workdir
 
     def _run(self) -> None:
         train = self.run.train
         placement = self.setup.placement()
-        batches = placement.stream(
-            data.load(self.plan, placement.rows, self.number, self.last_step)
-        )
+        rows = data.load(self.plan, placement.rows, self.number, self.last_step)
+        batches = placement.stream(rows)
         pending: list[tuple[int, Mapping[str, jax.Array]]] = []
-        clock = time.monotonic()
+        clock, first = time.monotonic(), self.number
         while self.number < self.last_step and not self._must_stop():
             if train.profile_from <= self.number < train.profile_to and not self._tracing:
                 jax.profiler.start_trace(str(self.workdir / 'profile'))
@@ -146,12 +154,13 @@ class Trainer:
             else:
                 self._check_finite(pending[:-1])
             if evaluate:
-                found = self.evaluate()
-                self.evaluation_loss = found['loss']
-                record = {f'evaluation_{name}': value for name, value in found.items()}
-                record['evaluation_perplexity'] = metrics.perplexity(self.evaluation_loss)
-                self.recorder.write(self.number, record)
+                self._record_evaluation()
                 clock = time.monotonic()
+            if self.samples and (self._due(self.eval_every) or self.number == self.last_step):
+                self._check_finite(pending)  # which waits: the time of steps is not that of answers
+                began = time.monotonic()
+                self.samples.answer(self.number, self.setup.blueprint, self.state)
+                clock += time.monotonic() - began
             if save:
                 loss = self.evaluation_loss if evaluate else None
                 self.saving.save(self.number, self.state, loss)
@@ -167,6 +176,9 @@ class Trainer:
         if self.number and self.saving.checkpoints.last_saved != self.number:
             self.saving.save(self.number, self.state, None)
         self.saving.checkpoints.wait()
+        if jax.process_count() > 1:  # each says so, in its log
+            count = (self.number - first) * self.run.batch.size
+            print(f'{placement.read:,} rows were read here, of {count:,} of all', flush=True)
 
     def evaluate(self) -> dict[str, float]:
         """The objective over the validation rows: its loss (nats a trained token) and metrics."""
@@ -178,6 +190,13 @@ class Trainer:
             totals = sums if totals is None else jax.tree.map(jnp.add, totals, sums)
         assert totals is not None
         return {k: float(v) for k, v in reduced(self.setup.objective, totals).items()}
+
+    def _record_evaluation(self) -> None:
+        found = self.evaluate()
+        self.evaluation_loss = found['loss']
+        record = {f'evaluation_{name}': value for name, value in found.items()}
+        record['evaluation_perplexity'] = metrics.perplexity(self.evaluation_loss)
+        self.recorder.write(self.number, record)
 
     def _report(self, pending, clock: float) -> float:
         """Waits for the pending steps and records their means; returns the new clock."""
@@ -244,9 +263,9 @@ class Trainer:
         self._stop = True
 
     def _must_stop(self) -> bool:
-        """SIGTERM reached a process; all processes stop at the same step."""
-        if jax.process_count() > 1:
-            self._stop = multihost_utils.reached_preemption_sync_point(self.number)
+        """Whether SIGTERM reached a process; all processes stop at the same step."""
+        if self._stopping:
+            self._stop = self._stopping.reached(self.number)
         return self._stop
 
     def _introduce(self) -> None:
@@ -268,13 +287,11 @@ class Trainer:
         )
 
 
-def _check_same_plan(fingerprint: str) -> None:
+def _check_same_rows(field: str, fingerprint: str) -> None:
     """All processes must read the same rows, or their parts do not make a batch."""
-    if jax.process_count() == 1:
-        return
     ours = np.frombuffer(fingerprint.encode()[:16].ljust(16), np.int32)
-    if (multihost_utils.process_allgather(ours) != ours).any():
+    if jax.process_count() > 1 and (multihost_utils.process_allgather(ours) != ours).any():
         raise ValueError(
-            '--config.data.path has other rows on some processes than on others: every host must '
+            f'--config.{field} has other rows on some processes than on others: every host must '
             'see the same files. Put them where all hosts read them.'
         )

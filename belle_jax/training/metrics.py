@@ -4,7 +4,7 @@ import json
 import math
 import resource
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from belle_jax.files import whole_file, write_text
 from belle_jax.progress import Line, duration
 from belle_jax.runs.run_directory import read_metrics
 
+Read = Callable[[Path], tuple[list[dict[str, Any]], list[bytes]]]
 PEAK_FLOPS = {
     # dense bfloat16 of one chip, from the vendors' data sheets
     'A100': 312e12,
@@ -96,14 +97,7 @@ class Recorder:
 
             self._wandb = client.init(project=wandb, config=settings, dir=str(directory))
         if self.path.exists():
-            records, damaged = read_metrics(self.path)
-            if damaged:
-                aside = self.path.with_name('metrics.damaged.jsonl')
-                with aside.open('ab') as file:
-                    file.writelines(damaged)
-                self.say(f'{self.path}: {len(damaged)} damaged lines were put into {aside}.')
-            kept = (r for r in records if r['step'] <= first_step)
-            write_text(self.path, ''.join(json.dumps(r) + '\n' for r in kept))
+            write_records(self.path, records_until(first_step, self.path, self.say))
         self._file = self.path.open('a', encoding='utf-8')
         from tensorboardX import SummaryWriter
 
@@ -153,6 +147,27 @@ class Recorder:
             f'grad norm {metrics["grad_norm"]:.3f} · left {duration(left)}'
         )
         (self._line.show if self._line.live else self.say)(text)
+
+
+def records_until(
+    step: int, path: Path, say: Callable[[str], None], read: Read = read_metrics
+) -> list[dict[str, Any]]:
+    """The records of a file up to a step; those behind it are of steps that will be done again.
+
+    Damaged lines are put aside, and `say` is told so.
+    """
+    records, damaged = read(path)
+    if damaged:
+        aside = path.with_suffix('.damaged.jsonl')
+        with aside.open('ab') as file:
+            file.writelines(damaged)
+        say(f'{path}: {len(damaged)} damaged lines were put into {aside}.')
+    return [record for record in records if record['step'] <= step]
+
+
+def write_records(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Writes JSON lines; a kill leaves the old ones or the new ones."""
+    write_text(path, ''.join(json.dumps(r, ensure_ascii=False) + '\n' for r in records))
 
 
 def draw(records: list[dict[str, float]], path: Path) -> None:

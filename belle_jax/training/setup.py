@@ -11,7 +11,7 @@ import numpy as np
 
 from belle_jax import models, sharding
 from belle_jax.config import Architecture, Run
-from belle_jax.training import objectives, optim
+from belle_jax.training import compiler_options, objectives, optim
 from belle_jax.training.partition import partition
 from belle_jax.training.step import State, make_evaluation, make_step
 
@@ -44,6 +44,10 @@ class Placement:
     """Which rows of a global batch this process reads, and how they become global arrays.
 
     A step's rows 0 … size-1 are split into micro-batches: row r is in micro-batch r // (size / A).
+
+    Attributes:
+        rows: This process's rows of each step.
+        read: How many rows have come here so far.
     """
 
     def __init__(self, mesh: jax.sharding.Mesh, size: int, accumulation: int, seq_len: int):
@@ -60,9 +64,11 @@ class Placement:
         slices: Any = self.sharding.addressable_devices_indices_map(self.shape).values()
         local = sorted({r for s in slices for r in range(*s[1].indices(self.shape[1]))})
         self.rows = [a * self.shape[1] + r for a in range(accumulation) for r in local]
+        self.read = 0
 
     def put(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
         """Global arrays [A, B, T] from this process's rows [len(rows), T]."""
+        self.read += len(batch['tokens'])
         own = {n: array.reshape(self.shape[0], -1, self.shape[2]) for n, array in batch.items()}
         return jax.make_array_from_process_local_data(self.sharding, own, self.shape)
 
@@ -192,6 +198,7 @@ class Setup:
             in_shardings=(trainable, frozen, moments, batch_sharding(self.mesh), replicated),
             out_shardings=((trainable, moments), replicated),
             donate_argnums=(0, 2),
+            compiler_options=compiler_options.options(self.mesh.devices.flat[0]) or None,
         )
         evaluation = make_evaluation(self.blueprint, execution, self.objective)
         return compiled, jax.jit(evaluation, out_shardings=replicated)

@@ -39,10 +39,16 @@ class Start:
         Raises:
             ValueError: the directory holds another run, or the tokenizer does not fit.
         """
-        run_files = (run_directory.CONFIG, run_directory.ACCOUNT, run_directory.METRICS)
+        run_files = (
+            run_directory.CONFIG,
+            run_directory.ACCOUNT,
+            run_directory.METRICS,
+            run_directory.SAMPLES,
+        )
         read = {
             '--config.data.path': [source.path for source in run.data.sources],
             '--config.data.validation.path': run.data.validation.path,
+            '--config.train.sample_prompts': run.train.sample_prompts,
         }
         distinct(read, {'--workdir': [workdir / name for name in run_files]})
         self.workdir, self._lock = workdir, contextlib.ExitStack()
@@ -101,8 +107,9 @@ class Start:
         )
         self._lock.enter_context(locked(self.workdir / '.lock', busy))
         weakref.finalize(self, self._lock.close)  # also after an error
-        for folder in (self.workdir, (self.workdir / run_directory.METRICS).parent):
-            sweep(folder)
+        sweep(self.workdir)
+        for name in (run_directory.METRICS, run_directory.SAMPLES):
+            sweep((self.workdir / name).parent)
 
     def unlock(self) -> None:
         """Lets the directory go, when all is saved."""

@@ -16,6 +16,7 @@ import as_meta
 import programs
 from api_runs import ServerProcess
 from belle_jax.formats import huggingface, meta, paddle
+from belle_jax.judging import questions
 from tiny import write_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,12 +33,15 @@ SHORTER = {
     'belle-jax generate_data --': '--count=20',
     'belle-jax generate_data': '',
     'belle-jax convert': '',
+    'belle-jax evaluate run': '--max_new_tokens=2',
     'belle-jax evaluate': '',
 }
 # Commands that another test covers, or that no test machine can run.
 ELSEWHERE = {
     'belle-jax generate_data review': 'test_review serves its page and ends it',
-    'python -m benchmarks.compile_step': 'test_compilers compiles the recipes',
+    'belle-jax evaluate page': 'test_scoring_page serves it',
+    'belle-jax plan': 'test_plan compiles the recipes',
+    'belle-jax evaluate harness': "test_harness runs the page's task",
     'python -m benchmarks.train_step --shape=7b': 'needs a large accelerator',
     'python -m benchmarks.decode --size=7b': 'needs a large accelerator',
     'python -m benchmarks.packed_product': 'test_packed_product compiles its kernels',
@@ -66,7 +70,7 @@ def beginning(command: str, table: dict[str, str]) -> str | None:
 @pytest.fixture
 def server(tmp_path):
     """The address of a language-model server."""
-    with ServerProcess(tmp_path / 'server.jsonl') as process:
+    with ServerProcess(tmp_path / 'server.jsonl', '--content=judge_replies:either') as process:
         yield process.url
 
 
@@ -137,9 +141,12 @@ def files(folder: Path) -> None:
     (folder / 'BELLE-7B-gptq/weights.pt').rename(folder / 'BELLE-7B-gptq/bloom7b-2m-4bit-128g.pt')
     rows = [{'instruction': f'{n}加一', 'input': '', 'output': f'{n + 1}'} for n in range(40)]
     (folder / 'novel.txt').write_text('盖闻天地之数，有十二万九千六百岁为一元。' * 9, 'utf-8')
+    (folder / 'my_questions.jsonl').symlink_to(questions.OWN_QUESTIONS)
     for name, content in (
         ('mine.jsonl', rows),
         ('questions.jsonl', [{'prompt': '一加一'}, {'prompt': '天地'}]),
+        ('eval_set.json', [{'question': '二加二？', 'std_answer': '四', 'class': 'Math'}]),
+        ('eval_prompt.json', [{'class': 'math', 'prompt': '请按"得分:"打分。'}]),
     ):
         text = ''.join(json.dumps(row, ensure_ascii=False) + '\n' for row in content)
         (folder / name).write_text(text, 'utf-8')

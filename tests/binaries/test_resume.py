@@ -4,7 +4,6 @@ import dataclasses
 import json
 import shutil
 import signal
-import socket
 
 import jax
 import numpy as np
@@ -173,38 +172,3 @@ def test_a_full_disk_ends_the_run_with_a_sentence_and_keeps_what_was_saved(flags
     assert 'could not be saved' in last and 'intact' in last
     for name, value in training_runs.parameters(workdir).items():
         np.testing.assert_array_equal(value, before[name])
-
-
-def test_two_processes_train_as_one_and_resume_as_one(flags, undisturbed, tmp_path):
-    workdir = tmp_path / 'run'
-    mesh = [f'--config.mesh.{axis}=2' for axis in ('data', 'fsdp', 'tensor')]
-
-    def start_both():
-        with socket.socket() as s:
-            s.bind(('localhost', 0))
-            port = s.getsockname()[1]
-        shared = ['--distributed', f'--coordinator=localhost:{port}', '--processes=2']
-        return [
-            training_runs.start(
-                workdir, [*flags, *mesh, *shared, f'--process={i}', '--cpu_devices=4']
-            )
-            for i in range(2)
-        ]
-
-    first, second = start_both()
-    training_runs.kill_when(first, lambda: training_runs.steps_done(workdir) >= 12)
-    second.kill()
-    second.wait()
-    # Resumed, and told to leave: both stop at the same step.
-    both = start_both()
-    while training_runs.steps_done(workdir) < 15:
-        assert both[0].poll() is None
-    for process in both:
-        process.send_signal(signal.SIGTERM)
-    assert [process.wait(timeout=300) for process in both] == [143, 143]
-    assert training_runs.steps_done(workdir) < 30
-    for process in start_both():
-        training_runs.finish(process, workdir)
-    np.testing.assert_allclose(
-        training_runs.losses(workdir), training_runs.losses(undisturbed), rtol=1e-5
-    )

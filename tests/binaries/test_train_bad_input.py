@@ -106,7 +106,7 @@ def test_a_tokenizer_larger_than_the_embedding_is_refused(tmp_path, tokenizer):
         ('--config.optim.learning_rat=1', 'learning_rat'),
         ('--config=tests/support/recipes/tiny.py:fancy', "variant 'fancy' is not one of"),
         ('--config=no/such/recipe.py', 'no/such/recipe.py'),
-        ('--processes=2', 'add --distributed'),
+        ('--processes=2', '--process (or JAX_PROCESS_ID) must be given'),
     ],
 )
 def test_a_flag_that_does_not_exist_is_one_sentence(tmp_path, flag, sentence):

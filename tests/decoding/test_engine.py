@@ -1,6 +1,8 @@
 """Decoding: what a row gets, when it ends, and that its neighbours have no say in it."""
 
 import dataclasses
+import gc
+import weakref
 from typing import Any
 
 import jax
@@ -175,6 +177,17 @@ def test_the_loop_compiles_once_for_all_its_runs():
     engine.generate(prompts(5, 9, 3), Sampling(max_new_tokens=3 * loop.CHUNK))
     engine.generate(prompts(4, 2, 7, seed=1), Sampling(max_new_tokens=3 * loop.CHUNK - 2))
     assert compiled(loop.advance) == before + 1
+
+
+def test_the_stacks_that_a_model_was_loaded_in_are_let_go():
+    decoder = model('llama')
+    stacks = [v for k, v in models.parameters(decoder).items() if k.startswith('blocks.')]
+    alive = [weakref.ref(stack) for stack in stacks]
+    engine = Engine(decoder)
+    del decoder, stacks
+    gc.collect()
+    assert len(alive) > 5 and not any(ref() is not None for ref in alive)
+    assert len(engine.generate(prompts(5), Sampling(max_new_tokens=3))) == 1
 
 
 @pytest.mark.slow

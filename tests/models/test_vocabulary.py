@@ -3,6 +3,8 @@
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
 # pyright: reportOptionalMemberAccess=false, reportOperatorIssue=false
 
+import contextlib
+import math
 import re
 
 import jax
@@ -12,7 +14,7 @@ import pytest
 
 from belle_jax import config, sharding
 from belle_jax.models import vocabulary
-from benchmarks.hlo import elements, loop_collectives
+from belle_jax.planning.program import CompiledProgram, arrays, loop_collectives
 
 VOCAB, PADDED, EMBED = 300, 384, 16
 
@@ -61,6 +63,18 @@ def test_losses_equal_float64_and_gradients_the_plain_ones(monkeypatch, shape, e
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5 * float(jnp.abs(b).max()))
     assert (found[1][VOCAB:] == 0).all(), 'padding learns nothing'
+
+
+@pytest.mark.parametrize('shape', [None, (2, 2, 2)])
+def test_the_likeliest_token_is_the_largest_logit_of_all_shards(shape):
+    h, table, targets, _ = inputs()
+    likeliest = (np.asarray(h) @ np.asarray(table)[:VOCAB].T).argmax(-1)
+    targets = jnp.where(targets % 2 == 0, targets, likeliest)
+    mesh = sharding.make_mesh(config.Mesh(*shape or (8, 1, 1)))
+    with jax.set_mesh(mesh) if shape else contextlib.nullcontext():
+        scores, found = jax.jit(vocabulary.token_scores, static_argnums=3)(h, table, targets, VOCAB)
+    np.testing.assert_array_equal(found, targets == likeliest)
+    np.testing.assert_allclose(scores, -plain(h, table, targets), rtol=2e-6, atol=2e-6)
 
 
 @pytest.mark.parametrize('shape', [None, (8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 2, 4)])
@@ -137,8 +151,8 @@ def test_no_collective_of_the_size_of_the_table_runs_in_a_loop(monkeypatch, shap
             .compile()
             .as_text()
         )
-    inside = loop_collectives(text)
+    inside = loop_collectives(CompiledProgram(text))
     assert inside or shape[2] == 1, 'sums over the vocabulary shards are found'
-    largest = max((elements(s) for c in inside for s in c.split()[1:]), default=0)
-    assert largest < PADDED * EMBED // 8
+    sizes = [math.prod(s) for c in inside for _, s in arrays(c.shape)]
+    assert max(sizes, default=0) < PADDED * EMBED // 8
     assert 'while' in text

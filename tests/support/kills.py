@@ -23,6 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import judge_replies
 import programs
 from generate_runs import serving
 
@@ -293,6 +294,20 @@ def trials(url: str) -> list[Trial]:
             _reviewed,
         ),
         Trial(
+            'evaluate run',
+            'belle_jax.evaluate run --questions=q.jsonl --answers=a.jsonl --prompts=p.jsonl '
+            f'--judge=test --judgings=2 --output=eval --base_url={url}',
+            ('eval',),
+            _asked,
+        ),
+        Trial(
+            'evaluate answer, of a server',
+            'belle_jax.evaluate answer --questions=q.jsonl --model=test --output=eval '
+            f'--model_url={url}',
+            ('eval',),
+            _asked,
+        ),
+        Trial(
             'sample --prompts',
             'belle_jax.sample --model=source --prompts=prompts.jsonl --output=answers.jsonl '
             '--max_new_tokens=4 --batch_size=2',
@@ -402,6 +417,18 @@ def _delta(folder: Path) -> None:
     delta.make(str(folder / 'base'), str(folder / 'tuned'), folder / 'delta')
 
 
+def _asked(folder: Path) -> None:
+    """Questions, answers to them, and a judge's prompts."""
+    rows = [(f'{n}加{n}是多少？', f'{2 * n}', ('math', 'code')[n % 2]) for n in range(30)]
+    for name, made in (
+        ('q.jsonl', [dict(zip(('question', 'std_answer', 'class'), row)) for row in rows]),
+        ('a.jsonl', [{'input': row[0], 'output': row[1]} for row in rows]),
+        ('p.jsonl', [{'class': kind, 'prompt': '请按"得分:"打分。'} for kind in ('math', 'code')]),
+    ):
+        text = ''.join(json.dumps(row, ensure_ascii=False) + '\n' for row in made)
+        (folder / name).write_text(text, 'utf-8')
+
+
 def _generated(folder: Path, words: str) -> None:
     said = programs.run(
         ['python', '-m', *words.split()],
@@ -452,7 +479,7 @@ def table(tallies: dict[str, Tally]) -> str:
 if __name__ == '__main__':
     import tempfile
 
-    with tempfile.TemporaryDirectory() as work, serving() as server:
+    with tempfile.TemporaryDirectory() as work, serving(content=judge_replies.either) as server:
         every = {trial.name: trial for trial in trials(server.url)}
         each, only = -(-int(sys.argv[1]) // len(sys.argv[2:] or every)), sys.argv[2:]
         tallies = {}

@@ -112,13 +112,15 @@ def write_tokenizer(target):
     (target / 'tokenizer_config.json').write_text(json.dumps(settings), 'utf-8')
 
 
-def write_model(target, seed: int = 0):
-    """A tiny LLaMA with a tokenizer of single bytes, as a Hugging Face directory."""
+def write_model(target, seed: int = 0, family: str = 'llama'):
+    """A tiny model with a tokenizer of single bytes, as a Hugging Face directory."""
     target.mkdir()
     write_tokenizer(target)
     architecture = dataclasses.replace(
-        LLAMA, init_std=0.3, layers=2, max_position=256, bos_id=1, eos_ids=(2,)
+        FAMILIES[family], init_std=0.3, layers=2, max_position=256, bos_id=1, eos_ids=(2,)
     )
+    if family == 'bloom':
+        architecture = dataclasses.replace(architecture, mlp=4 * architecture.embed)
     config = huggingface.architecture_to_hf_config(architecture, 'float32')
     (target / 'config.json').write_text(json.dumps(config), 'utf-8')
     arrays = {k: np.asarray(v) for k, v in params(architecture, seed).items()}

@@ -1,0 +1,1 @@
+"""The program that measures models: its flags, and what its actions do."""

@@ -1,0 +1,207 @@
+"""How long a compiled step would take, by what its compiler says and its chip's figures allow.
+
+On a TPU each fusion has the compiler's own cycles. A kernel of ours has none: it is charged what
+its products take at half of peak, or what its bytes take, whichever is longer. A collective takes
+its bytes over the links; what runs between its start and its end hides that much of it. GPU
+compilers give no cycles: there the floors alone are known, of FLOPs, bytes and links.
+"""
+
+import dataclasses
+import math
+import re
+from typing import NamedTuple
+
+from belle_jax.planning.chips import Chip
+from belle_jax.planning.program import (
+    CompiledProgram,
+    Instruction,
+    Scheduled,
+    arrays,
+    largest,
+    size,
+    width,
+)
+
+KERNEL = 'tpu_custom_call'
+# Of splash attention: products over queries and keys, of which a causal mask leaves half.
+PRODUCTS = {'_fwd': 2, '_dkv': 4, '_dq': 3}
+OPERANDS = re.compile(r'operand_layout_constraints=\{(.*?\})\}')
+LISTED = re.compile(r'replica_groups=\{\{([\d,]+)\}')
+IOTA = re.compile(r'replica_groups=\[\d+,(\d+)\]')
+MESH = re.compile(r'replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}')
+CHANNEL = re.compile(r'channel_id=(\d+)')
+SCATTERED = 'calls=%all-reduce-scatter'  # the TPU compiler's reduce-scatter
+START = 'AsyncCollectiveStart'  # the fusion with it begins a collective that later ones go on with
+
+
+class Collective(NamedTuple):
+    """One collective of the schedule.
+
+    Attributes:
+        kind: Such as all-gather.
+        shape: That it gives, the largest array.
+        times: How often it runs.
+        sent: Bytes that a device sends each time.
+        seconds: That its links take each time.
+        hidden: Of these, behind what is computed meanwhile.
+    """
+
+    kind: str
+    shape: str
+    times: int
+    sent: float
+    seconds: float
+    hidden: float
+
+
+class Estimate(NamedTuple):
+    """Seconds of one step.
+
+    Attributes:
+        fusions: By the compiler's cycles.
+        kernels: Of custom calls.
+        waits: Of collectives that nothing hides.
+        links: Of all collectives, if nothing hid any.
+        sent: Bytes that a device sends.
+        collectives: By kind and shape, the largest first.
+    """
+
+    fusions: float
+    kernels: float
+    waits: float
+    links: float
+    sent: float
+    collectives: list[Collective]
+
+    @property
+    def seconds(self) -> float:
+        """Of the step."""
+        return self.fusions + self.kernels + self.waits
+
+    @property
+    def hidden(self) -> float:
+        """Share of the collectives' time that is hidden."""
+        return 1 - self.waits / self.links if self.links else 1.0
+
+
+def estimate(program: CompiledProgram, chip: Chip) -> Estimate:
+    """Estimates a step.
+
+    Args:
+        program: Compiled for the chip.
+        chip: Whose figures count.
+    """
+    fusions = kernels = clock = 0.0
+    running: dict[str, tuple[Scheduled, float]] = {}
+    chains: dict[str, _Chain] = {}
+    found: list[Collective] = []
+    for step in program.schedule:
+        instruction = step.instruction
+        took = instruction.cycles / chip.clock if chip.clock else 0.0
+        if KERNEL in instruction.rest:
+            took = _kernel(instruction, chip)
+            kernels += took * step.times
+        else:
+            fusions += took * step.times
+        if instruction.opcode == 'fusion':
+            _fused(program, step, took, chains)
+        elif instruction.opcode.endswith('-done'):
+            started = re.search(r'%([\w.\-]+)', instruction.rest)
+            if started and started[1] in running:
+                begun, at = running.pop(started[1])
+                hidden = (clock - at) / begun.times
+                found.append(_collective(begun.instruction, begun.times, chip, hidden))
+        elif instruction.collective and instruction.opcode.endswith('-start'):
+            running[instruction.name] = step, clock
+        elif instruction.collective:
+            found.append(_collective(instruction, step.times, chip, 0.0))
+        clock += took * step.times
+    for chain in chains.values():
+        hidden = chain.took / chain.times
+        found.append(_collective(chain.instruction, chain.times, chip, hidden, chain.scattered))
+    found.sort(key=lambda c: -c.sent * c.times)
+    return Estimate(
+        fusions,
+        kernels,
+        sum(max(c.seconds - c.hidden, 0) * c.times for c in found),
+        sum(c.seconds * c.times for c in found),
+        sum(c.sent * c.times for c in found),
+        found,
+    )
+
+
+@dataclasses.dataclass
+class _Chain:
+    """A collective that runs beside the products of several fusions."""
+
+    instruction: Instruction
+    times: int
+    scattered: bool
+    took: float = 0.0
+
+
+def _fused(
+    program: CompiledProgram, step: Scheduled, took: float, chains: dict[str, _Chain]
+) -> None:
+    """Notes the collectives inside a fusion."""
+    inner = list(program.within(step.instruction))
+    begins = any(START in instruction.rest for instruction in inner)
+    scattered = SCATTERED in step.instruction.rest
+    for instruction in inner:
+        if instruction.collective:
+            channel = CHANNEL.search(instruction.rest)
+            name = channel[1] if channel else instruction.name
+            chain = chains.setdefault(name, _Chain(instruction, step.times, scattered))
+            chain.took += took * step.times
+            if begins:
+                chain.times = step.times
+
+
+def _kernel(instruction: Instruction, chip: Chip) -> float:
+    """Seconds of a kernel: of its products at half of peak, or of its bytes."""
+    operands = OPERANDS.search(instruction.rest)
+    moved = size(instruction.shape) + size(operands[1] if operands else '')
+    flops = 0.0
+    count = next((n for part, n in PRODUCTS.items() if part in instruction.name), 0)
+    # Queries, then keys: [rows, heads, tokens, width], without rows where there is one alone.
+    wide = [s for dtype, s in arrays(operands[1] if operands else '') if len(s) > 2 and s[-1] > 8]
+    if count and len(wide) > 1:
+        (*heads, queries, size_of_head), keys = wide[0], wide[1][-2]
+        flops = 2 * count * math.prod(heads) * queries * keys * size_of_head / 2
+    return max(flops / (chip.peak / 2), moved / chip.bandwidth)
+
+
+def _collective(
+    instruction: Instruction, times: int, chip: Chip, hidden: float, scattered: bool = False
+) -> Collective:
+    """What a collective takes; `scattered`: an all-reduce of which each device keeps its part."""
+    kind, among = instruction.collective, group(instruction)
+    dtype, sizes = largest(instruction.shape)
+    # One that was started gives what went in beside what comes out; several are combined into one.
+    started = instruction.opcode.endswith('-start')
+    whole = width(dtype) * math.prod(sizes) if started else instruction.size
+    share = (among - 1) / among
+    sent = {
+        'all-reduce': (1 if scattered else 2) * whole * share,
+        'reduce-scatter': whole * (among - 1),
+        'collective-permute': whole,
+    }.get(kind, whole * share)
+    kind = 'reduce-scatter' if scattered else kind
+    seconds = sent / chip.link
+    if chip.together and among > chip.together:  # rings through machines send this much between
+        machines = among / chip.together
+        seconds = max(seconds, sent / share * (machines - 1) / machines / among / chip.slow)
+    shape = f'{dtype}[{",".join(map(str, sizes))}]'
+    return Collective(kind, shape, times, sent, seconds, hidden)
+
+
+def group(instruction: Instruction) -> int:
+    """How many devices take part in a collective."""
+    if listed := LISTED.search(instruction.rest):
+        return listed[1].count(',') + 1
+    if iota := IOTA.search(instruction.rest):
+        return int(iota[1])
+    if mesh := MESH.search(instruction.rest):
+        sizes = dict(re.findall(r"'([^']+)'=(\d+)", mesh[1]))
+        return math.prod(int(sizes[name]) for name in re.findall(r"'([^']+)'", mesh[2]))
+    return 2
