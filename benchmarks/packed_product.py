@@ -109,7 +109,13 @@ def measure(inputs: int, outputs: int, bits: int, group: int) -> list[dict]:
     for batch in BATCHES.value:
         x = jax.random.normal(jax.random.key(1), (batch, inputs)).astype(dtype)
         row: dict[str, Any] = {'inputs': inputs, 'outputs': outputs, 'bits': bits, 'batch': batch}
-        row |= {'group_size': group, 'packed_bytes': size, 'weights': count, 'microseconds': {}, 'difference': {}}
+        row |= {
+            'group_size': group,
+            'packed_bytes': size,
+            'weights': count,
+            'microseconds': {},
+            'difference': {},
+        }
         given = {name: dense_weights if name == 'dense' else weights for name in functions}
         expected = np.asarray(functions['xla'](x, weights), np.float64)
         for name, function in functions.items():  # compiles as well
