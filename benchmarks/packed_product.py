@@ -28,7 +28,7 @@ from benchmarks.figures import write
 SHAPES = flags.DEFINE_multi_string('shape', ['4096x11008', '4096x4096'], 'Inputs x outputs.')
 BATCHES = flags.DEFINE_multi_integer('batch', [1, 8], 'Rows of activations.')
 BITS = flags.DEFINE_multi_integer('bits', [4, 8], 'Of a code.')
-GROUP = flags.DEFINE_integer('group_size', 128, 'Inputs that share a scale.')
+GROUPS = flags.DEFINE_multi_integer('group_size', 128, 'Inputs that share a scale; 0: all.')
 ZEROS = flags.DEFINE_bool('zeros', False, 'With zero points; symmetric without.')
 DTYPE = flags.DEFINE_enum('dtype', 'float32', ['float32', 'bfloat16'], 'Of activations.')
 WEIGHTS = flags.DEFINE_integer('weights', 0, 'Weights in a row; 0: as many as take 256 MB packed.')
@@ -41,13 +41,13 @@ BANDWIDTHS = {'H100': 3.35e12, 'H200': 4.8e12, 'A100': 2.04e12, 'v5 lite': 8.19e
 KERNELS = {'gpu': 'mosaic_gpu', 'tpu': 'mosaic_tpu'}
 
 
-def packed(rng, inputs: int, outputs: int, bits: int) -> dict:
+def packed(rng, inputs: int, outputs: int, bits: int, group: int) -> dict:
     """Random packed arrays of a shape."""
     import jax.numpy as jnp
     import numpy as np
 
     words = rng.integers(-(2**31), 2**31, (inputs // 32 * bits, outputs), dtype=np.int64)
-    count = -(-inputs // GROUP.value) if GROUP.value else 1
+    count = -(-inputs // group) if group else 1
     scales = rng.uniform(1e-3, 2e-3, (count, outputs)).astype(np.float16)
     arrays = {'words': jnp.asarray(words.astype(np.int32)), 'scales': jnp.asarray(scales)}
     if ZEROS.value:
@@ -71,7 +71,7 @@ def through(product):
     return run
 
 
-def sides(bits: int) -> dict:
+def sides(bits: int, group: int) -> dict:
     """The functions that are compared, by name; each takes x and one weight."""
     import jax
     import jax.numpy as jnp
@@ -82,7 +82,7 @@ def sides(bits: int) -> dict:
         return jax.lax.dot(x, weight, preferred_element_type=jnp.float32).astype(x.dtype)
 
     def through_backend(x, weight, backend):
-        return packed_product(x, **weight, bits=bits, group_size=GROUP.value, backend=backend)
+        return packed_product(x, **weight, bits=bits, group_size=group, backend=backend)
 
     kernel = KERNELS.get(jax.default_backend())
     backends = ['xla', kernel] if kernel else ['xla']
@@ -90,7 +90,7 @@ def sides(bits: int) -> dict:
     return {'dense': dense} | packed_sides
 
 
-def measure(inputs: int, outputs: int, bits: int) -> list[dict]:
+def measure(inputs: int, outputs: int, bits: int, group: int) -> list[dict]:
     """A row of figures for each batch size."""
     import jax
     import jax.numpy as jnp
@@ -100,16 +100,22 @@ def measure(inputs: int, outputs: int, bits: int) -> list[dict]:
     dtype = jnp.dtype(DTYPE.value)
     size = inputs * outputs * bits // 8
     count = WEIGHTS.value or max(2, -(-(256 << 20) // size))
-    weights = [packed(rng, inputs, outputs, bits) for _ in range(count)]
+    weights = [packed(rng, inputs, outputs, bits, group) for _ in range(count)]
     size = sum(a.nbytes for a in weights[0].values())
     values = jax.random.normal(jax.random.key(0), (inputs, outputs), jnp.float32)
     dense_weights = [(values * (i + 1)).astype(dtype) for i in range(count)]
-    functions = {name: through(product) for name, product in sides(bits).items()}
+    functions = {name: through(product) for name, product in sides(bits, group).items()}
     rows = []
     for batch in BATCHES.value:
         x = jax.random.normal(jax.random.key(1), (batch, inputs)).astype(dtype)
         row: dict[str, Any] = {'inputs': inputs, 'outputs': outputs, 'bits': bits, 'batch': batch}
-        row |= {'packed_bytes': size, 'weights': count, 'microseconds': {}, 'difference': {}}
+        row |= {
+            'group_size': group,
+            'packed_bytes': size,
+            'weights': count,
+            'microseconds': {},
+            'difference': {},
+        }
         given = {name: dense_weights if name == 'dense' else weights for name in functions}
         expected = np.asarray(functions['xla'](x, weights), np.float64)
         for name, function in functions.items():  # compiles as well
@@ -149,8 +155,9 @@ def compile_for(target: str, shapes: list[list[int]]) -> list[dict]:
     here = jax.sharding.NamedSharding(mesh, jax.P())
     backend = KERNELS['tpu' if platform == 'tpu' else 'gpu']
     rows = []
-    for (inputs, outputs), bits, batch in itertools.product(shapes, BITS.value, BATCHES.value):
-        groups = -(-inputs // GROUP.value) if GROUP.value else 1
+    settings = itertools.product(shapes, GROUPS.value, BITS.value, BATCHES.value)
+    for (inputs, outputs), group, bits, batch in settings:
+        groups = -(-inputs // group) if group else 1
         arrays = {'words': ((inputs // 32 * bits, outputs), jnp.int32)}
         arrays['scales'] = ((groups, outputs), jnp.float16)
         if ZEROS.value:
@@ -159,9 +166,7 @@ def compile_for(target: str, shapes: list[list[int]]) -> list[dict]:
             name: jax.ShapeDtypeStruct(*array, sharding=here)
             for name, array in {'x': ((batch, inputs), DTYPE.value), **arrays}.items()
         }
-        product = functools.partial(
-            packed_product, bits=bits, group_size=GROUP.value, backend=backend
-        )
+        product = functools.partial(packed_product, bits=bits, group_size=group, backend=backend)
         traced: Any = jax.jit(product).trace(**given)
         lowered = traced.lower(lowering_platforms=(platform,))
         compiled = lowered.compile(compiler_options=options)
@@ -191,12 +196,12 @@ def main(argv: list[str]) -> None:
     if TARGET.value:
         print(json.dumps({'target': TARGET.value, 'rows': compile_for(TARGET.value, shapes)}))
         return
-    rows = [row for i, o in shapes for bits in BITS.value for row in measure(i, o, bits)]
+    settings = itertools.product(shapes, BITS.value, GROUPS.value)
+    rows = [row for (i, o), bits, group in settings for row in measure(i, o, bits, group)]
     write(
         OUTPUT.value,
         'packed_product',
         dtype=DTYPE.value,
-        group_size=GROUP.value,
         symmetric=not ZEROS.value,
         rows=rows,
     )

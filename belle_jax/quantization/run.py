@@ -91,19 +91,7 @@ def quantise(job: Quantisation) -> Path:
     if job.devices > (available := len(jax.devices())):
         raise ValueError(f'--devices={job.devices}: this machine has {available}.')
     published, source = opened(job)
-    limit = families.of(source.architecture).context_limit(source.architecture)
-    seq_len = min(job.seq_len, limit or job.seq_len)
-    text = calibration.read(
-        job.source,
-        _words(published),
-        template=job.template,
-        samples=job.samples,
-        seq_len=seq_len,
-        held=job.held,
-        seed=job.method.seed,
-    )
-    if seq_len < job.seq_len:
-        print(f"--seq_len={seq_len}: the model's context.", file=sys.stderr)
+    text = _text(job, published)
     settings = _settings(job, source, text)
     if stopped and report.is_of(job.target, settings):  # only that was left to do
         remove(layers_path(job.target))
@@ -148,9 +136,23 @@ def opened(job: Quantisation) -> tuple[PublishedModel, Parameters]:
     return published, Rotated(source, job.method.seed) if job.rotate else source
 
 
-def _words(published: PublishedModel) -> tokenizer.Tokenizer:
+def _text(job: Quantisation, published: PublishedModel) -> Calibration:
+    """What the model reads, in samples no longer than its context."""
     run = published.directory / run_directory.TOKENIZER
-    return tokenizer.load(run if run.is_dir() else published.directory)
+    limit = families.of(published.architecture).context_limit(published.architecture)
+    seq_len = min(job.seq_len, limit or job.seq_len)
+    text = calibration.read(
+        job.source,
+        tokenizer.load(run if run.is_dir() else published.directory),
+        template=job.template,
+        samples=job.samples,
+        seq_len=seq_len,
+        held=job.held,
+        seed=job.method.seed,
+    )
+    if seq_len < job.seq_len:
+        print(f"--seq_len={seq_len}: the model's context.", file=sys.stderr)
+    return text
 
 
 def _layers(quantiser: Quantiser, store: Store, count: int) -> None:
@@ -165,6 +167,7 @@ def _layers(quantiser: Quantiser, store: Store, count: int) -> None:
                 'tuning': [dataclasses.asdict(t) for t in quantiser.tunings[seen[1] :]],
             }
             store.save(number, layer, made)
+        del layer  # before there is another
         progress.show(number + 1)
     progress.end(count)
 
