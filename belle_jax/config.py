@@ -13,7 +13,8 @@ from ml_collections import ConfigDict
 
 from belle_jax import declaration
 from belle_jax.declaration import at_least, fraction, one_of, positive, unknown, within
-from belle_jax.families import PRESETS, Architecture, Rope
+from belle_jax.families import PRESETS, Architecture, LowRank, Rope
+from belle_jax.families.low_rank import targets
 from belle_jax.json_files import read_json, write_json
 
 __all__ = ['PRESETS', 'Architecture', 'Rope', 'Run', 'default', 'load', 'resolve', 'save']
@@ -29,6 +30,8 @@ class Model:
     preset: str = ''  # a name of PRESETS: the shape of a published model, random weights
     architecture: Architecture | None = None  # a shape of one's own; filled in when source is set
     dtype: str = one_of('float32', 'bfloat16')  # of activations; what is trained is float32
+    # How what is not trained is held: as it came, or a layer's products in 8 or 4 bits
+    frozen: str = one_of('source', 'float32', 'bfloat16', 'int8', 'nf4')
     attention: str = one_of('auto', 'xla', 'cudnn', 'splash')  # cudnn: GPU, splash: TPU
     remat: str = one_of('block', 'dots', 'none')  # keep a block's input, products too, everything
     scan: bool = True  # one compiled block for all layers; False unrolls them
@@ -101,6 +104,30 @@ class Optim:
 
 
 @dataclasses.dataclass(frozen=True)
+class Adapter:
+    """Low-rank adapters (LoRA), beside which all else is frozen; with rank 0 there are none."""
+
+    rank: int = at_least(0, 0)
+    alpha: float = positive(16.0)  # an adapter is multiplied by alpha / rank
+    dropout: float = fraction()  # of what an adapter reads
+    targets: str = ''  # products, 'query,value' or 'q_proj,v_proj'; '' is all of every layer
+    rslora: bool = False  # alpha over the root of the rank
+    dora: bool = False  # a magnitude for each output beside
+    also: str = ''  # patterns of parameters trained beside, whole: 'embed,head'
+    ratio: float = positive(1.0)  # LoRA+: the learning rate of B over that of A
+
+    def low_rank(self, architecture: Architecture) -> LowRank | None:
+        """What it is beside a model; None: there is none. A target that is none is a ValueError."""
+        if not self.rank:
+            return None
+        try:
+            names = targets(architecture, self.targets)
+        except ValueError as error:
+            raise ValueError(f'--config.adapter.targets: {error}') from error
+        return LowRank(self.rank, self.alpha, names, self.rslora, self.dora)
+
+
+@dataclasses.dataclass(frozen=True)
 class Mesh:
     """Devices along each axis; -1 once: the remaining ones."""
 
@@ -141,6 +168,7 @@ class Run:
     data: Data = Data()
     batch: Batch = Batch()
     optim: Optim = Optim()
+    adapter: Adapter = Adapter()
     mesh: Mesh = Mesh()
     train: Train = Train()
 
@@ -240,5 +268,16 @@ def _check(run: Run) -> None:
         raise ValueError(
             f'{" and ".join(given) or "no model"} is set: set exactly one of --config.model.source '
             '(published weights), model.preset or model.architecture (random weights).'
+        )
+    for field in dataclasses.fields(run.adapter):
+        if not run.adapter.rank and getattr(run.adapter, field.name) != field.default:
+            raise ValueError(
+                f'--config.adapter.{field.name}={getattr(run.adapter, field.name)} is set and '
+                'adapter.rank is 0: there is no adapter. Set --config.adapter.rank, 8 or 16 say.'
+            )
+    if run.adapter.rank and run.train.only:
+        raise ValueError(
+            f'--config.train.only={run.train.only!r} is set beside an adapter: what is trained '
+            'beside an adapter is named by --config.adapter.also.'
         )
     _ = run.data.sources  # raises on a malformed weight

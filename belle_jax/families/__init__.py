@@ -18,6 +18,7 @@ from belle_jax.families.architecture import (
 )
 from belle_jax.families.bloom import BloomFamily
 from belle_jax.families.llama import LlamaFamily
+from belle_jax.families.low_rank import LowRank, adapter_maps
 from belle_jax.families.packing import Packing, is_matrix, packed_maps
 from belle_jax.families.published import HEAD, TensorMap
 
@@ -27,9 +28,11 @@ __all__ = [
     'PRESETS',
     'Architecture',
     'Family',
+    'LowRank',
     'Packing',
     'Rope',
     'TensorMap',
+    'adapter_maps',
     'add',
     'in_published_order',
     'is_matrix',

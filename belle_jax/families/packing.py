@@ -15,6 +15,17 @@ BITS = (2, 3, 4, 8)
 UNIT = 32
 """Codes that are packed together: with b bits into b words of 32 bits."""
 
+NF4 = (
+    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453,
+    -0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0,
+    0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
+    0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
+)  # fmt: skip
+"""Levels of 4-bit NormalFloat: quantiles of a normal distribution, scaled to [-1, 1].
+
+Source: Dettmers et al., 2023 (QLoRA), appendix E.
+"""
+
 INTEGERS = {'qweight': 'int32', 'qzeros': 'uint8', 'g_idx': 'int32'}
 """Tensors of a quantised model that are no floating-point numbers, by the end of their names."""
 
@@ -32,6 +43,7 @@ class Packing:
         tables: Bits of the codes of the tables over the vocabulary; 0: they are not quantised.
             Their groups are rows of `group_size` channels, symmetric.
         embedding: Whether the embedding is among those tables; otherwise the output table alone is.
+        levels: What each code stands for, times the scale; empty: codes are evenly spaced.
     """
 
     bits: int
@@ -40,6 +52,7 @@ class Packing:
     act_order: bool = False
     tables: int = 0
     embedding: bool = True
+    levels: tuple[float, ...] = ()
 
     def __post_init__(self):
         if self.bits not in BITS or self.tables not in (0, *BITS):

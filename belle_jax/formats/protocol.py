@@ -55,6 +55,7 @@ class PublishedModel:
         config: A published `config.json` that describes the model; None: it is made.
         notes: Sentences that a person should read before the work begins.
         stored: Tensors of files whose checksums are compared while all is written.
+        adapter: None: such files hold none.
         packing: How it is quantised; its tensors are then those of `families.packed_maps`. None: it
             is not.
     """
@@ -68,6 +69,7 @@ class PublishedModel:
     notes: Sequence[str] = ()
     stored: Sequence[Stored] = ()
     packing: Packing | None = None
+    adapter: None = None
 
     def planned(self) -> list[Planned]:
         """The tensors as they are to be written, in the dtypes that they have."""

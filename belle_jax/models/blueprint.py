@@ -17,6 +17,7 @@ import numpy as np
 from flax import nnx
 
 from belle_jax import families
+from belle_jax.models import adapters
 from belle_jax.models.decoder import Blueprint, Decoder, Execution
 
 
@@ -26,7 +27,7 @@ class ParamSpec(NamedTuple):
     Attributes:
         shape: With the stack's dimension first, where it is part of one.
         axes: The logical axis of each dimension (see `sharding`).
-        init: normal, ones or zeros.
+        init: normal, uniform (within the root of one over the inputs), ones or zeros.
         dtype: Of the numbers. Floating-point ones may be held in any floating-point dtype, for
             frozen parameters stay as they came; others in this one alone.
         part: Of the model: base, adapter or head.
@@ -106,17 +107,44 @@ def initialise(
     Returns:
         Arrays by checkpoint name; rows that pad the vocabulary are zero.
     """
-    whole = Blueprint(blueprint.architecture)
-    declared = specs(whole)
+    base = dataclasses.replace(blueprint, adapter=None)
 
     def make(key):
-        made = {
-            name: _initial(blueprint.architecture, name, spec, key, dtype)
-            for name, spec in declared.items()
-        }
-        return regroup(made, whole, blueprint)
+        return _made(base, key, dtype, 'base')
 
     return jax.jit(make, out_shardings=dict(shardings) if shardings else None)(key)
+
+
+def initialise_adapter(
+    blueprint: Blueprint,
+    key: jax.Array,
+    base: Mapping[str, jax.Array],
+    shardings: Mapping[str, Any] | None = None,
+) -> dict[str, jax.Array]:
+    """An adapter that changes nothing yet, float32.
+
+    Args:
+        blueprint: Of the adapted model; A is uniform, B zero, DoRA's magnitudes are the weights'.
+        key: A JAX random key.
+        base: The other parameters of the model by checkpoint name.
+        shardings: As in `initialise`, of the adapter's parameters.
+    Returns:
+        Arrays by checkpoint name.
+    """
+    adapter = blueprint.adapter
+    assert adapter is not None
+
+    def make(key, base):
+        made = _made(dataclasses.replace(blueprint, packing=None), key, jnp.float32, 'adapter')
+        if adapter.dora:
+            model = build(blueprint, {**base, **made})
+            for number, group in enumerate(model.blocks):
+                found = adapters.magnitudes(group)
+                made |= {f'blocks.{number}.{name}': value for name, value in found.items()}
+        return made
+
+    where = dict(shardings) if shardings else None
+    return jax.jit(make, out_shardings=where)(key, dict(base))
 
 
 def regroup(params: Mapping[str, Any], before: Blueprint, after: Blueprint) -> dict[str, Any]:
@@ -185,6 +213,17 @@ def _check(name: str, array: Any, spec: ParamSpec) -> None:
         )
 
 
+def _made(blueprint: Blueprint, key: jax.Array, dtype: Any, part: str) -> dict[str, jax.Array]:
+    """Random parameters of one part of a model, whatever groups its layers are in."""
+    whole = dataclasses.replace(blueprint, groups=())
+    made = {
+        name: _initial(blueprint.architecture, name, spec, key, dtype)
+        for name, spec in specs(whole).items()
+        if spec.part == part
+    }
+    return regroup(made, whole, blueprint)
+
+
 def _initial(architecture, name, spec, key, dtype):
     if spec.init == 'ones':
         return jnp.ones(spec.shape, dtype)
@@ -192,6 +231,9 @@ def _initial(architecture, name, spec, key, dtype):
         return jnp.zeros(spec.shape, dtype)
     # The key comes from the name, not from an order: a new parameter changes no other's values.
     key = jax.random.fold_in(key, zlib.crc32(name.encode()))
+    if spec.init == 'uniform':  # a stack [layers, inputs…, outputs]
+        bound = math.prod(spec.shape[1:-1]) ** -0.5
+        return jax.random.uniform(key, spec.shape, dtype, -bound, bound)
     value = architecture.init_std * jax.random.normal(key, spec.shape, jnp.float32)
     if spec.axes[0] == 'vocab':
         real = jnp.arange(spec.shape[0]) < architecture.vocab_size

@@ -10,8 +10,8 @@ from flax import nnx
 
 from belle_jax import sharding
 from belle_jax.config import Architecture
-from belle_jax.families import Packing
-from belle_jax.models import packed, vocabulary
+from belle_jax.families import LowRank, Packing
+from belle_jax.models import adapters, packed, vocabulary
 from belle_jax.models.layers import Cache, Context, Vocabulary
 
 ACTIVATIONS = ('batch', 'length', 'features')
@@ -31,11 +31,13 @@ class Blueprint:
         groups: Layers in each group, in order. The layers of a group have the same structure, are
             stacked, and run by one scan. All in one group by default.
         packing: How the matrices of the layers are quantised; None: they are not.
+        adapter: Of the products that have one; None: there is none.
     """
 
     architecture: Architecture
     groups: tuple[int, ...] = ()
     packing: Packing | None = None
+    adapter: LowRank | None = None
 
     def __post_init__(self):
         layers = self.architecture.layers
@@ -50,7 +52,7 @@ class Blueprint:
 
 @dataclasses.dataclass(frozen=True)
 class Execution:
-    """How a model's arithmetic is run; the fields are those of `config.Model`."""
+    """How a model's arithmetic is run; the fields are those of `config.Model` and an adapter's."""
 
     dtype: str = 'float32'
     attention: str = 'auto'
@@ -58,6 +60,7 @@ class Execution:
     scan: bool = True
     hidden_dropout: float = 0.0
     attention_dropout: float = 0.0
+    adapter_dropout: float = 0.0
 
 
 class Decoder(nnx.Module):
@@ -84,6 +87,8 @@ class Decoder(nnx.Module):
         self.final_norm = type(self).norm(a.embed, a.norm_eps)
         if not a.tied:
             self.head = Vocabulary(a.padded_vocab, a.embed)
+        if blueprint.adapter:
+            adapters.adapt(self, blueprint.adapter, execution.adapter_dropout)
         if blueprint.packing:
             packed.pack(self, blueprint.packing)
 
@@ -224,7 +229,9 @@ class Decoder(nnx.Module):
         def block(x_btd, layer):
             state, number = layer
             layer_key = None if key is None else jax.random.fold_in(key, number)
-            x_btd, _ = nnx.merge(graphdef, state)(x_btd, context, layer_key, None)
+            module = nnx.merge(graphdef, state)
+            adapters.give_keys(module, layer_key)
+            x_btd, _ = module(x_btd, context, layer_key, None)
             return sharding.constrain(x_btd, ACTIVATIONS), None
 
         if self.execution.remat != 'none':

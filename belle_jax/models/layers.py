@@ -94,7 +94,7 @@ def declare(
 
 
 class Linear(nnx.Module):
-    """A product and, where asked, a bias."""
+    """A product and, where asked, a bias; `adapters.adapt` may put an adapter beside it."""
 
     def __init__(self, equation, shape, axes, layers: int = 0, bias_from: int | None = None):
         """Declares the weight.
@@ -107,14 +107,25 @@ class Linear(nnx.Module):
             bias_from: The first dimension of the weight that the bias has; None: no bias.
         """
         self.equation = equation
+        self.adapter: Any = nnx.data(None)
         self.kernel = declare(shape, axes, layers=layers)
         self.has_bias = bias_from is not None
         if self.has_bias:
             self.bias = declare(shape[bias_from:], axes[bias_from:], init='zeros', layers=layers)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        out = project(self.equation, x, self.kernel[...])
+        out = self.product(x)
+        if self.adapter is not None:
+            out = self.adapter(x, out, self)
         return out + self.bias[...].astype(out.dtype) if self.has_bias else out
+
+    def product(self, x: jax.Array) -> jax.Array:
+        """The product alone."""
+        return project(self.equation, x, self.kernel[...])
+
+    def weight(self) -> jax.Array:
+        """float32, [inputs…, outputs…]."""
+        return self.kernel[...].astype(jnp.float32)
 
 
 class RMSNorm(nnx.Module):

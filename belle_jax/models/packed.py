@@ -10,7 +10,7 @@ from flax import nnx
 from belle_jax.families.packing import Packing, groups, words
 from belle_jax.models import vocabulary
 from belle_jax.models.layers import Linear, declare
-from belle_jax.models.packed_product import packed_product, unpack
+from belle_jax.models.packed_product import dequantise, packed_product, unpack
 
 
 class PackedLinear(nnx.Module):
@@ -50,22 +50,44 @@ class PackedLinear(nnx.Module):
         self.has_bias = linear.has_bias
         if self.has_bias:
             self.bias = linear.bias
+        self.adapter = nnx.data(linear.adapter)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Of activations [B, T, inputs...], in their dtype."""
-        words, scales = self.words[...], self.scales[...]
-        outputs, flat = words.shape[1:], math.prod(words.shape[1:])
-        zeros = None if self.packing.symmetric else self.zeros[...].reshape(-1, flat)
-        out = packed_product(
-            x.reshape(-1, self.inputs),
-            words.reshape(-1, flat),
-            scales.reshape(-1, flat),
-            zeros,
-            self.groups[...] if self.packing.act_order else None,
-            bits=self.packing.bits,
-            group_size=self.packing.group_size,
-        ).reshape(*x.shape[:2], *outputs)
+        out = self.product(x)
+        if self.adapter is not None:
+            out = self.adapter(x, out, self)
         return out + self.bias[...].astype(out.dtype) if self.has_bias else out
+
+    def product(self, x: jax.Array) -> jax.Array:
+        """The product alone."""
+        packing = self.packing
+        how: dict[str, Any] = {
+            'bits': packing.bits,
+            'group_size': packing.group_size,
+            'levels': packing.levels,
+        }
+        x_mk, flat = x.reshape(-1, self.inputs), self._flat()
+        out = packed_product(x_mk, *flat, **how)
+        return out.reshape(*x.shape[:2], *self.words.shape[1:])
+
+    def weight(self) -> jax.Array:
+        """float32, [inputs, outputs…]: as large as if nothing were packed."""
+        packing = self.packing
+        size, outputs = packing.group_size or self.inputs, self.words.shape[1:]
+        flat = dequantise(*self._flat(), self.inputs, packing.bits, size, packing.levels)
+        return flat.reshape(-1, *outputs)
+
+    def _flat(self) -> tuple[Any, Any, Any, Any]:
+        """Words, scales, zeros with all outputs in one axis, and groups."""
+        flat = math.prod(self.words.shape[1:])
+        packing = self.packing
+        return (
+            self.words[...].reshape(-1, flat),
+            self.scales[...].reshape(-1, flat),
+            None if packing.symmetric else self.zeros[...].reshape(-1, flat),
+            self.groups[...] if packing.act_order else None,
+        )
 
 
 class PackedVocabulary(nnx.Module):

@@ -3,7 +3,8 @@
 The weight lies as GPTQ checkpoints have it: along K, every 32 codes take `bits` words, and code j
 of such a unit starts at bit j · bits of the unit's little-endian bit string. With 4 bits, one
 column of the 8 codes 1 2 3 4 5 6 7 8 is the word 0x87654321; with 3 bits codes 10 and 21 of a unit
-straddle two words. A row k of group g stands for scale[g, n] · (code[k, n] - zero[g, n]).
+straddle two words. A row k of group g stands for scale[g, n] · (code[k, n] - zero[g, n]), or for
+scale[g, n] · levels[code[k, n]] where the codes are places in a list of levels.
 
 Legend: M rows of activations, K contracted inputs, N outputs, G groups.
 """
@@ -30,6 +31,7 @@ def packed_product(
     *,
     bits: int,
     group_size: int = 0,
+    levels: tuple[float, ...] = (),
     backend: str = 'auto',
 ) -> jax.Array:
     """x times the weight that the words stand for; differentiable in x and in the scales.
@@ -46,6 +48,7 @@ def packed_product(
             k // group_size.
         bits: 2, 3, 4 or 8.
         group_size: Rows of a group; 0: all of them.
+        levels: What each code stands for, in place of its distance from a zero.
         backend: auto, xla, mosaic_gpu or mosaic_tpu. The last two are kernels of one device: on a
             mesh they are called within `shard_map`. `auto` is XLA until they are measured faster.
     Returns:
@@ -57,10 +60,12 @@ def packed_product(
     _check(x, words, scales, zeros, groups, bits, group_size)
     if backend not in BACKENDS:
         raise ValueError(f'backend={backend!r} is none of {", ".join(BACKENDS)}.')
-    if groups is not None and backend.startswith('mosaic'):
-        raise ValueError(f'backend={backend} takes no groups out of order: use backend=xla.')
+    if (groups is not None or levels) and backend.startswith('mosaic'):
+        raise ValueError(
+            f'backend={backend} takes no groups out of order and no levels: use backend=xla.'
+        )
     size = group_size or x.shape[1]
-    return _product(x, words, scales, zeros, groups, bits, size, backend)
+    return _product(x, words, scales, zeros, groups, bits, size, levels, backend)
 
 
 def unpack(words: jax.Array, bits: int, rows: int) -> jax.Array:
@@ -90,7 +95,9 @@ def unpack(words: jax.Array, bits: int, rows: int) -> jax.Array:
     return codes.reshape(-1, columns)[:rows]
 
 
-def dequantise(words, scales, zeros, groups, rows: int, bits: int, group_size: int) -> jax.Array:
+def dequantise(
+    words, scales, zeros, groups, rows: int, bits: int, group_size: int, levels=()
+) -> jax.Array:
     """The weight, float32 [K, N]; arguments as `packed_product`'s, K by `rows`."""
     codes = unpack(words, bits, rows)
     if groups is None and group_size < rows and rows % group_size == 0:
@@ -104,13 +111,17 @@ def dequantise(words, scales, zeros, groups, rows: int, bits: int, group_size: i
         short_last = group_size < rows
         return jnp.repeat(of_group, group_size, axis=0)[:rows] if short_last else of_group
 
-    zeros = 2 ** (bits - 1) if zeros is None else per_row(zeros.astype(jnp.int32))
-    weight = (codes - zeros).astype(jnp.float32) * per_row(scales.astype(jnp.float32))
+    if levels:
+        steps = jnp.asarray(levels, jnp.float32)[codes]
+    else:
+        zeros = 2 ** (bits - 1) if zeros is None else per_row(zeros.astype(jnp.int32))
+        steps = (codes - zeros).astype(jnp.float32)
+    weight = steps * per_row(scales.astype(jnp.float32))
     return weight.reshape(rows, -1)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6, 7))
-def _product(x, words, scales, zeros, groups, bits, group_size, backend):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6, 7, 8))
+def _product(x, words, scales, zeros, groups, bits, group_size, levels, backend):
     if backend == 'mosaic_gpu':
         from belle_jax.models import packed_mosaic
 
@@ -121,21 +132,21 @@ def _product(x, words, scales, zeros, groups, bits, group_size, backend):
         return packed_tpu.product(x, words, scales, zeros, bits, group_size)
     sharded = jax.sharding.get_abstract_mesh().size > 1
     product = _plain if sharded or jax.default_backend() != 'cpu' else _by_columns
-    return product(x, words, scales, zeros, groups, bits, group_size)
+    return product(x, words, scales, zeros, groups, bits, group_size, levels)
 
 
-def _forward(x, words, scales, zeros, groups, bits, group_size, backend):
-    out = _product(x, words, scales, zeros, groups, bits, group_size, backend)
+def _forward(x, words, scales, zeros, groups, bits, group_size, levels, backend):
+    out = _product(x, words, scales, zeros, groups, bits, group_size, levels, backend)
     return out, (x, words, scales, zeros, groups)
 
 
-def _backward(bits, group_size, backend, kept, out_gradient):
+def _backward(bits, group_size, levels, backend, kept, out_gradient):
     """The weight is made again: kept between the passes it would be as large as the float model."""
     del backend
     x, words, scales, zeros, groups = kept
 
     def of_x_and_scales(x, scales):
-        return _plain(x, words, scales, zeros, groups, bits, group_size)
+        return _plain(x, words, scales, zeros, groups, bits, group_size, levels)
 
     x_gradient, scales_gradient = jax.vjp(of_x_and_scales, x, scales)[1](out_gradient)
     return x_gradient, None, scales_gradient, None, None
@@ -144,14 +155,14 @@ def _backward(bits, group_size, backend, kept, out_gradient):
 _product.defvjp(_forward, _backward)
 
 
-def _plain(x, words, scales, zeros, groups, bits, group_size):
+def _plain(x, words, scales, zeros, groups, bits, group_size, levels):
     """The whole weight at once: sharded as any other product, where a loop would gather blocks."""
-    weight = dequantise(words, scales, zeros, groups, x.shape[1], bits, group_size)
+    weight = dequantise(words, scales, zeros, groups, x.shape[1], bits, group_size, levels)
     out = jax.lax.dot(x, weight.astype(x.dtype), preferred_element_type=jnp.float32)
     return out.astype(x.dtype)
 
 
-def _by_columns(x, words, scales, zeros, groups, bits, group_size):
+def _by_columns(x, words, scales, zeros, groups, bits, group_size, levels):
     """Block after block of columns, whose floats stay in a CPU's cache.
 
     Any grouping of rows works, because a block has all of them. The last block ends at the last
@@ -166,7 +177,7 @@ def _by_columns(x, words, scales, zeros, groups, bits, group_size):
             None if a is None else jax.lax.dynamic_slice_in_dim(a, start, width, axis=1)
             for a in (words, scales, zeros)
         )
-        part = _plain(x, cut_words, cut_scales, cut_zeros, groups, bits, group_size)
+        part = _plain(x, cut_words, cut_scales, cut_zeros, groups, bits, group_size, levels)
         return jax.lax.dynamic_update_slice_in_dim(out, part, start, axis=1)
 
     out = jnp.zeros((x.shape[0], columns), x.dtype)

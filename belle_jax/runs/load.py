@@ -1,14 +1,17 @@
 """From any kind of source to an architecture, to parameters, to a model that runs."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from absl import logging
 
 from belle_jax.families import Architecture
-from belle_jax.formats import gptq, huggingface
+from belle_jax.formats import gptq, huggingface, peft
+from belle_jax.json_files import read_json
 from belle_jax.runs import run_directory
-from belle_jax.runs.parameters import Parameters, Saved, held_dtype, place
+from belle_jax.runs.adapted import Adapted
+from belle_jax.runs.parameters import Parameters, Saved, held_dtype, identity, place
+from belle_jax.runs.rounded import PACKINGS, Rounded
 
 if TYPE_CHECKING:
     import jax
@@ -41,6 +44,7 @@ def open_parameters(
     source: str | Path | run_directory.Checkpoint,
     architecture: Architecture | None = None,
     weights: str | Path = '',
+    adapter: str | Path = '',
 ) -> Parameters:
     """Opens a source without reading a number; newer checkpoints passed over are warned of.
 
@@ -49,9 +53,13 @@ def open_parameters(
             quantised model.
         architecture: The model; by default what the source says.
         weights: A bare file of quantised weights; the source is then the directory of its base.
+        adapter: A directory of PEFT's, or a run that trained an adapter: read beside the source.
     Raises:
         ValueError: as `huggingface.open`, `gptq.open`, `Saved` and `open_checkpoint` do.
     """
+    if adapter:
+        base = open_parameters(source, architecture, weights)
+        return Adapted(base, _open_adapter(Path(adapter), base.architecture), adapter)
     is_open = isinstance(source, run_directory.Checkpoint)
     path = source.directory if is_open else huggingface.resolve(source)
     if weights:
@@ -60,10 +68,68 @@ def open_parameters(
         checkpoint = source if is_open else run_directory.open_checkpoint(path)
         for reason in checkpoint.rejected:
             logging.warning('A newer checkpoint is passed over: %s', reason)
-        return Saved(checkpoint)
+        saved = Saved(checkpoint)
+        return Adapted(_base(checkpoint), saved, checkpoint.run) if checkpoint.base else saved
+    if peft.is_adapter(path):
+        raise ValueError(
+            f'{path} is an adapter of {peft.base_of(path) or "a model"}: give that as the model, '
+            'and this directory as its adapter (sample --model=BASE --adapter=DIR).'
+        )
     if gptq.is_quantised(path):
         return gptq.open(path)
     return huggingface.open(path, architecture)
+
+
+def open_base(
+    source: str | Path, frozen: str = 'source', architecture: Architecture | None = None
+) -> tuple[Parameters, str]:
+    """What is frozen beside an adapter, as it is held, and the `identity` of its numbers.
+
+    Args:
+        source: As in `read_architecture`.
+        frozen: As `config.Model.frozen`.
+        architecture: As in `open_parameters`.
+    """
+    opened = open_parameters(source, architecture)
+    held = Rounded(opened, PACKINGS[frozen]) if frozen in PACKINGS else opened
+    return held, identity(opened)
+
+
+def _base(checkpoint: run_directory.Checkpoint) -> Parameters:
+    """The model that a run trained an adapter beside; a ValueError where it is not that any more.
+
+    It may have moved: the run's own config.json says where it is.
+    """
+    place = f'{checkpoint.run / run_directory.CONFIG}: model.source={checkpoint.base!r}'
+    try:
+        frozen = checkpoint.config['model']['frozen']
+        base, numbers = open_base(checkpoint.base, frozen, checkpoint.architecture)
+    except (ValueError, OSError) as error:
+        raise ValueError(
+            f'{place} is what the adapter was trained beside, and cannot be read ({error}) Put it '
+            'back, or write there where it is now.'
+        ) from error
+    meta = read_json(checkpoint.directory / 'meta' / 'metadata')
+    if meta.get('source') not in (None, numbers):
+        raise ValueError(
+            f'{place} has other numbers than the model that the adapter was trained beside: put '
+            'that one back, or write there where it is now.'
+        )
+    return base
+
+
+def _open_adapter(path: Path, architecture: Architecture) -> Any:
+    if run_directory.is_run_directory(path):
+        saved = Saved(run_directory.open_checkpoint(path))
+        if saved.adapter and saved.architecture == architecture:
+            return saved
+        raise ValueError(f'{path} is a run that trained no adapter of this model.')
+    if not peft.is_adapter(path):
+        raise ValueError(
+            f'{path} is no adapter: it has no {peft.CONFIG}, and is no run directory. Give one of '
+            'PEFT or of a run with --config.adapter.rank.'
+        )
+    return peft.open(path, architecture)
 
 
 def load_model(
@@ -71,6 +137,7 @@ def load_model(
     dtype: str = 'float32',
     mesh: 'jax.sharding.Mesh | None' = None,
     weights: str | Path = '',
+    adapter: str | Path = '',
 ) -> 'Decoder':
     """Loads a model: `model(tokens)` [B, T] gives logits [B, T, V] in float32.
 
@@ -81,6 +148,7 @@ def load_model(
         mesh: Devices to spread the parameters over, with the axes of `belle_jax.sharding`; use the
             model under `jax.set_mesh(mesh)`. None: the default device.
         weights: As in `open_parameters`.
+        adapter: As in `open_parameters`.
     Raises:
         ValueError: the source is incomplete, damaged or of a model that is not supported.
     """
@@ -90,8 +158,8 @@ def load_model(
 
     if dtype not in ('float32', 'bfloat16'):
         raise ValueError(f'dtype={dtype!r}: a model runs in float32 or bfloat16.')
-    source = open_parameters(path, weights=weights)
-    blueprint = models.Blueprint(source.architecture, packing=source.packing)
+    source = open_parameters(path, weights=weights, adapter=adapter)
+    blueprint = models.Blueprint(source.architecture, (), source.packing, source.adapter)
     if mesh is None:
         everything = {name: tuple(slice(0, n) for n in s) for name, s in source.shapes.items()}
         arrays = {

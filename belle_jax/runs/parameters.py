@@ -13,8 +13,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from belle_jax import families
-from belle_jax.families import Architecture, Packing
+from belle_jax import config, families
+from belle_jax.families import Architecture, LowRank, Packing
 from belle_jax.json_files import read_json
 from belle_jax.runs import run_directory
 from belle_jax.weights.tensors import DTYPES, Index, common_dtype
@@ -30,6 +30,7 @@ class Parameters(Protocol):
         shapes: Shape of each parameter by checkpoint name, padding included.
         dtype: In which most numbers are stored: 'float32', 'bfloat16' or 'float16'.
         packing: How the model is quantised; None: it is not.
+        adapter: What of an adapter there is beside it; None: nothing.
     """
 
     @property
@@ -43,6 +44,9 @@ class Parameters(Protocol):
 
     @property
     def packing(self) -> Packing | None: ...
+
+    @property
+    def adapter(self) -> LowRank | None: ...
 
     def dtype_of(self, name: str) -> np.dtype:
         """In which a parameter is stored; the widest, where its layers differ."""
@@ -221,7 +225,10 @@ class Arrays:
 
 
 class Saved(Regrouped):
-    """The parameters of a checkpoint, all layers in one group: a kind of `Parameters`."""
+    """The parameters of a checkpoint, all layers in one group: a kind of `Parameters`.
+
+    Of a run that trained an adapter beside a published model, only what it trained.
+    """
 
     def __init__(self, checkpoint: run_directory.Checkpoint):
         """Opens a checkpoint; arrays of another architecture than the run's are a ValueError."""
@@ -229,6 +236,12 @@ class Saved(Regrouped):
         self._arrays = Arrays(checkpoint)
         super().__init__(self._arrays, (self.architecture.layers,))
         wanted = {m.ours: m.our_shape for m in families.tensor_maps(self.architecture)}
+        trained = config.from_dict(checkpoint.config).adapter
+        self.adapter = trained.low_rank(self.architecture)
+        if self.adapter:
+            maps = families.adapter_maps(self.architecture, self.adapter)
+            base = wanted if not checkpoint.base else self.shapes.keys() & wanted.keys()
+            wanted = {n: wanted[n] for n in base} | {m.ours: m.our_shape for m in maps}
         for name in sorted(wanted.keys() | self.shapes.keys()):
             if wanted.get(name) != self.shapes.get(name):
                 raise ValueError(

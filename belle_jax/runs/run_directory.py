@@ -56,9 +56,15 @@ class Checkpoint:
 
     @property
     def frozen(self) -> Path | None:
-        """`RUN/frozen/0`, with the parameters that are not trained; None if all are."""
-        train = self.config.get('train', {})
-        return self.run / FROZEN / '0' if train.get('only') or train.get('freeze') else None
+        """`RUN/frozen/0`, with the parameters that are not trained; None if there is none."""
+        train = self.config['train']
+        kept = self.config['adapter']['rank'] or train['only'] or train['freeze']
+        return self.run / FROZEN / '0' if kept and not self.base else None
+
+    @property
+    def base(self) -> str:
+        """What an adapter was trained beside, which is read from where it is; '' otherwise."""
+        return self.config['model']['source'] if self.config['adapter']['rank'] else ''
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:

@@ -12,7 +12,10 @@ from belle_jax.runs import run_directory
 from belle_jax.runs.load import open_parameters
 from belle_jax.runs.parameters import identity
 
-FIXED = ('seed', 'model', 'data', 'batch', 'optim', 'train.objective', 'train.only', 'train.freeze')
+FIXED = (
+    'seed', 'model', 'data', 'batch', 'optim', 'adapter', 'train.objective', 'train.only',
+    'train.freeze',
+)  # fmt: skip
 """What decides the numbers of a run: it is continued with the values that it began with."""
 
 FREE = ('model.attention', 'model.remat', 'model.scan', 'data.cache_dir', 'batch.accumulation')

@@ -16,8 +16,9 @@ from belle_jax.config import Run
 from belle_jax.runs.run_directory import read_metrics
 from belle_jax.training import metrics, optim
 from belle_jax.training.samples import Samples
+from belle_jax.training.saving import Saving
 from belle_jax.training.setup import Setup, lay_out
-from belle_jax.training.start import Saving, Start
+from belle_jax.training.start import Start
 from belle_jax.training.step import reduced
 
 MIN_EVAL_STEPS = 5
@@ -51,7 +52,7 @@ class Trainer:
         self.samples = Samples(self.run, tokenizer, workdir) if asked else None
 
         # ─── the mesh, and what is trained on it ─────────────────────────────────────────────────
-        layout = lay_out(self.run, self.architecture)
+        layout = lay_out(self.run, self.architecture, source=start.base)
 
         # ─── the data ────────────────────────────────────────────────────────────────────────────
         self.data = data.prepare(self.run, tokenizer)

@@ -51,12 +51,12 @@ def check_warmup(optim: config.Optim, steps: int) -> None:
 
 
 def decays(name: str) -> bool:
-    """Whether weight decay applies: to kernels and tables, not to biases and norms."""
-    return name.endswith(('.kernel', '.table'))
+    """Whether weight decay applies: to kernels, adapters and tables, not to biases and norms."""
+    return name.endswith(('.kernel', '.table', '.adapter.a', '.adapter.b'))
 
 
 def make(
-    optim: config.Optim, steps: int, specs: Mapping[str, ParamSpec]
+    optim: config.Optim, steps: int, specs: Mapping[str, ParamSpec], ratio: float = 1.0
 ) -> optax.GradientTransformation:
     """The update rule of a run.
 
@@ -64,6 +64,7 @@ def make(
         optim: Which one, and its numbers.
         steps: Of the whole run, for the schedule.
         specs: Declarations of the trained parameters.
+        ratio: Of the learning rates of the B and the A of adapters.
     Returns:
         Clipping by the norm over all parameters, then the optimiser.
     """
@@ -103,6 +104,8 @@ def make(
             weight_decay_mask=mask,
         )
         rule = _per_layer_matrices(rule, specs)
+    if ratio != 1.0:
+        rule = optax.chain(rule, optax.masked(optax.scale(ratio), _is_b))
     if not optim.clip_norm:
         return rule
     return optax.chain(optax.clip_by_global_norm(optim.clip_norm), rule)
@@ -129,6 +132,11 @@ def state_shapes(
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
 
     return jax.tree_util.tree_map_with_path(of_leaf, jax.eval_shape(optimiser.init, dict(params)))
+
+
+def _is_b(params: Params) -> dict[str, bool]:
+    """Which parameters are the B of an adapter. Source: Hayou et al., 2024 (LoRA+)."""
+    return {name: name.endswith('.adapter.b') for name in params}
 
 
 def _muon_axes(name: str, axes: tuple[str | None, ...]) -> Any:

@@ -4,44 +4,55 @@ Patterns speak of single layers, `layers.0` to `layers.31`, or counted from the 
 Layers that are trained alike stay together in a group, so that they are still scanned.
 """
 
+import dataclasses
 import difflib
 import fnmatch
 import itertools
 
 from belle_jax import models
-from belle_jax.config import Architecture
 from belle_jax.models import Blueprint
 
 
 def partition(
-    architecture: Architecture, only: str = '', freeze: str = ''
+    whole: Blueprint, only: str = '', freeze: str = '', also: str = ''
 ) -> tuple[Blueprint, frozenset[str]]:
     """The groups of layers that a choice asks for, and the names of what is trained.
 
     Args:
-        architecture: The model.
+        whole: The model, its layers in one group.
         only: Patterns with commas between them, such as 'layers.-1.*,final_norm'; what matches one
-            is trained. '' trains everything.
+            is trained. '' trains everything, or, of an adapted model, the adapter.
         freeze: Patterns; what matches one is not trained.
+        also: Patterns of what is trained beside an adapter.
     Returns:
         The blueprint, and names of its parameters.
     Raises:
-        ValueError: a pattern matches nothing, or nothing is left to train.
+        ValueError: a pattern matches nothing, nothing is left to train, or it has no gradient.
     """
-    whole = Blueprint(architecture)
-    if not only and not freeze:
-        return whole, frozenset(models.specs(whole))
-    layers = architecture.layers
-    declared = [_spellings(name, layers) for name in models.specs(whole.separated())]
-    chosen = {
-        names[0]
-        for names in declared
-        if (not only or _matches(names, only)) and not _matches(names, freeze)
+    layers = whole.architecture.layers
+    declared = {
+        _spellings(name, layers): spec for name, spec in models.specs(whole.separated()).items()
     }
-    for field, patterns in (('only', only), ('freeze', freeze)):
+
+    def chosen_by_default(names, spec):
+        if whole.adapter:
+            return spec.part == 'adapter' or _matches(names, also)
+        return not only or _matches(names, only)
+
+    chosen = {
+        names[0]: spec
+        for names, spec in declared.items()
+        if chosen_by_default(names, spec) and not _matches(names, freeze)
+    }
+    for field, patterns in (('train.only', only), ('train.freeze', freeze), ('adapter.also', also)):
         for pattern in _split(patterns):
             if not any(_matches(names, pattern) for names in declared):
                 raise ValueError(_unmatched(field, pattern, [names[0] for names in declared]))
+    if packed := [name for name, spec in chosen.items() if spec.dtype != 'float32']:
+        raise ValueError(
+            f'{packed[0].rpartition(".")[0]} is quantised: its codes cannot be trained. Train '
+            'adapters beside it (--config.adapter.rank), or give the model that it was made from.'
+        )
     if not chosen:
         raise ValueError(
             f'--config.train.only={only!r} and --config.train.freeze={freeze!r} leave nothing to '
@@ -55,7 +66,8 @@ def partition(
     trained = {name for name in chosen if not name.startswith('layers.')}
     for group, (kind, _) in enumerate(runs):
         trained |= {f'blocks.{group}.{rest}' for rest in kind}
-    return Blueprint(architecture, tuple(count for _, count in runs)), frozenset(trained)
+    groups = tuple(count for _, count in runs)
+    return dataclasses.replace(whole, groups=groups), frozenset(trained)
 
 
 def _spellings(name: str, layers: int) -> tuple[str, ...]:
@@ -82,7 +94,7 @@ def _split(patterns: str) -> list[str]:
 def _unmatched(field: str, pattern: str, names: list[str]) -> str:
     close = (difflib.get_close_matches(pattern, names, 1, 0.3) or names)[0]
     return (
-        f'--config.train.{field}: {pattern!r} matches no parameter. They are called embed.table, '
+        f'--config.{field}: {pattern!r} matches no parameter. They are called embed.table, '
         f'layers.0.mlp.up.kernel, layers.-1.mlp.up.kernel, final_norm.scale and the like; nearest '
         f'is {close}. A pattern may be the beginning of a name, up to a dot, and * stands for '
         'anything.'

@@ -11,6 +11,8 @@ import numpy as np
 
 from belle_jax import models, sharding
 from belle_jax.config import Architecture, Run
+from belle_jax.runs.parameters import Parameters, Regrouped
+from belle_jax.runs.rounded import PACKINGS
 from belle_jax.training import compiler_options, objectives, optim
 from belle_jax.training.partition import partition
 from belle_jax.training.step import State, make_evaluation, make_step
@@ -22,22 +24,33 @@ class Layout(NamedTuple):
     mesh: jax.sharding.Mesh
     blueprint: models.Blueprint  # its layers grouped by what is trained
     trained: frozenset[str]  # names of the parameters that the optimiser moves
+    source: Any = None  # `Parameters` of what is frozen beside an adapter, grouped as the blueprint
 
 
-def lay_out(run: Run, architecture: Architecture, devices: Sequence[Any] | None = None) -> Layout:
+def lay_out(
+    run: Run,
+    architecture: Architecture,
+    devices: Sequence[Any] | None = None,
+    source: Parameters | None = None,
+) -> Layout:
     """Decides and checks the layout of a run, before data are read or a device is touched.
 
     Args:
-        run: Its mesh, batch and patterns of what is trained.
+        run: Its mesh, batch, adapter and patterns of what is trained.
         architecture: What run.model resolves to.
         devices: All of jax.devices() by default; their descriptions will do for planning.
+        source: What is frozen beside an adapter, where that is known.
     Raises:
         ValueError: the mesh fits neither devices nor model nor batch, or a pattern matches nothing.
     """
     mesh = sharding.make_mesh(run.mesh, devices)
     sharding.check_divides(architecture, mesh)
     sharding.check_batch(run.batch.size // run.batch.accumulation, mesh)
-    return Layout(mesh, *partition(architecture, run.train.only, run.train.freeze))
+    packing = source.packing if source else PACKINGS.get(run.model.frozen)
+    whole = models.Blueprint(architecture, (), packing, run.adapter.low_rank(architecture))
+    parts = partition(whole, run.train.only, run.train.freeze, run.adapter.also)
+    grouped = Regrouped(source, parts[0].groups) if source else None
+    return Layout(mesh, *parts, grouped)
 
 
 class Placement:
@@ -99,14 +112,16 @@ class Setup:
     def __init__(self, run: Run, layout: Layout, steps: int):
         """Decides everything, compiles nothing; `steps` are those of the run, for the schedule."""
         self._run, self.objective = run, objectives.named(run.train.objective)
-        self.mesh, self.blueprint, trained = layout
+        self.mesh, self.blueprint, trained, self._source = layout
         self.specs = models.specs(self.blueprint)
         specs = {name: spec for name, spec in self.specs.items() if name in trained}
         self.schedule = optim.schedule(run.optim, steps)
-        self.optimiser = optim.make(run.optim, steps, specs)
+        self.optimiser = optim.make(run.optim, steps, specs, run.adapter.ratio)
         self.shapes = self._shapes(specs)
+        values: dict[str, Any] = dataclasses.asdict(run.model)
+        values['adapter_dropout'] = run.adapter.dropout
         fields = dataclasses.fields(models.Execution)
-        how = models.Execution(**{f.name: getattr(run.model, f.name) for f in fields})
+        how = models.Execution(**{field.name: values[field.name] for field in fields})
         self._step, self._evaluate = self._compiled(how)
 
     def state(self, params: Mapping[str, jax.Array]) -> State:
@@ -180,13 +195,26 @@ class Setup:
     def _shapes(self, trained: Mapping[str, models.ParamSpec]) -> State:
         where = sharding.of_parameters(self.mesh, self.specs)
         params = {
-            name: jax.ShapeDtypeStruct(spec.shape, spec.dtype, sharding=where[name])
+            name: jax.ShapeDtypeStruct(
+                spec.shape,
+                spec.dtype if name in trained else self._held(name),
+                sharding=where[name],
+            )
             for name, spec in self.specs.items()
         }
         trainable = {name: params[name] for name in trained}
         frozen = {name: params[name] for name in params if name not in trained}
         replicated = sharding.named(self.mesh, ())
         return State(trainable, frozen, optim.state_shapes(self.optimiser, trainable, replicated))
+
+    def _held(self, name: str) -> Any:
+        """The dtype of a frozen parameter."""
+        how, spec = self._run.model.frozen, self.specs[name]
+        if spec.dtype != 'float32' or how in ('float32', 'bfloat16'):
+            return spec.dtype if spec.dtype != 'float32' else how
+        if self._source:
+            return self._source.dtype_of(name)
+        return 'bfloat16' if how in PACKINGS else 'float32'
 
     def _compiled(self, execution: models.Execution) -> tuple[Any, Any]:
         """`jax.jit` with every layout given, so that the step compiles once, and buffers reused."""

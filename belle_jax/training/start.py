@@ -1,7 +1,8 @@
-"""Where a run begins, what is saved of it, and from where it goes on."""
+"""Where a run begins: its architecture, its tokenizer, its parameters."""
 
 import contextlib
 import dataclasses
+import functools
 import weakref
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -9,22 +10,21 @@ from typing import Any
 
 import jax
 from absl import logging
-from jax.experimental import multihost_utils
 
 from belle_jax import config, families, models
 from belle_jax.config import Architecture, Run
 from belle_jax.data import Tokenizer, tokenizer
 from belle_jax.disk import distinct
-from belle_jax.files import locked, remove, sweep
+from belle_jax.files import locked, sweep
 from belle_jax.formats import huggingface
 from belle_jax.json_files import write_json
 from belle_jax.runs import conversion, run_directory
-from belle_jax.runs.checkpoints import Checkpoints
-from belle_jax.runs.load import is_quantised, open_parameters, read_architecture
-from belle_jax.runs.parameters import Regrouped, identity, place
+from belle_jax.runs.load import is_quantised, open_base, open_parameters, read_architecture
+from belle_jax.runs.parameters import Parameters, Regrouped, identity, place
+from belle_jax.runs.rounded import PACKINGS
 from belle_jax.training.held import Held
 from belle_jax.training.setup import Setup
-from belle_jax.training.step import State
+from belle_jax.weights.tensors import DTYPES
 
 
 class Start:
@@ -77,23 +77,64 @@ class Start:
         self.run = dataclasses.replace(run, model=model)
         self.held.check(self.run)
 
+    @functools.cached_property
+    def base(self) -> Parameters | None:
+        """What is frozen beside an adapter, where that is read from a model."""
+        if not self.run.adapter.rank or not self.run.model.source:
+            if self.run.model.frozen in PACKINGS:
+                raise ValueError(
+                    f'--config.model.frozen={self.run.model.frozen} rounds the products of a '
+                    'published model, beside which adapters are trained: set '
+                    '--config.model.source and --config.adapter.rank.'
+                )
+            return None
+        source, frozen = self.run.model.source, self.run.model.frozen
+        base, self.identity = open_base(source, frozen, self.architecture)
+        return base
+
     def parameters(self, setup: Setup) -> dict[str, jax.Array]:
         """The parameters of step 0, placed as the setup says: published ones, or random ones.
 
-        Trained ones are float32, frozen ones as they were published.
+        Trained ones are float32, frozen ones as the configuration says; an adapter is as new.
         """
-        shardings = setup.shardings
+        key = jax.random.key(self.run.seed)
+        new = {name for name in setup.specs if '.adapter.' in name}
+        wanted = {n: where for n, where in setup.shardings.items() if n not in new}
         if not self._source:
-            key = jax.random.key(self.run.seed)
-            return models.initialise(setup.blueprint, key, shardings)
-        source = open_parameters(self._source, self.architecture)
-        self.identity = identity(source)
+            made = models.initialise(setup.blueprint, key, wanted)
+            placed = {n: a.astype(setup.shapes.frozen.get(n, a).dtype) for n, a in made.items()}
+        else:
+            placed = self._placed(setup, wanted)
+        if new := new - placed.keys():
+            where = {name: setup.shardings[name] for name in new}
+            placed |= models.initialise_adapter(setup.blueprint, key, placed, where)
+        return placed
+
+    def frozen(self, setup: Setup) -> dict[str, jax.Array]:
+        """What is frozen beside an adapter, read from where it came from."""
+        names = setup.shapes.frozen
+        grouped: Any = Regrouped(self.base, setup.blueprint.groups)
+        how = self.run.model.frozen
+        where = {name: setup.shardings[name] for name in names}
+        return place(grouped, where, how if how in DTYPES else '')
+
+    def _placed(self, setup: Setup, wanted: Mapping[str, Any]) -> dict[str, jax.Array]:
+        """The parameters that the source has."""
+        if self.base is None or self.held.converted:
+            source = open_parameters(self._source, self.architecture)
+            self.identity = self.identity or identity(source)
+        else:
+            source = self.base
         if self.held.converted:
             self.held.check_source(self.identity, self.run.model.source)
         grouped: Any = Regrouped(source, setup.blueprint.groups)
-        placed = {}
-        for names, dtype in ((setup.shapes.trainable, 'float32'), (setup.shapes.frozen, '')):
-            placed |= place(grouped, {name: shardings[name] for name in names}, dtype)
+        how, placed = self.run.model.frozen, {}
+        wanted = {name: setup.shardings[name] for name in {*grouped.shapes, *wanted}}
+        for part, dtype in (
+            (setup.shapes.trainable, 'float32'),
+            (setup.shapes.frozen, how if how in DTYPES else ''),
+        ):
+            placed |= place(grouped, {n: wanted[n] for n in part if n in wanted}, dtype)
         return placed
 
     def lock(self) -> None:
@@ -152,93 +193,6 @@ class Start:
             conversion.keep_origin(self._source, self.workdir)
 
 
-class Saving:
-    """Saves a run's trained part again and again, its frozen part once."""
-
-    def __init__(self, start: Start, setup: Setup, plan: str, steps: int):
-        """Opens the folders; `plan` is the fingerprint of batches, `steps` those of the run."""
-        train = start.run.train
-        self._start, self._setup, self._plan, self._steps = start, setup, plan, steps
-        self.checkpoints = Checkpoints(
-            start.workdir / run_directory.CHECKPOINTS, train.keep_last, train.keep_best
-        )
-
-    def restore(self) -> tuple[int, State]:
-        """The last good checkpoint, or the beginning: steps done, and the state.
-
-        Raises:
-            ValueError: the checkpoint is of a run with other batches.
-        """
-        step, like = self.checkpoints.newest(), self._setup.shapes
-        meta = {} if step is None else self.checkpoints.meta(step)
-        if step is None or not meta.get('optimiser', True):  # nothing was trained here yet
-            state = self._setup.state(self._start.parameters(self._setup))
-            self._keep_frozen(state.frozen)
-            return 0, state
-        self._check(step, meta)
-        trainable, optimiser = self.checkpoints.restore(step, like.trainable, like.optimiser)
-        return step, State(trainable, self._kept_frozen(), optimiser)
-
-    def save(self, number: int, state: State, evaluation_loss: float | None) -> None:
-        """Starts to save what step `number` has come to."""
-        meta = {
-            'plan': self._plan,
-            'evaluation_loss': evaluation_loss,
-            'steps': self._steps,
-            'source': self._start.identity,
-        }
-        self.checkpoints.save(number, state.trainable, state.optimiser, meta)
-
-    def _check(self, step: int, meta: Mapping[str, Any]) -> None:
-        """Holds a checkpoint against what this configuration plans."""
-        self._start.identity = meta.get('source')
-        self._start.held.check_source(self._start.identity, self._start.run.model.source)
-        train = self._start.run.train
-        if step > min(self._steps, train.max_steps or self._steps):
-            name = 'max_steps' if step <= self._steps else 'steps' if train.steps else 'epochs'
-            raise ValueError(
-                f'{self._start.workdir} is at step {step}, beyond the end that --config.train.'
-                f'{name}={getattr(train, name)} sets: nothing is left to train. Set it higher, or '
-                'give a new --workdir.'
-            )
-        if meta.get('plan') not in (None, self._plan):
-            raise ValueError(
-                f'{self._start.workdir} was trained on other data or batches than this '
-                'configuration plans (data, template, seed, batch.size or data.seq_len changed): '
-                'continuing would repeat some rows and skip others. Give a new --workdir.'
-            )
-        if meta.get('steps', self._steps) != self._steps:
-            logging.warning(
-                f'The run was planned for {meta["steps"]} steps and is now for {self._steps}: the '
-                'learning rate follows the new plan.'
-            )
-
-    def _keep_frozen(self, frozen: Mapping[str, jax.Array]) -> None:
-        """Writes the frozen part, in place of what a start that came to nothing has left."""
-        folder = self._start.workdir / run_directory.FROZEN
-        if jax.process_index() == 0:
-            remove(folder)
-        if jax.process_count() > 1:
-            multihost_utils.sync_global_devices('frozen')
-        if frozen:
-            checkpoints = Checkpoints(folder)
-            checkpoints.save(0, frozen, {}, {})
-            checkpoints.close()
-
-    def _kept_frozen(self) -> dict[str, jax.Array]:
-        like = self._setup.shapes.frozen
-        if not like:
-            return {}
-        checkpoints = Checkpoints(self._start.workdir / run_directory.FROZEN)
-        step = checkpoints.newest()
-        if step is None:
-            raise ValueError(
-                f'{checkpoints.directory} does not hold the frozen parameters of the run any more: '
-                'restore it from a copy, or start again with a new --workdir.'
-            )
-        return checkpoints.restore(step, like, {})[0]
-
-
 def _tokenizer_path(run: Run) -> str:
     path = run.data.tokenizer or run.model.source
     if not path:
@@ -251,10 +205,11 @@ def _tokenizer_path(run: Run) -> str:
 
 def _architecture(run: Run, words: Tokenizer) -> Architecture:
     if run.model.source:
-        if is_quantised(run.model.source):
+        if is_quantised(run.model.source) and not run.adapter.rank:
             raise ValueError(
                 f'--config.model.source={run.model.source} is quantised: its codes cannot be '
-                'trained. Give the model that it was made from.'
+                'trained. Train adapters beside it (--config.adapter.rank=16), or give the model '
+                'that it was made from.'
             )
         return read_architecture(run.model.source)
     architecture = run.model.architecture or config.PRESETS[run.model.preset]

@@ -37,7 +37,8 @@ def make_step(
         over them and divided by the trained tokens of all, so that A changes nothing. Metrics are
         scalars: loss, grad_norm, trained_tokens, tokens, and what the objective reports.
     """
-    keys_needed = execution.hidden_dropout > 0 or execution.attention_dropout > 0
+    rates = execution.hidden_dropout, execution.attention_dropout, execution.adapter_dropout
+    keys_needed = max(rates) > 0
 
     def loss(trainable, frozen, batch, key):
         model = models.build(blueprint, {**trainable, **frozen}, execution)

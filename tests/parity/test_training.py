@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import tiny
 from belle_jax import config, models
 from belle_jax.runs.load import read_architecture
 from belle_jax.training import optim
@@ -15,6 +14,7 @@ from loaded import load_parameters
 
 torch = pytest.importorskip('torch')
 transformers = pytest.importorskip('transformers')
+torch_steps = pytest.importorskip('torch_steps')
 pytestmark = pytest.mark.parity
 
 STEPS = 50
@@ -28,30 +28,6 @@ OPTIM = config.Optim(
     eps=1e-7,
     clip_norm=0.5,
 )
-
-
-def their_model(family):
-    torch.manual_seed(0)
-    if family == 'llama':
-        settings = transformers.LlamaConfig(
-            vocab_size=300,
-            hidden_size=64,
-            intermediate_size=96,
-            num_hidden_layers=3,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            attention_bias=True,
-            rms_norm_eps=1e-4,
-        )
-        return transformers.LlamaForCausalLM(settings)
-    settings = transformers.BloomConfig(vocab_size=300, hidden_size=64, n_layer=3, n_head=4)
-    return transformers.BloomForCausalLM(settings)
-
-
-def batches():
-    for seed in [s % 5 for s in range(STEPS)]:  # each batch ten times: there is something to learn
-        lengths = np.random.default_rng(seed).integers(10, 33, 6)
-        yield tiny.packed_batch([[int(n)] for n in lengths], 32, seed=seed)
 
 
 def their_losses(model):
@@ -69,28 +45,14 @@ def their_losses(model):
         eps=OPTIM.eps,
     )
     schedule = transformers.get_scheduler('cosine', optimiser, 5, STEPS)
-    model.train()
-    for batch in batches():
-        # Their labels are at the token itself; ours, at the position before it.
-        labels = np.full_like(batch['tokens'], -100)
-        trained = batch['weights'][:, :-1] > 0
-        labels[:, 1:][trained] = batch['targets'][:, :-1][trained]
-        loss = model(
-            input_ids=torch.tensor(batch['tokens'], dtype=torch.long),
-            attention_mask=torch.tensor(batch['segment_ids'] > 0, dtype=torch.long),
-            labels=torch.tensor(labels, dtype=torch.long),
-        ).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), OPTIM.clip_norm)
-        optimiser.step()
-        schedule.step()
-        optimiser.zero_grad()
-        yield loss.item()
+    yield from torch_steps.losses(
+        model, torch_steps.batches(STEPS), optimiser, schedule, OPTIM.clip_norm
+    )
 
 
 @pytest.mark.parametrize('family', ['llama', 'bloom'])
 def test_fifty_losses_are_those_of_transformers_and_torch(family, tmp_path):
-    model = their_model(family)
+    model = torch_steps.model(family)
     model.save_pretrained(tmp_path)
     architecture = read_architecture(tmp_path)
     params = {n: jnp.asarray(p) for n, p in load_parameters(tmp_path, architecture).items()}
@@ -98,7 +60,7 @@ def test_fifty_losses_are_those_of_transformers_and_torch(family, tmp_path):
     optimiser = optim.make(OPTIM, STEPS, models.specs(blueprint))
     step = jax.jit(make_step(blueprint, models.Execution(), NextToken(), optimiser, seed=0))
     state, losses = optimiser.init(params), []
-    for number, batch in enumerate(batches()):
+    for number, batch in enumerate(torch_steps.batches(STEPS)):
         batch = {k: v[None] for k, v in batch.items()}
         (params, state), metrics = step(params, {}, state, batch, np.int32(number))
         losses.append(float(metrics['loss']))

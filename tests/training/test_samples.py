@@ -14,7 +14,7 @@ from belle_jax.decoding import Sampling, assistant, loop
 from belle_jax.runs.run_directory import SAMPLES, read_metrics
 from belle_jax.training import samples
 from belle_jax.training.loop import Trainer
-from belle_jax.training.start import Saving
+from belle_jax.training.saving import Saving
 from recipes import tiny as recipe
 
 PROMPTS = [

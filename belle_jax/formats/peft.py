@@ -1,0 +1,292 @@
+"""Adapters as PEFT's directories have them: `adapter_config.json` beside small weight files.
+
+Arrays are read whole, for they are small. Ranks and scales may differ from product to product
+there; here an adapter has one of each, so that smaller ranks are filled with zeros, and B takes
+what a scale differs by: the product B A, which is all that an adapter says, stays as it was.
+
+Source: peft 0.21.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from belle_jax import families
+from belle_jax.families import HEAD, Architecture, LowRank, TensorMap
+from belle_jax.families.low_rank import PUBLISHED, products
+from belle_jax.files import new_directory
+from belle_jax.json_files import read_json, write_json
+from belle_jax.weights import safetensors, shards, torch_files
+from belle_jax.weights.tensors import DTYPES, Index, Planned, Stored, planned
+
+CONFIG = 'adapter_config.json'
+KINDS = {
+    'safetensors': shards.FileFormat('adapter_model', safetensors.read, safetensors.write),
+    'bin': shards.FileFormat('adapter_model', torch_files.read, torch_files.write),
+}
+UNSUPPORTED = (
+    'fan_in_fan_out', 'lora_bias', 'use_qalora', 'layer_replication', 'trainable_token_indices',
+    'target_parameters', 'use_bdlora', 'alora_invocation_tokens', 'arrow_config', 'eva_config',
+    'corda_config', 'loftq_config',
+)  # fmt: skip
+"""Settings that mean other arrays or another arithmetic, if they are set."""
+
+
+def is_adapter(directory: Path) -> bool:
+    """Whether a directory holds an adapter."""
+    return (directory / CONFIG).is_file()
+
+
+def base_of(directory: Path) -> str:
+    """What the adapter says its base is called; '' where it says nothing."""
+    return str(read_json(directory / CONFIG).get('base_model_name_or_path') or '')
+
+
+class PeftAdapter:
+    """An adapter that was read: with `adapter`, `shapes`, `dtype_of` and `read` as `Parameters`."""
+
+    dtype = 'float32'
+
+    def __init__(self, adapter: LowRank, arrays: Mapping[str, np.ndarray]):
+        """Of its settings, and arrays by checkpoint name."""
+        self.adapter, self.arrays = adapter, arrays
+        self.shapes = {name: array.shape for name, array in arrays.items()}
+
+    def dtype_of(self, name: str) -> np.dtype:
+        """Of an array."""
+        return self.arrays[name].dtype
+
+    def read(self, name: str, index: Index, dtype: np.dtype | None = None) -> np.ndarray:
+        """A slice of an array as `dtype`."""
+        array = self.arrays[name][index]
+        return array if dtype is None else array.astype(dtype, copy=False)
+
+
+def open(directory: Path, architecture: Architecture) -> PeftAdapter:
+    """Reads an adapter.
+
+    Args:
+        directory: With `adapter_config.json` and `adapter_model.safetensors` or `.bin`.
+        architecture: Of the base.
+    Raises:
+        ValueError: it is damaged, of another kind than LoRA, or of another model; a tensor or a
+            setting is named.
+    """
+    said = _Settings(directory / CONFIG)
+    stored = {_plain(name): tensor for name, tensor in shards.read(directory, KINDS).items()}
+    found: dict[str, list[_Layer | None]] = {}
+    for name, entry in products(architecture).items():
+        layers = [_layer(stored, stem, entry, said) for stem in _stems(entry)]
+        if any(layers):
+            found[name] = layers
+    if not found:
+        raise ValueError(
+            f'{directory} has no adapter of a product of a {architecture.family} model: it is of '
+            f'another model, and has {next(iter(stored), "nothing")}.'
+        )
+    ranks = {len(layer.a) for layers in found.values() for layer in layers if layer}
+    adapter = LowRank(said.rank, said.alpha, tuple(found), said.rslora, said.dora)
+    if ranks != {said.rank}:
+        adapter = dataclasses.replace(adapter, rank=max(ranks), alpha=max(ranks), rslora=False)
+    arrays = _replaced(stored, architecture)
+    for entry in families.adapter_maps(architecture, adapter):
+        part = entry.ours.rpartition('.')[2]
+        layers = found[entry.ours.split('.', 2)[2].rpartition('.adapter.')[0]]
+        if part == 'magnitude' and not all(layers):
+            raise ValueError(
+                f'{directory} has DoRA in some layers alone: where {entry.ours} has none there is '
+                'no magnitude to begin with. Merge it with peft.'
+            )
+        theirs = [_filled(layer, part, entry, adapter.scale) for layer in layers]
+        whole = tuple(slice(0, n) for n in entry.our_shape)
+        arrays[entry.ours] = entry.take(theirs, whole, np.dtype(np.float32))
+    return PeftAdapter(adapter, arrays)
+
+
+def write(own: Any, architecture: Architecture, target: Path, base: str) -> Path:
+    """Writes an adapter, in float32.
+
+    Args:
+        own: With `adapter`, `shapes` and `read` as `PeftAdapter` has them.
+        architecture: Of the base.
+        target: A directory that does not exist yet, or is empty; it is returned.
+        base: What the base is called.
+    Raises:
+        ValueError: the target is not empty.
+    """
+    maps = [*families.adapter_maps(architecture, own.adapter)]
+    whole = [entry for entry in families.tensor_maps(architecture) if entry.ours in own.shapes]
+    for entry in whole:
+        maps.append(dataclasses.replace(entry, theirs=PUBLISHED + entry.theirs))
+        if architecture.tied and entry.padded:  # peft would leave the output table as it was
+            maps.append(dataclasses.replace(entry, theirs=PUBLISHED + HEAD))
+    tensors = [tensor for entry in maps for tensor in _planned(own, entry)]
+    modules = {tensor.name.split('.')[-2] for tensor in tensors if '.lora_' not in tensor.name}
+    with new_directory(target, sum(t.size for t in tensors)) as partial:
+        safetensors.write(partial / 'adapter_model.safetensors', tensors)
+        write_json(partial / CONFIG, _config(own.adapter, architecture, base, sorted(modules)))
+    return target
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+class _Settings:
+    """What `adapter_config.json` says of ranks and scales."""
+
+    def __init__(self, path: Path):
+        """Reads it; a ValueError names a setting that is malformed, or means something else."""
+        values = read_json(path)
+        if not isinstance(values, dict) or values.get('peft_type') != 'LORA':
+            kind = values.get('peft_type') if isinstance(values, dict) else values
+            raise ValueError(f'{path}: peft_type={kind!r:.80}: adapters of kind LORA are read.')
+        for name in UNSUPPORTED:
+            if values.get(name):
+                raise ValueError(f'{path}: {name} is set, which is not read here: merge with peft.')
+        if values.get('bias', 'none') != 'none':
+            raise ValueError(f'{path}: bias={values["bias"]!r:.80}: only none is read.')
+        self.path, self.values = path, values
+        self.rank = int(self._number(values.get('r'), 'r'))
+        self.alpha = self._number(values.get('lora_alpha', 8), 'lora_alpha')
+        self.rslora, self.dora = bool(values.get('use_rslora')), bool(values.get('use_dora'))
+
+    def of(self, module: str) -> tuple[int, float]:
+        """The rank of a module, and what its B A is multiplied by."""
+        rank = int(self._pattern('rank_pattern', module, self.rank))
+        alpha = self._pattern('alpha_pattern', module, self.alpha)
+        return rank, alpha / (math.sqrt(rank) if self.rslora else rank)
+
+    def _pattern(self, field: str, module: str, default: float) -> float:
+        patterns = self.values.get(field) or {}
+        if not isinstance(patterns, dict):
+            raise ValueError(f'{self.path}: {field}={patterns!r:.80} must be a table.')
+        for name, value in patterns.items():
+            if not re.fullmatch(r'\^?[\w.]+', name):
+                raise ValueError(f'{self.path}: {field} has {name!r:.80}: only names are read.')
+            name = name.removeprefix('^')
+            if module == name or module.endswith(f'.{name}'):
+                return self._number(value, f'{field}.{name}')
+        return default
+
+    def _number(self, value: Any, name: str) -> float:
+        if type(value) not in (int, float) or not 0 < value < 2**31:
+            raise ValueError(f'{self.path}: {name}={value!r:.80} must be a number above 0.')
+        return value
+
+
+class _Layer(NamedTuple):
+    """The adapter of one product of one layer, as a file has it."""
+
+    a: np.ndarray  # [rank, inputs]
+    b: np.ndarray  # [outputs, rank]
+    scale: float
+    magnitude: np.ndarray | None
+
+
+def _stems(entry: TensorMap) -> list[str]:
+    return [PUBLISHED + name.removesuffix('weight') for name in entry.their_names]
+
+
+def _plain(name: str) -> str:
+    """A tensor's name without what a PEFT model in memory has in it."""
+    name = re.sub(r'\.(modules_to_save|base_layer)(?=\.)', '', name)
+    return re.sub(r'\.default(?=\.weight$|$)', '', name)
+
+
+def _layer(
+    stored: dict[str, Stored], stem: str, entry: TensorMap, said: _Settings
+) -> _Layer | None:
+    """Takes the arrays of one product out of the file's; None where it has no adapter."""
+    ends = ('lora_A.weight', 'lora_B.weight', 'lora_magnitude_vector')
+    parts = [stored.pop(stem + end, None) for end in ends[: 3 if said.dora else 2]]
+    if not any(parts):
+        return None
+    outputs, inputs = entry.their_shape
+    rank, scale = said.of(stem.removeprefix(PUBLISHED).rstrip('.'))
+    shapes = ((rank, inputs), (outputs, rank), (outputs,))
+    for part, end, shape in zip(parts, ends, shapes, strict=False):
+        if part is None:
+            raise ValueError(f'{said.path.parent} lacks {stem}{end}: complete the download.')
+        if part.array.shape != shape:
+            raise ValueError(
+                f'{part.place} has shape {list(part.array.shape)}, and the base and {CONFIG} ask '
+                f'for {list(shape)}: it is an adapter of another model.'
+            )
+    arrays = [part.array for part in parts if part]
+    return _Layer(arrays[0], arrays[1], scale, arrays[2] if said.dora else None)
+
+
+def _filled(layer: _Layer | None, part: str, entry: TensorMap, scale: float) -> np.ndarray:
+    """One of a layer's arrays at the adapter's rank and scale; zeros where it has none."""
+    out = np.zeros(entry.their_shape, np.float32)
+    if layer is None:
+        return out
+    array = getattr(layer, part).astype(np.float32)
+    if part == 'b' and layer.scale != scale:
+        array = array * np.float32(layer.scale / scale)
+    out[tuple(slice(0, n) for n in array.shape)] = array
+    return out
+
+
+def _replaced(stored: dict[str, Stored], architecture: Architecture) -> dict[str, np.ndarray]:
+    """What else the file has: parameters of the base that were trained as a whole."""
+    whole = {name.removeprefix(PUBLISHED): tensor for name, tensor in stored.items()}
+    arrays = {}
+    for entry in families.tensor_maps(architecture):
+        theirs = [whole.pop(name, None) for name in entry.their_names]
+        if not any(theirs):
+            continue
+        for name, tensor in zip(entry.their_names, theirs, strict=True):
+            if tensor is None or tensor.array.shape != entry.their_shape:
+                problem = f'has another shape than {list(entry.their_shape)}' if tensor else 'lacks'
+                raise ValueError(
+                    f'{name}, trained as a whole, {problem} in the adapter: it is of another model.'
+                )
+        index = tuple(slice(0, n) for n in entry.our_shape)
+        arrays[entry.ours] = entry.take([t.array for t in theirs if t], index, DTYPES['float32'])
+    if whole.keys() == {HEAD} and architecture.tied:
+        del whole[HEAD]  # the same table once more
+    if whole:
+        raise ValueError(
+            f'{next(iter(whole.values())).place} belongs to no part of a {architecture.family} '
+            'model of this shape: it is an adapter of another model.'
+        )
+    return arrays
+
+
+# --- writing --------------------------------------------------------------------------------------
+
+
+def _planned(own: Any, entry: TensorMap) -> Iterator[Planned]:
+    for layer, name in enumerate(entry.their_names):
+        rows = entry.give(lambda index: own.read(entry.ours, index), layer, 0, entry.fold[0])
+        yield planned(name, rows.astype(np.float32).reshape(entry.their_shape))
+
+
+def _config(
+    adapter: LowRank, architecture: Architecture, base: str, modules: Sequence[str]
+) -> dict[str, Any]:
+    known = products(architecture)
+    return {
+        'peft_type': 'LORA',
+        'task_type': 'CAUSAL_LM',
+        'base_model_name_or_path': base,
+        'r': adapter.rank,
+        'lora_alpha': adapter.alpha,
+        'lora_dropout': 0.0,
+        'use_rslora': adapter.rslora,
+        'use_dora': adapter.dora,
+        'target_modules': [known[name].theirs.split('.')[-2] for name in adapter.targets],
+        'modules_to_save': list(modules) or None,
+        'bias': 'none',
+        'fan_in_fan_out': False,
+        'inference_mode': True,
+        'init_lora_weights': True,
+        'rank_pattern': {},
+        'alpha_pattern': {},
+    }

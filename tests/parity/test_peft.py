@@ -1,0 +1,138 @@
+"""Adapters against peft: the same steps, the same logits, files both ways, merged or not."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from belle_jax import config, models
+from belle_jax.formats import peft
+from belle_jax.runs import adapted
+from belle_jax.runs.load import load_model, open_parameters, read_architecture
+from belle_jax.training import optim
+from belle_jax.training.objectives import NextToken
+from belle_jax.training.partition import partition
+from belle_jax.training.step import make_step
+
+torch = pytest.importorskip('torch')
+their_peft = pytest.importorskip('peft')
+transformers = pytest.importorskip('transformers')
+torch_steps = pytest.importorskip('torch_steps')
+pytestmark = pytest.mark.parity
+
+STEPS = 20
+OPTIM = config.Optim(
+    learning_rate=3e-3, warmup_ratio=0.1, schedule='cosine', weight_decay=0.1, clip_norm=0.5
+)
+TOKENS = np.random.default_rng(0).integers(0, 300, (2, 24))
+CASES = {
+    'llama': ('llama', config.Adapter(4, 8.0, targets='q_proj,v_proj,down_proj')),
+    'llama-dora': ('llama', config.Adapter(4, 8.0, rslora=True, dora=True)),
+    'llama-plus': (
+        'llama',
+        config.Adapter(3, 6.0, targets='o_proj,up_proj', also='embed,head', ratio=4.0),
+    ),
+    'bloom': ('bloom', config.Adapter(4, 8.0, rslora=True)),
+    'bloom-dora': ('bloom', config.Adapter(4, 8.0, targets='qkv', dora=True)),
+}
+
+
+@pytest.fixture(scope='module', params=CASES)
+def case(request, tmp_path_factory):
+    """A base, peft's adapter before and after training, and its model."""
+    family, adapter = CASES[request.param]
+    folder = tmp_path_factory.mktemp(request.param)
+    base = torch_steps.model(family)
+    base.save_pretrained(folder / 'base')
+    architecture = read_architecture(folder / 'base')
+    named = adapter.low_rank(architecture)
+    known = {'qkv': 'query_key_value'}
+    targets = [known.get(t, t) for t in adapter.targets.split(',') if t] or 'all-linear'
+    theirs = their_peft.get_peft_model(
+        torch_steps.model(family),
+        their_peft.LoraConfig(
+            r=adapter.rank,
+            lora_alpha=adapter.alpha,
+            target_modules=targets,
+            use_rslora=adapter.rslora,
+            use_dora=adapter.dora,
+            modules_to_save=['embed_tokens', 'lm_head'] if adapter.also else None,
+            task_type='CAUSAL_LM',
+        ),
+    )
+    theirs.save_pretrained(folder / 'before')
+    losses = list(their_losses(theirs, adapter))
+    theirs.save_pretrained(folder / 'after')
+    theirs.eval()
+    return folder, architecture, adapter, named, theirs, losses
+
+
+def their_losses(model, adapter):
+    groups = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            decay = 0.0 if 'magnitude' in name else OPTIM.weight_decay
+            rate = OPTIM.learning_rate * (adapter.ratio if 'lora_B' in name else 1.0)
+            groups.setdefault((rate, decay), []).append(parameter)
+    optimiser = torch.optim.AdamW(
+        [{'params': p, 'lr': rate, 'weight_decay': d} for (rate, d), p in groups.items()],
+        betas=(OPTIM.beta1, OPTIM.beta2),
+        eps=OPTIM.eps,
+    )
+    schedule = transformers.get_scheduler('cosine', optimiser, 2, STEPS)
+    yield from torch_steps.losses(
+        model, torch_steps.batches(STEPS), optimiser, schedule, OPTIM.clip_norm
+    )
+
+
+def arrays(parameters):
+    return {
+        name: jnp.asarray(parameters.read(name, tuple(slice(0, n) for n in shape), np.float32))
+        for name, shape in parameters.shapes.items()
+    }
+
+
+def their_logits(model):
+    with torch.no_grad():
+        return model(torch.tensor(TOKENS)).logits.numpy()
+
+
+def test_twenty_steps_end_at_the_same_adapter(case):
+    folder, architecture, adapter, named, _, losses = case
+    blueprint, trained = partition(models.Blueprint(architecture, adapter=named), also=adapter.also)
+    params = arrays(open_parameters(folder / 'base', adapter=folder / 'before'))
+    trainable = {name: params.pop(name) for name in trained}
+    specs = {name: spec for name, spec in models.specs(blueprint).items() if name in trained}
+    optimiser = optim.make(OPTIM, STEPS, specs, adapter.ratio)
+    step = jax.jit(make_step(blueprint, models.Execution(), NextToken(), optimiser, seed=0))
+    state, ours = optimiser.init(trainable), []
+    for number, batch in enumerate(torch_steps.batches(STEPS)):
+        batch = {k: v[None] for k, v in batch.items()}
+        (trainable, state), metrics = step(trainable, params, state, batch, np.int32(number))
+        ours.append(float(metrics['loss']))
+    np.testing.assert_allclose(ours, losses, rtol=1e-5)
+    after = arrays(peft.open(folder / 'after', architecture))
+    assert after.keys() == trained
+    before = arrays(peft.open(folder / 'before', architecture))
+    for name, array in after.items():
+        assert np.abs(array - before[name]).max() > 1e-3, name
+        np.testing.assert_allclose(trainable[name], array, atol=1e-5, rtol=0, err_msg=name)
+
+
+def test_logits_agree_both_ways_and_merged(case, tmp_path):
+    folder, architecture, _, named, theirs, _ = case
+    base = folder / 'base'
+    ours = load_model(base, adapter=folder / 'after')
+    expected = their_logits(theirs)
+    np.testing.assert_allclose(ours(TOKENS), expected, atol=2e-5)
+    assert np.abs(np.asarray(load_model(base)(TOKENS)) - expected).max() > 0.005
+    own = peft.open(folder / 'after', architecture)
+    assert own.adapter == named
+    peft.write(own, architecture, tmp_path / 'ours', str(base))
+    loaded = their_peft.PeftModel.from_pretrained(
+        transformers.AutoModelForCausalLM.from_pretrained(base), tmp_path / 'ours'
+    )
+    np.testing.assert_allclose(their_logits(loaded.eval()), expected, atol=2e-5)
+    merged = adapted.Merged(open_parameters(base, adapter=folder / 'after'))
+    model = models.build(models.Blueprint(architecture), arrays(merged))
+    np.testing.assert_allclose(model(TOKENS), expected, atol=2e-5)
