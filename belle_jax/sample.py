@@ -72,6 +72,9 @@ WEIGHTS = flags.DEFINE_string(
     'A .pt or .safetensors file of GPTQ weights alone, as BELLE published them; --model is then '
     'the directory of the config.json and tokenizer of its base.',
 )
+ADAPTER = flags.DEFINE_string(
+    'adapter', '', "An adapter of the model, PEFT's or a run's, which is not merged into it."
+)
 PROMPTS = flags.DEFINE_string('prompts', None, 'JSON lines to answer instead of a chat.')
 OUTPUT = flags.DEFINE_string('output', None, 'Where the answers go, with --prompts.')
 PRESET = flags.DEFINE_enum(
@@ -196,6 +199,8 @@ def _answer(rows: list[Any], voice: Any, chosen: dict[str, Any], settings: Any) 
     }
     if WEIGHTS.value:
         run['weights'] = str(WEIGHTS.value)
+    if ADAPTER.value:
+        run['adapter'] = str(ADAPTER.value)
     job = cluster_flags.find()
     same = {f'--{name}': value for name, value in run.items()}
     with cluster_flags.joined(job, Path(f'{path}.logs'), same, place=f'--output={path}'):
@@ -215,6 +220,7 @@ def _engine(voice: Any, devices: int) -> Any:
         batch_size=BATCH_SIZE.value,
         devices=devices,
         weights=str(WEIGHTS.value),
+        adapter=str(ADAPTER.value),
     )
 
 

@@ -24,6 +24,9 @@ DTYPE = flags.DEFINE_enum(
     'float32.',
 )
 MAX_SHARD_SIZE = flags.DEFINE_string('max_shard_size', '5GB', 'Of a weight file: 500MB, 2GiB, ...')
+MERGE = flags.DEFINE_boolean(
+    'merge', False, 'Add an adapter to the weights; otherwise it is written as PEFT has it.'
+)
 FORMAT = flags.DEFINE_enum('format', 'safetensors', list(shards.KINDS), 'Of the weight files.')
 
 
@@ -31,7 +34,7 @@ def main() -> object:
     """Exports, and returns the directory."""
     source, target = str(SOURCE.value), str(TARGET.value)
     size = shards.parse_size(MAX_SHARD_SIZE.value)
-    return conversion.to_huggingface(source, target, DTYPE.value, size, FORMAT.value)
+    return conversion.to_huggingface(source, target, DTYPE.value, size, FORMAT.value, MERGE.value)
 
 
 if __name__ == '__main__':

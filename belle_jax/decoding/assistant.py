@@ -73,6 +73,7 @@ def decoder(
     dtype: str = 'float32',
     devices: int = 1,
     weights: str | Path = '',
+    adapter: str | Path = '',
 ) -> models.Decoder:
     """Loads the weights of what `voice` read; the other arguments are as in `belle_jax.load`.
 
@@ -86,7 +87,9 @@ def decoder(
             raise ValueError(f'devices={devices}: this machine has {len(available)}.')
         mesh = sharding.make_mesh(config.Mesh(1, 1, devices), available[:devices])
     # What `voice` opened: a run may save a newer checkpoint meanwhile, and checking takes time.
-    return load_model(spoken.checkpoint or path, dtype=dtype, mesh=mesh, weights=weights)
+    return load_model(
+        spoken.checkpoint or path, dtype=dtype, mesh=mesh, weights=weights, adapter=adapter
+    )
 
 
 def engine(
@@ -97,9 +100,11 @@ def engine(
     batch_size: int = 8,
     devices: int = 1,
     weights: str | Path = '',
+    adapter: str | Path = '',
 ) -> Engine:
     """What answers with the weights of `decoder`, whose errors it has."""
-    model = decoder(path, spoken, dtype=dtype, devices=devices, weights=weights)
+    files = {'weights': weights, 'adapter': adapter}
+    model = decoder(path, spoken, dtype=dtype, devices=devices, **files)
     ends = {*model.architecture.eos_ids, *spoken.template.stop_ids}
     return Engine(model, spoken.tokenizer, eos_ids=sorted(ends), batch_size=batch_size)
 

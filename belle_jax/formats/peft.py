@@ -10,7 +10,7 @@ Source: peft 0.21.
 import dataclasses
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -108,7 +108,13 @@ def open(directory: Path, architecture: Architecture) -> PeftAdapter:
     return PeftAdapter(adapter, arrays)
 
 
-def write(own: Any, architecture: Architecture, target: Path, base: str) -> Path:
+def write(
+    own: Any,
+    architecture: Architecture,
+    target: Path,
+    base: str,
+    carry: Callable[[Path], object] = lambda directory: None,
+) -> Path:
     """Writes an adapter, in float32.
 
     Args:
@@ -116,6 +122,7 @@ def write(own: Any, architecture: Architecture, target: Path, base: str) -> Path
         architecture: Of the base.
         target: A directory that does not exist yet, or is empty; it is returned.
         base: What the base is called.
+        carry: Puts other files into the directory, before it has its name.
     Raises:
         ValueError: the target is not empty.
     """
@@ -130,6 +137,7 @@ def write(own: Any, architecture: Architecture, target: Path, base: str) -> Path
     with new_directory(target, sum(t.size for t in tensors)) as partial:
         safetensors.write(partial / 'adapter_model.safetensors', tensors)
         write_json(partial / CONFIG, _config(own.adapter, architecture, base, sorted(modules)))
+        carry(partial)
     return target
 
 

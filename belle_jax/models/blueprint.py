@@ -47,10 +47,11 @@ def specs(blueprint: Blueprint) -> dict[str, ParamSpec]:
 
 
 def count_parameters(blueprint: Blueprint) -> int:
-    """Parameters of a model, padding of the vocabulary left out."""
+    """Parameters of a model as if nothing were packed, padding of the vocabulary left out."""
     a = blueprint.architecture
     padding = (a.padded_vocab - a.vocab_size) * a.embed
-    total = sum(math.prod(spec.shape) for spec in specs(blueprint).values())
+    plain = dataclasses.replace(blueprint, packing=None)
+    total = sum(math.prod(spec.shape) for spec in specs(plain).values())
     return total - padding * (1 if a.tied else 2)
 
 

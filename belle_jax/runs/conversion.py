@@ -19,13 +19,16 @@ from belle_jax import config, families
 from belle_jax.data import template_export, templates, tokenizer
 from belle_jax.families import TensorMap
 from belle_jax.files import new_directory, require_new, whole_directory
-from belle_jax.formats import huggingface
+from belle_jax.formats import huggingface, peft
 from belle_jax.formats.protocol import PublishedModel
 from belle_jax.json_files import read_json, write_json
 from belle_jax.runs import model_card, run_directory
-from belle_jax.runs.parameters import Saved, place
+from belle_jax.runs.adapted import Adapted, Merged
+from belle_jax.runs.load import base_of
+from belle_jax.runs.parameters import Parameters, Saved, place
+from belle_jax.runs.rounded import PACKINGS
 from belle_jax.weights import shards
-from belle_jax.weights.tensors import DTYPES, Planned, common_dtype, in_dtype, proven
+from belle_jax.weights.tensors import DTYPES, Index, Planned, common_dtype, in_dtype, proven
 
 BLOCK = 128 * 2**20  # bytes of a row block, as stored
 MAX_BLOCK = 512 * 2**20  # where whole chunks of the checkpoint ask for more
@@ -130,8 +133,9 @@ def to_huggingface(
     dtype: str = '',
     max_shard_size: int = 5 * 10**9,
     kind: str = 'safetensors',
+    merge: bool = False,
 ) -> Path:
-    """Writes the model of a run as a Hugging Face directory.
+    """Writes the model of a run as a Hugging Face directory; of an adapter, as PEFT has it.
 
     Neither a device nor the whole model in memory is needed: the peak is a few row blocks. The
     directory appears when it is complete.
@@ -143,6 +147,7 @@ def to_huggingface(
             weights which the run began with, float32 if there were none.
         max_shard_size: Bytes of a weight file.
         kind: 'safetensors' or 'bin'.
+        merge: Whether an adapter is added to the weights of its base instead.
     Raises:
         ValueError: the source is damaged, the target is not empty, a number does not fit the dtype.
         OSError: the disk is full; nothing is left behind.
@@ -151,6 +156,14 @@ def to_huggingface(
     checkpoint = run_directory.open_checkpoint(source)
     origin = run_directory.read_origin(checkpoint.run)
     most = dtype or origin.get('dtype', 'float32')
+    if checkpoint.base and not merge:
+        return peft.write(
+            Saved(checkpoint),
+            checkpoint.architecture,
+            Path(target),
+            checkpoint.base,
+            lambda partial: _carry(checkpoint, partial, 'float32'),
+        )
     model = as_published(checkpoint, most)
     if not dtype:
         # Published tensors may lack the family's prefix.
@@ -163,9 +176,9 @@ def to_huggingface(
 
 def as_published(checkpoint: run_directory.Checkpoint, dtype: str) -> PublishedModel:
     """A checkpoint as any layout can write it, with a card that names a dtype."""
-    saved = Saved(checkpoint)
+    saved = whole(checkpoint)
     order = families.in_published_order(saved.architecture)
-    tensors = [_planned(saved, entry, layer) for entry, layer in order]
+    tensors = [planned(saved, entry, layer) for entry, layer in order]
     return PublishedModel(
         directory=checkpoint.run,
         architecture=saved.architecture,
@@ -177,23 +190,46 @@ def as_published(checkpoint: run_directory.Checkpoint, dtype: str) -> PublishedM
     )
 
 
-def _planned(saved: Saved, entry: TensorMap, layer: int) -> Planned:
+def whole(checkpoint: run_directory.Checkpoint) -> Parameters:
+    """All parameters of a checkpoint, an adapter merged into what it was trained beside."""
+    saved = Saved(checkpoint)
+    if not saved.adapter:
+        return saved
+    if (frozen := checkpoint.config['model']['frozen']) in PACKINGS:
+        print(
+            f'The adapter was trained beside weights in {frozen}, and is merged into those that '
+            'they were rounded from: the model is not quite the one that was trained.'
+        )
+    return Merged(Adapted(base_of(checkpoint), saved, checkpoint.run) if checkpoint.base else saved)
+
+
+def planned(saved: Parameters, entry: TensorMap, layer: int) -> Planned:
+    """One published tensor, to be written a row block at a time.
+
+    Args:
+        saved: Where our parameter is read.
+        entry: Which one it is.
+        layer: Which of `entry.their_names`.
+    """
     name = entry.their_names[layer]
+
+    def read(index: Index) -> np.ndarray:
+        return saved.read(entry.ours, index, saved.dtype_of(entry.ours))
 
     def blocks() -> Iterator[np.ndarray]:
         rows = _rows(saved, entry)
         for start in range(0, entry.fold[0], rows):
             stop = min(start + rows, entry.fold[0])
-            yield entry.give(lambda index: saved.read(entry.ours, index), layer, start, stop)
+            yield entry.give(read, layer, start, stop)
 
     return Planned(name, entry.their_shape, saved.dtype_of(entry.ours), blocks)
 
 
-def _rows(saved: Saved, entry: TensorMap) -> int:
+def _rows(saved: Any, entry: TensorMap) -> int:
     """Rows of a block: whole chunks where possible, for a chunk is always read as a whole."""
     row = int(np.prod(entry.fold[1:])) * saved.dtype_of(entry.ours).itemsize
     axis = entry.order.index(0) + (1 if entry.layers else 0)
-    chunk = saved.chunk(entry.ours)[axis]
+    chunk = saved.chunk(entry.ours)[axis] if isinstance(saved, Saved) else 1
     rows = max(1, BLOCK // row)
     return max(rows // chunk * chunk, min(chunk, max(1, MAX_BLOCK // row)))
 

@@ -59,7 +59,7 @@ def open_parameters(
     """
     if adapter:
         base = open_parameters(source, architecture, weights)
-        return Adapted(base, _open_adapter(Path(adapter), base.architecture), adapter)
+        return Adapted(base, open_adapter(Path(adapter), base.architecture), adapter)
     is_open = isinstance(source, run_directory.Checkpoint)
     path = source.directory if is_open else huggingface.resolve(source)
     if weights:
@@ -69,7 +69,10 @@ def open_parameters(
         for reason in checkpoint.rejected:
             logging.warning('A newer checkpoint is passed over: %s', reason)
         saved = Saved(checkpoint)
-        return Adapted(_base(checkpoint), saved, checkpoint.run) if checkpoint.base else saved
+        if not checkpoint.base:
+            return saved
+        frozen = checkpoint.config['model']['frozen']
+        return Adapted(base_of(checkpoint, frozen), saved, checkpoint.run)
     if peft.is_adapter(path):
         raise ValueError(
             f'{path} is an adapter of {peft.base_of(path) or "a model"}: give that as the model, '
@@ -95,14 +98,17 @@ def open_base(
     return held, identity(opened)
 
 
-def _base(checkpoint: run_directory.Checkpoint) -> Parameters:
+def base_of(checkpoint: run_directory.Checkpoint, frozen: str = 'source') -> Parameters:
     """The model that a run trained an adapter beside; a ValueError where it is not that any more.
 
     It may have moved: the run's own config.json says where it is.
+
+    Args:
+        checkpoint: Of the run.
+        frozen: How it is held, as `config.Model.frozen`.
     """
     place = f'{checkpoint.run / run_directory.CONFIG}: model.source={checkpoint.base!r}'
     try:
-        frozen = checkpoint.config['model']['frozen']
         base, numbers = open_base(checkpoint.base, frozen, checkpoint.architecture)
     except (ValueError, OSError) as error:
         raise ValueError(
@@ -118,7 +124,12 @@ def _base(checkpoint: run_directory.Checkpoint) -> Parameters:
     return base
 
 
-def _open_adapter(path: Path, architecture: Architecture) -> Any:
+def open_adapter(path: Path, architecture: Architecture) -> Any:
+    """An adapter alone, for `Adapted`: a directory of PEFT's, or a run that trained one.
+
+    Raises:
+        ValueError: it is neither, or of another model.
+    """
     if run_directory.is_run_directory(path):
         saved = Saved(run_directory.open_checkpoint(path))
         if saved.adapter and saved.architecture == architecture:

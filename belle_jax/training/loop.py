@@ -272,13 +272,13 @@ class Trainer:
     def _introduce(self) -> None:
         say = self.recorder.say
         mesh, sizes = self.setup.mesh, self.setup.sizes
+        total = models.count_parameters(self.setup.blueprint)
         shape = ' × '.join(f'{k} {v}' for k, v in mesh.shape.items())
         say(
-            f'{self.architecture.family}, {models.count_parameters(self.setup.blueprint):,} '
-            f'parameters, on {mesh.size} × {jax.devices()[0].device_kind} ({shape})'
+            f'{self.architecture.family}, {total:,} parameters, on {mesh.size} × {jax.devices()[0].device_kind} ({shape})'
         )
         if self.setup.shapes.frozen:
-            trained, total = sum(sizes[n] for n in self.setup.shapes.trainable), sum(sizes.values())
+            trained = sum(sizes[name] for name in self.setup.shapes.trainable)
             say(f'{trained:,} of {total:,} parameters are trained, the others are frozen')
         say(str(self.data.account))
         say(

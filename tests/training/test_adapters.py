@@ -1,0 +1,214 @@
+"""A run that trains adapters: what it leaves, how it goes on, and what is made of it."""
+
+import dataclasses
+import json
+import shutil
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import tiny
+import training_runs
+from belle_jax import config
+from belle_jax.families.packing import NF4
+from belle_jax.formats import huggingface
+from belle_jax.runs import adapter_files
+from belle_jax.runs.conversion import to_huggingface
+from belle_jax.runs.load import load_model
+from belle_jax.runs.parameters import Arrays
+from belle_jax.runs.run_directory import open_checkpoint
+from belle_jax.training.loop import Trainer
+
+TOKENS = np.random.default_rng(1).integers(3, 250, (2, 16))
+STEPS = 4
+
+
+def settings(folder, family='llama', **adapter) -> config.Run:
+    """Four steps beside a tiny model, packed, in two micro-batches, with dropout."""
+    c: Any = config.default()
+    c.model.update(source=str(folder / family), scan=True)
+    c.data.update(path=str(folder / 'a.jsonl'), template='belle', seq_len=48)
+    c.data.cache_dir = str(folder / 'cache')
+    c.batch.update(size=16, accumulation=2)
+    c.optim.update(learning_rate=1e-2)
+    c.adapter.update(rank=4, alpha=8.0, dropout=0.1, **adapter)
+    c.train.update(steps=STEPS, checkpoint_every=2, eval_every=-1)
+    return config.resolve(c)
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    """Bases of both families, rows, and a run of four steps."""
+    folder = tmp_path_factory.mktemp('adapters')
+    for family in ('llama', 'bloom'):
+        tiny.write_model(folder / family, family=family)
+    training_runs.make_data(folder)
+    Trainer(settings(folder), folder / 'run').train()
+    return folder
+
+
+def logits(*args, **kwargs):
+    return np.asarray(load_model(*args, **kwargs)(TOKENS))
+
+
+def test_only_the_adapter_is_saved_and_the_run_speaks_with_its_base(folder):
+    checkpoint = open_checkpoint(folder / 'run')
+    shapes = Arrays(checkpoint).shapes
+    assert shapes and all('.adapter.' in name for name in shapes)
+    assert not (folder / 'run' / 'frozen').exists()
+    spoken = logits(folder / 'run')
+    assert np.abs(spoken - logits(folder / 'llama')).max() > 0.1
+    np.testing.assert_array_equal(logits(folder / 'llama', adapter=folder / 'run'), spoken)
+
+
+def test_what_is_frozen_stays_to_the_byte_and_has_no_moments(folder, tmp_path):
+    run = dataclasses.replace(
+        settings(folder), train=dataclasses.replace(settings(folder).train, steps=1)
+    )
+    trainer = Trainer(run, tmp_path / 'run')
+    before = {n: np.asarray(p).tobytes() for n, p in trainer.state.frozen.items()}
+    own = huggingface.open(folder / 'llama')
+    assert before.keys() == own.shapes.keys()
+    for name, numbers in before.items():
+        whole = tuple(slice(0, n) for n in own.shapes[name])
+        assert numbers == own.read(name, whole, own.dtype_of(name)).tobytes()
+    trainer.train()
+    assert before == {n: np.asarray(p).tobytes() for n, p in trainer.state.frozen.items()}
+    entries = sum(leaf.size for leaf in jax.tree.leaves(trainer.state.optimiser))
+    assert entries < 2.1 * sum(p.size for p in trainer.state.trainable.values())
+
+
+@pytest.mark.parametrize('how', ['again', '2x2x2'])
+def test_stopped_and_continued_it_ends_the_same(folder, tmp_path, how):
+    run = settings(folder)
+    half = dataclasses.replace(run, train=dataclasses.replace(run.train, max_steps=2))
+    Trainer(half, tmp_path / 'run').train()
+    mesh = config.Mesh(2, 2, 2) if how == '2x2x2' else run.mesh
+    Trainer(dataclasses.replace(run, mesh=mesh), tmp_path / 'run').train()
+    ends = training_runs.parameters(tmp_path / 'run'), training_runs.parameters(folder / 'run')
+    for name in ends[1]:
+        if how == 'again':
+            np.testing.assert_array_equal(ends[0][name], ends[1][name])
+        else:  # Adam divides by roots of small sums
+            np.testing.assert_allclose(ends[0][name], ends[1][name], atol=2e-3)
+
+
+def rounded(source, target, frozen):
+    """The same model with the products of its layers rounded, by the definitions in NumPy."""
+    shutil.copytree(source, target)
+    tensors = load_file(source / 'model.safetensors')
+    for name, weight in tensors.items():  # [outputs, inputs]
+        if weight.ndim != 2 or 'embed' in name or name == 'lm_head.weight':
+            continue
+        for row in weight:
+            size = 64 if frozen == 'nf4' else len(row)
+            for group in np.split(row, range(size, len(row), size)):
+                largest = np.abs(group).max()
+                scale = np.float32(np.float16(largest / (1 if frozen == 'nf4' else 127)))
+                levels = np.asarray(NF4) if frozen == 'nf4' else np.arange(-127.0, 128)
+                nearest = np.abs(group[:, None] / scale - levels).argmin(1)
+                group[:] = levels[nearest] * scale
+    save_file(tensors, target / 'model.safetensors', {'format': 'pt'})
+
+
+@pytest.mark.parametrize(('family', 'frozen'), [('llama', 'nf4'), ('bloom', 'int8')])
+def test_beside_a_rounded_base_it_learns_what_it_learns_beside_the_rounded_weights(
+    folder, tmp_path, family, frozen
+):
+    rounded(folder / family, tmp_path / family, frozen)
+    run = settings(folder, family, targets='attention.*')
+    held = dataclasses.replace(run, model=dataclasses.replace(run.model, frozen=frozen))
+    float_source = dataclasses.replace(run.model, source=str(tmp_path / family))
+    trainer = Trainer(held, tmp_path / 'packed')
+    words = [p for n, p in trainer.state.frozen.items() if n.endswith('.words')]
+    assert words and not any(n.endswith('.kernel') for n in trainer.state.frozen)
+    trainer.train()
+    Trainer(dataclasses.replace(run, model=float_source), tmp_path / 'float').train()
+    ends = [training_runs.parameters(tmp_path / name) for name in ('packed', 'float')]
+    for name, value in ends[1].items():
+        np.testing.assert_allclose(ends[0][name], value, atol=1e-4, err_msg=name)
+    spoken = logits(tmp_path / 'packed')
+    np.testing.assert_allclose(spoken, logits(tmp_path / 'float'), atol=1e-4 * np.abs(spoken).max())
+    to_huggingface(tmp_path / 'packed', tmp_path / 'merged', merge=True)  # into the float weights
+    of_base = logits(folder / family, adapter=tmp_path / 'packed')
+    np.testing.assert_allclose(logits(tmp_path / 'merged'), of_base, atol=1e-4)
+
+
+def test_it_is_exported_as_peft_merged_and_taken_up_again(folder, tmp_path, capsys):
+    spoken = logits(folder / 'run')
+    to_huggingface(folder / 'run', tmp_path / 'peft')
+    names = {p.name for p in (tmp_path / 'peft').iterdir()}
+    assert {'adapter_config.json', 'adapter_model.safetensors', 'tokenizer.json'} <= names
+    np.testing.assert_array_equal(logits(folder / 'llama', adapter=tmp_path / 'peft'), spoken)
+    to_huggingface(folder / 'run', tmp_path / 'merged', merge=True)
+    np.testing.assert_allclose(logits(tmp_path / 'merged'), spoken, atol=1e-4)
+    adapter_files.merge([(str(tmp_path / 'peft'), 1.0)], '', tmp_path / 'again')
+    np.testing.assert_array_equal(logits(tmp_path / 'again'), logits(tmp_path / 'merged'))
+    adapter_files.from_peft(tmp_path / 'peft', '', tmp_path / 'on')
+    np.testing.assert_array_equal(logits(tmp_path / 'on'), spoken)
+    c = dataclasses.replace(
+        settings(folder), adapter=config.load(tmp_path / 'on' / 'config.json').adapter
+    )
+    trainer = Trainer(c, tmp_path / 'on')
+    start = training_runs.parameters(tmp_path / 'on')
+    for name, value in trainer.state.trainable.items():
+        np.testing.assert_array_equal(np.asarray(value), start[name])
+    trainer.train()
+
+
+def test_a_base_that_has_moved_or_changed_is_told(folder, tmp_path):
+    shutil.copytree(folder / 'run', tmp_path / 'run')
+    path = tmp_path / 'run' / 'config.json'
+    said = json.loads(path.read_text())
+
+    def based_on(place):
+        path.write_text(json.dumps(said | {'model': said['model'] | {'source': str(place)}}))
+
+    shutil.copytree(folder / 'llama', tmp_path / 'moved')
+    based_on(tmp_path / 'moved')
+    np.testing.assert_array_equal(logits(tmp_path / 'run'), logits(folder / 'run'))
+    based_on(tmp_path / 'gone')
+    with pytest.raises(ValueError, match='trained beside, and cannot be read'):
+        load_model(tmp_path / 'run')
+    tiny.write_model(tmp_path / 'other', seed=5)
+    based_on(tmp_path / 'other')
+    with pytest.raises(ValueError, match='has other numbers than the model'):
+        load_model(tmp_path / 'run')
+    with pytest.raises(ValueError, match='another --config.model.source'):
+        Trainer(
+            dataclasses.replace(
+                settings(folder), model=config.Model(source=str(tmp_path / 'other'))
+            ),
+            tmp_path / 'run',
+        )
+
+
+def test_bad_input_is_told_in_a_sentence(folder, tmp_path):
+    with pytest.raises(ValueError, match="'q_projj' matches no product .* nearest is q_proj"):
+        Trainer(settings(folder, targets='q_projj'), tmp_path / 'a')
+    with pytest.raises(ValueError, match="adapter.also: 'lm_head' matches no parameter"):
+        Trainer(settings(folder, also='lm_head'), tmp_path / 'a')
+    c: Any = config.default()
+    c.model.source = str(folder / 'llama')
+    c.adapter.targets = 'query'
+    with pytest.raises(ValueError, match=r'adapter.rank is 0: there is no adapter'):
+        config.resolve(c)
+    to_huggingface(folder / 'run', tmp_path / 'peft')
+    with pytest.raises(ValueError, match='of another model'):
+        load_model(folder / 'bloom', adapter=tmp_path / 'peft')
+    with pytest.raises(ValueError, match='is an adapter of'):
+        load_model(tmp_path / 'peft')
+    said = json.loads((tmp_path / 'peft' / 'adapter_config.json').read_text())
+    for name, value, match in (
+        ('r', 0, 'r=0 must be a number above 0'),
+        ('r', 8, 'ask for'),
+        ('peft_type', 'IA3', 'of kind LORA'),
+        ('bias', 'all', 'only none is read'),
+        ('layer_replication', [[0, 1]], 'layer_replication is set'),
+    ):
+        (tmp_path / 'peft' / 'adapter_config.json').write_text(json.dumps(said | {name: value}))
+        with pytest.raises(ValueError, match=match):
+            load_model(folder / 'llama', adapter=tmp_path / 'peft')
