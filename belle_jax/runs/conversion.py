@@ -103,7 +103,8 @@ def keep_origin(source: str | Path, run: Path, name: str = '') -> None:
     with whole_directory(run / run_directory.SOURCE) as partial:
         if before is None:
             huggingface.copy(path, partial, huggingface.SETTINGS_FILES + huggingface.LICENCE_FILES)
-            stored = shards.read(path)
+            # Beside an adapter the source may be quantised, and has whole numbers as well.
+            stored = {n: t for n, t in shards.read(path).items() if t.array.dtype.kind not in 'iu'}
             dtype = common_dtype({t.place: t.array.dtype for t in stored.values()})
             values: dict[str, Any] = {'source': name or str(source), 'dtype': dtype}
             # The commit of a hub download, which its cache has in the path.

@@ -274,9 +274,8 @@ class Trainer:
         mesh, sizes = self.setup.mesh, self.setup.sizes
         total = models.count_parameters(self.setup.blueprint)
         shape = ' × '.join(f'{k} {v}' for k, v in mesh.shape.items())
-        say(
-            f'{self.architecture.family}, {total:,} parameters, on {mesh.size} × {jax.devices()[0].device_kind} ({shape})'
-        )
+        devices = f'{mesh.size} × {jax.devices()[0].device_kind} ({shape})'
+        say(f'{self.architecture.family}, {total:,} parameters, on {devices}')
         if self.setup.shapes.frozen:
             trained = sum(sizes[name] for name in self.setup.shapes.trainable)
             say(f'{trained:,} of {total:,} parameters are trained, the others are frozen')

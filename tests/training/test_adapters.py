@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+import as_gptq
 import tiny
 import training_runs
 from belle_jax import config
@@ -135,6 +136,25 @@ def test_beside_a_rounded_base_it_learns_what_it_learns_beside_the_rounded_weigh
     to_huggingface(tmp_path / 'packed', tmp_path / 'merged', merge=True)  # into the float weights
     of_base = logits(folder / family, adapter=tmp_path / 'packed')
     np.testing.assert_allclose(logits(tmp_path / 'merged'), of_base, atol=1e-4)
+
+
+def test_beside_gptq_codes_it_learns_what_it_learns_beside_their_weights(folder, tmp_path):
+    plan = as_gptq.Plan(bits=3, symmetric=False, act_order=True)
+    places = as_gptq.publish(tmp_path, as_gptq.LLAMA, plan)
+    ends = []
+    for place in places:
+        run = settings(folder, targets='mlp.*', dora=True)
+        data = dataclasses.replace(run.data, tokenizer=str(folder / 'llama'))
+        model = dataclasses.replace(run.model, source=str(place))
+        workdir = tmp_path / f'run-{place.name}'
+        parts = {'data': data, 'model': model, 'mesh': config.Mesh(2, 4, 1)}
+        Trainer(dataclasses.replace(run, **parts), workdir).train()
+        ends.append((training_runs.parameters(workdir), logits(workdir)))
+    for name, value in ends[1][0].items():
+        np.testing.assert_allclose(ends[0][0][name], value, atol=1e-4, err_msg=name)
+    np.testing.assert_allclose(ends[0][1], ends[1][1], atol=1e-4 * np.abs(ends[1][1]).max())
+    with pytest.raises(ValueError, match='base of the adapter is quantised'):
+        to_huggingface(tmp_path / f'run-{places[0].name}', tmp_path / 'merged', merge=True)
 
 
 def test_it_is_exported_as_peft_merged_and_taken_up_again(folder, tmp_path, capsys):
