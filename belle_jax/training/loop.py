@@ -277,7 +277,7 @@ class Trainer:
         devices = f'{mesh.size} × {jax.devices()[0].device_kind} ({shape})'
         say(f'{self.architecture.family}, {total:,} parameters, on {devices}')
         if self.setup.shapes.frozen:
-            trained = sum(sizes[name] for name in self.setup.shapes.trainable)
+            trained = sum(sizes.values())
             say(f'{trained:,} of {total:,} parameters are trained, the others are frozen')
         say(str(self.data.account))
         say(

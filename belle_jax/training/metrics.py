@@ -10,7 +10,8 @@ from typing import Any
 
 import jax
 
-from belle_jax.config import Architecture
+from belle_jax import families
+from belle_jax.families import Architecture
 from belle_jax.files import whole_file, write_text
 from belle_jax.progress import Line, duration
 from belle_jax.runs.run_directory import read_metrics
@@ -33,24 +34,32 @@ PEAK_FLOPS = {
 
 
 def training_flops_per_token(
-    architecture: Architecture, sizes: Mapping[str, int], seq_len: int
+    architecture: Architecture, trained: Mapping[str, int], seq_len: int
 ) -> float:
     """Floating-point operations that training must do for one token.
 
-    6 · (entries of kernels and of the output table) + 6 · layers · q_heads · head_dim · seq_len:
-    two for each entry forward and four backward; attention's two products over seq_len / 2 keys on
-    average. Recomputation (remat) is not counted, the embedding's look-up is free.
+    For each entry of a product or of the output table two forward and two for the gradient of what
+    went in, and two more where it is trained; 6 · layers · q_heads · head_dim · seq_len for
+    attention's two products over seq_len / 2 keys on average. Recomputation (remat) is not counted,
+    the embedding's look-up is free.
 
     Args:
         architecture: The model.
-        sizes: Entries of each parameter, by name.
+        trained: Entries of each trained parameter, by name.
         seq_len: Tokens of a row.
     Source: Chowdhery et al., 2022 (PaLM), appendix B, with causal attention counted as half.
     """
     a = architecture
-    products = sum(size for name, size in sizes.items() if name.endswith('.kernel'))
-    products += a.vocab_size * a.embed
-    return 6.0 * products + 6.0 * a.layers * a.q_heads * a.head_dim * seq_len
+    table = 'embed.table' if a.tied else 'head.table'
+    kernels = (math.prod(e.our_shape) for e in families.tensor_maps(a) if families.is_matrix(e))
+    products = sum(kernels) + a.vocab_size * a.embed
+    moved = a.vocab_size * a.embed if table in trained else 0
+    adapters = sum(
+        size for name, size in trained.items() if name.endswith(('.adapter.a', '.adapter.b'))
+    )
+    moved += sum(size for name, size in trained.items() if name.endswith('.kernel'))
+    attention = 6.0 * a.layers * a.q_heads * a.head_dim * seq_len
+    return 4.0 * products + 2.0 * moved + 6.0 * adapters + attention
 
 
 def peak_flops() -> float | None:

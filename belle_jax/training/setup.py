@@ -184,8 +184,8 @@ class Setup:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Entries of each parameter."""
-        return {name: math.prod(spec.shape) for name, spec in self.specs.items()}
+        """Entries of each trained parameter."""
+        return {name: math.prod(self.specs[name].shape) for name in self.shapes.trainable}
 
     @property
     def compilations(self) -> int:

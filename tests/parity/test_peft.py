@@ -7,7 +7,7 @@ import pytest
 
 from belle_jax import config, models
 from belle_jax.formats import peft
-from belle_jax.runs import adapted
+from belle_jax.runs import adapted, combined
 from belle_jax.runs.load import load_model, open_parameters, read_architecture
 from belle_jax.training import optim
 from belle_jax.training.objectives import NextToken
@@ -117,6 +117,43 @@ def test_twenty_steps_end_at_the_same_adapter(case):
     for name, array in after.items():
         assert np.abs(array - before[name]).max() > 1e-3, name
         np.testing.assert_allclose(trainable[name], array, atol=1e-5, rtol=0, err_msg=name)
+
+
+def test_two_adapters_are_combined_as_peft_combines_them(tmp_path):
+    base = torch_steps.model('llama')
+    base.save_pretrained(tmp_path / 'base')
+    architecture = read_architecture(tmp_path / 'base')
+    model = None
+    for name, seed, targets in (('one', 1, ['q_proj', 'up_proj']), ('two', 2, ['q_proj'])):
+        torch.manual_seed(seed)
+        settings = their_peft.LoraConfig(
+            r=4, lora_alpha=4 * seed, target_modules=targets, init_lora_weights=False
+        )
+        if model is None:
+            model = their_peft.get_peft_model(base, settings, adapter_name=name)
+        else:
+            model.add_adapter(name, settings)
+    model.save_pretrained(tmp_path)
+    ours = [peft.open(tmp_path / name, architecture) for name in ('one', 'two')]
+    weights = [0.7, -0.4]
+    for way in ('cat', 'linear', 'ties'):
+        model.add_weighted_adapter(['one', 'two'], weights, way, combination_type=way, density=0.3)
+        model.set_adapter(way)
+        expected = their_logits(model.eval())
+        own = combined.combine(ours, weights, architecture, way, density=0.3)
+        peft.write(own, architecture, tmp_path / 'ours' / way, str(tmp_path / 'base'))
+        found = load_model(tmp_path / 'base', adapter=tmp_path / 'ours' / way)(TOKENS)
+        np.testing.assert_allclose(found, expected, atol=2e-5, err_msg=way)
+    # dare draws: what it keeps of each entry is as much on average, and the rest is zero
+    drawn = [
+        combined.combine(ours[:1], [1.0], architecture, 'dare_linear', 0.25, seed).arrays
+        for seed in range(200)
+    ]
+    name = 'blocks.0.mlp.up.adapter.b'
+    mean, whole = np.mean([d[name] for d in drawn], 0), ours[0].arrays[name]
+    kept = np.mean([d[name] != 0 for d in drawn])
+    assert abs(kept - 0.25) < 0.01
+    assert np.corrcoef(mean.ravel(), whole.ravel())[0, 1] > 0.98
 
 
 def test_logits_agree_both_ways_and_merged(case, tmp_path):
