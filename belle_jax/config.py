@@ -100,7 +100,9 @@ class Optim:
     beta2: float = within(0, 1, 0.999)
     eps: float = positive(1e-8)
     clip_norm: float = at_least(0, 1.0)  # of the gradient over all parameters; 0 is off
-    moment_dtype: str = one_of('float32', 'bfloat16')  # of the first; the second is float32
+    # Of the first moment, beside a float32 second one; or of both, in blocks with a scale each
+    moment_dtype: str = one_of('float32', 'bfloat16', '8bit')
+    offload: bool = False  # moments and float32 masters of bfloat16 weights in the host's memory
 
 
 @dataclasses.dataclass(frozen=True)

@@ -110,6 +110,13 @@ def named(mesh: jax.sharding.Mesh, axes: Axes) -> NamedSharding:
     return NamedSharding(mesh, spec(axes))
 
 
+def whole_where(given: NamedSharding, shape: Sequence[int], other: Sequence[int]) -> NamedSharding:
+    """The sharding of an array for one like it, whole along each axis that has another size."""
+    axes = [*given.spec, *[None] * (len(shape) - len(given.spec))]
+    kept = [a if n == m else None for a, n, m in zip(axes, shape, other, strict=True)]
+    return NamedSharding(given.mesh, PartitionSpec(*kept))
+
+
 def of_parameters(mesh: jax.sharding.Mesh, specs: Mapping[str, Any]) -> dict[str, NamedSharding]:
     """Shardings of parameters by name, from their declarations' `axes`.
 

@@ -27,15 +27,17 @@ class Memory(NamedTuple):
 
     Attributes:
         parameters: Trained and frozen ones.
-        optimiser: Its moments.
+        optimiser: Its moments, but for what lies in the host's memory.
         temporaries: Activations, gradients and what the compiler needs beside them.
         total: All of it, with the batch.
+        host: In the host's memory instead, for each device.
     """
 
     parameters: int
     optimiser: int
     temporaries: int
     total: int
+    host: int = 0
 
 
 class CompiledStep(NamedTuple):
@@ -83,7 +85,9 @@ def compile_step(run: Run, name: str, options: Mapping[str, str] | None = None) 
     setup = Setup(run, lay_out(run, architecture, devices), STEPS)
     traced, log = setup.trace(), list[str]()
     state = setup.shapes
-    held = _bytes((state.trainable, state.frozen)), _bytes(state.optimiser)
+    moments = _bytes(state.optimiser)
+    host = moments if run.optim.offload else 0
+    held = _bytes((state.trainable, state.frozen)), moments - host
     with jax.set_mesh(setup.mesh), _told(log):
         lowered = traced.lower(lowering_platforms=(platform,))
         try:
@@ -92,7 +96,7 @@ def compile_step(run: Run, name: str, options: Mapping[str, str] | None = None) 
             if not (used := USED.search(str(error))):
                 raise
             total = int(float(used[1]) * UNITS[used[2]])
-            return CompiledStep(run, setup, Memory(*held, total - sum(held), total), '', [])
+            return CompiledStep(run, setup, Memory(*held, total - sum(held), total, host), '', [])
     found = compiled.memory_analysis()
     total = (
         found.argument_size_in_bytes
@@ -100,7 +104,9 @@ def compile_step(run: Run, name: str, options: Mapping[str, str] | None = None) 
         - found.alias_size_in_bytes
         + found.temp_size_in_bytes
     )
-    memory = Memory(*held, found.temp_size_in_bytes, total)
+    if platform != 'tpu':  # without a GPU, JAX forgets which memory an argument lies in
+        total -= host
+    memory = Memory(*held, found.temp_size_in_bytes, total, host)
     warnings = [line for line in log if 'rematerialization' in line.lower()]
     return CompiledStep(run, setup, memory, compiled.as_text(), warnings)
 

@@ -233,6 +233,7 @@ def _kinds(p: StepPlan) -> dict[str, int]:
         'parameters': memory.parameters,
         'optimiser': memory.optimiser,
         'activations and gradients': memory.temporaries,
+        **({"in the host's memory": memory.host} if memory.host else {}),
     }
 
 

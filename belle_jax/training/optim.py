@@ -8,8 +8,9 @@ import optax
 import optax.contrib
 from absl import logging
 
-from belle_jax import config
+from belle_jax import config, sharding
 from belle_jax.models import ParamSpec
+from belle_jax.training import small_state
 
 Params = Mapping[str, jax.Array]
 
@@ -69,6 +70,8 @@ def make(
         Clipping by the norm over all parameters, then the optimiser.
     """
     rate = schedule(optim, steps)
+    eighth = optim.moment_dtype == '8bit'
+    moment_dtype = 'float32' if eighth else optim.moment_dtype
 
     def mask(params):
         return {name: decays(name) for name in params}
@@ -76,7 +79,7 @@ def make(
     shared: dict[str, Any] = {
         'b1': optim.beta1,
         'b2': optim.beta2,
-        'mu_dtype': optim.moment_dtype,
+        'mu_dtype': moment_dtype,
         'weight_decay': optim.weight_decay,
         'mask': mask,
     }
@@ -90,7 +93,7 @@ def make(
             beta=optim.beta1,
             weight_decay=optim.weight_decay,
             weight_decay_mask=mask,
-            mu_dtype=optim.moment_dtype,
+            mu_dtype=moment_dtype,
             adam_b1=optim.beta1,
             adam_b2=optim.beta2,
             muon_weight_dimension_numbers={n: _muon_axes(n, s.axes) for n, s in specs.items()},
@@ -104,23 +107,29 @@ def make(
             weight_decay_mask=mask,
         )
         rule = _per_layer_matrices(rule, specs)
+    if eighth:
+        rule = small_state.in_eight_bits(rule)
     if ratio != 1.0:
         rule = optax.chain(rule, optax.masked(optax.scale(ratio), _is_b))
-    if not optim.clip_norm:
-        return rule
-    return optax.chain(optax.clip_by_global_norm(optim.clip_norm), rule)
+    if optim.clip_norm:
+        rule = optax.chain(optax.clip_by_global_norm(optim.clip_norm), rule)
+    return small_state.in_host_memory(rule) if optim.offload else rule
 
 
 def state_shapes(
-    optimiser: optax.GradientTransformation, params: Mapping[str, Any], replicated: Any
+    optimiser: optax.GradientTransformation,
+    params: Mapping[str, Any],
+    replicated: Any,
+    offload: bool = False,
 ) -> Any:
-    """Where the optimiser's state lives: a moment with its parameter, counters and factors
-    everywhere.
+    """Where the optimiser's state lives: a moment with its parameter, and what has lost a
+    dimension's size (the scales of blocks) whole along that; counters and factors everywhere.
 
     Args:
         optimiser: From `make`.
         params: jax.ShapeDtypeStruct by name, with shardings.
         replicated: The sharding of everything else.
+        offload: Whether what is as large as its parameter lies in the host's memory.
     Returns:
         A tree like the optimiser's state, of jax.ShapeDtypeStruct with shardings.
     """
@@ -128,7 +137,11 @@ def state_shapes(
     def of_leaf(path: Any, leaf: Any) -> Any:
         names: list[str] = [k.key for k in path if isinstance(k, jax.tree_util.DictKey)]
         own = params.get(next((n for n in reversed(names) if n in params), ''))
-        where = own.sharding if own is not None and own.shape == leaf.shape else replicated
+        where = replicated
+        if own is not None and len(own.shape) == len(leaf.shape):
+            where = sharding.whole_where(own.sharding, own.shape, leaf.shape)
+            if offload and leaf.shape == own.shape:
+                where = where.with_memory_kind('pinned_host')
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
 
     return jax.tree_util.tree_map_with_path(of_leaf, jax.eval_shape(optimiser.init, dict(params)))

@@ -114,6 +114,7 @@ class Setup:
         self._run, self.objective = run, objectives.named(run.train.objective)
         self.mesh, self.blueprint, trained, self._source = layout
         self.specs = models.specs(self.blueprint)
+        self._trained = 'bfloat16' if run.optim.offload else 'float32'
         specs = {name: spec for name, spec in self.specs.items() if name in trained}
         self.schedule = optim.schedule(run.optim, steps)
         self.optimiser = optim.make(run.optim, steps, specs, run.adapter.ratio)
@@ -133,8 +134,9 @@ class Setup:
         trainable = {name: params[name] for name in self.shapes.trainable}
         frozen = {name: params[name] for name in self.shapes.frozen}
         where = jax.tree.map(lambda s: s.sharding, self.shapes.optimiser)
-        init = jax.jit(self.optimiser.init, out_shardings=where)
-        return State(trainable, frozen, init(trainable))
+        moments = jax.jit(self.optimiser.init, out_shardings=where)(trainable)
+        trainable = {name: value.astype(self._trained) for name, value in trainable.items()}
+        return State(trainable, frozen, moments)
 
     def step(
         self, state: State, batch: Mapping[str, jax.Array], number: int
@@ -197,7 +199,7 @@ class Setup:
         params = {
             name: jax.ShapeDtypeStruct(
                 spec.shape,
-                spec.dtype if name in trained else self._held(name),
+                self._trained if name in trained else self._held(name),
                 sharding=where[name],
             )
             for name, spec in self.specs.items()
@@ -205,7 +207,9 @@ class Setup:
         trainable = {name: params[name] for name in trained}
         frozen = {name: params[name] for name in params if name not in trained}
         replicated = sharding.named(self.mesh, ())
-        return State(trainable, frozen, optim.state_shapes(self.optimiser, trainable, replicated))
+        offload = self._run.optim.offload
+        moments = optim.state_shapes(self.optimiser, trainable, replicated, offload)
+        return State(trainable, frozen, moments)
 
     def _held(self, name: str) -> Any:
         """The dtype of a frozen parameter."""

@@ -82,7 +82,10 @@ def _over_micro_batches(function, trainable, frozen, batch, key):
         return jax.tree.map(jnp.add, carry, out), None
 
     shapes = jax.eval_shape(function, trainable, frozen, first, key, 0)
-    zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
+    # In bfloat16 the terms of later micro-batches would vanish.
+    zeros = jax.tree.map(
+        lambda a: jnp.zeros(a.shape, jnp.promote_types(a.dtype, 'float32')), shapes
+    )
     return jax.lax.scan(add, zeros, (jnp.arange(micro_batches), batch))[0]
 
 
