@@ -163,7 +163,7 @@ def to_huggingface(
             checkpoint.architecture,
             Path(target),
             checkpoint.base,
-            lambda partial: _carry(checkpoint, partial, 'float32'),
+            lambda partial: _carry(checkpoint, partial, 'float32', adapter=True),
         )
     model = as_published(checkpoint, most)
     if not dtype:
@@ -235,7 +235,9 @@ def _rows(saved: Any, entry: TensorMap) -> int:
     return max(rows // chunk * chunk, min(chunk, max(1, MAX_BLOCK // row)))
 
 
-def _carry(checkpoint: run_directory.Checkpoint, target: Path, dtype: str) -> list[str]:
+def _carry(
+    checkpoint: run_directory.Checkpoint, target: Path, dtype: str, adapter: bool = False
+) -> list[str]:
     """Tokenizer, licence and settings for generating as they were, and a model card."""
     run, note, chat = checkpoint.run, 'The run has no tokenizer, so there is none here.', False
     kept = ('generation_config.json', *huggingface.LICENCE_FILES)
@@ -244,7 +246,7 @@ def _carry(checkpoint: run_directory.Checkpoint, target: Path, dtype: str) -> li
         huggingface.copy(run / run_directory.TOKENIZER, target, tokenizer.FILES)
         note = _write_chat_template(checkpoint, target)
         chat = tokenizer.load(target).chat_template is not None
-    card = model_card.write(checkpoint, dtype, note, chat=chat)
+    card = model_card.write(checkpoint, dtype, note, chat=chat, adapter=adapter)
     (target / 'README.md').write_text(card, 'utf-8')
     return []
 

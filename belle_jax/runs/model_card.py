@@ -30,17 +30,18 @@ forbid it."""
 
 
 USE = """```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from {library} import {model}
+from transformers import AutoTokenizer
 
 path = '{name}'  # this directory, or its name on the hub
-model = AutoModelForCausalLM.from_pretrained(path, dtype='auto', device_map='auto')
+model = {model}.from_pretrained(path, dtype='auto', device_map='auto')
 tokenizer = AutoTokenizer.from_pretrained(path)
 {inputs}
 output = model.generate(**inputs.to(model.device), max_new_tokens=200)
 print(tokenizer.decode(output[0, inputs['input_ids'].shape[1] :], skip_special_tokens=True))
 ```
 
-Or in a terminal: `belle-jax sample --model={name}`."""
+Or in a terminal: `belle-jax sample {flags}`."""
 CHAT = """inputs = tokenizer.apply_chat_template(
     [{'role': 'user', 'content': '你好'}],
     add_generation_prompt=True, return_tensors='pt', return_dict=True,
@@ -50,7 +51,12 @@ COUNTS = ('rows', 'kept', 'tokens', 'trained_tokens')
 
 
 def write(
-    checkpoint: run_directory.Checkpoint, dtype: str, template_note: str, *, chat: bool
+    checkpoint: run_directory.Checkpoint,
+    dtype: str,
+    template_note: str,
+    *,
+    chat: bool,
+    adapter: bool = False,
 ) -> str:
     """The text of a `README.md`.
 
@@ -59,14 +65,22 @@ def write(
         dtype: Of the exported weights.
         template_note: A sentence about the chat template.
         chat: Whether the exported tokenizer has one.
+        adapter: Whether an adapter alone is exported.
     """
+    library = 'peft' if adapter else 'transformers'
     name = checkpoint.run.absolute().name
     came = run_directory.read_origin(checkpoint.run)
     base = _name(came.get('source', ''))
     papers = [BELLE, families.of(checkpoint.architecture).citation] if base else [BELLE]
     licence = _licence(checkpoint, base)
     sections = {
-        'Use': USE.format(name=name, inputs=CHAT if chat else TEXT),
+        'Use': USE.format(
+            name=name,
+            library=library,
+            model=f'Auto{"Peft" if adapter else ""}ModelForCausalLM',
+            inputs=CHAT if chat else TEXT,
+            flags=f'--model={base} --adapter={name}' if adapter else f'--model={name}',
+        ),
         'Model': _model(checkpoint, base, came.get('revision'), dtype),
         'Data': _data(checkpoint),
         'Training': _training(checkpoint),
@@ -78,7 +92,7 @@ def write(
     }
     front = ModelCardData(
         base_model=base if '/' in base else None,
-        library_name='transformers',
+        library_name=library,
         license=licence,
         pipeline_tag='text-generation',
         tags=['belle-jax'],

@@ -99,7 +99,10 @@ def test_a_recipe_is_found_by_its_name_unless_a_file_is_meant(monkeypatch, tmp_p
         ('belle-jax con', 'convert'),
         ('belle-jax convert from_', 'from_hf from_meta from_paddle'),
         ('belle-jax train --config = sft_', 'sft_bloom sft_llama'),
-        ('belle-jax train --config =', 'pretrain quickstart sft_bloom sft_llama zh_small'),
+        (
+            'belle-jax train --config =',
+            'full_or_lora pretrain quickstart sft_bloom sft_llama zh_small',
+        ),
     ],
 )
 def test_bash_completes_names(monkeypatch, capsys, line, expected):

@@ -31,7 +31,7 @@ from belle_jax.data import template_process, templates, token_cache, tokenizer
 from belle_jax.data.record_reader import RecordReader
 from belle_jax.decoding import prompt_file
 from belle_jax.diffs import delta, xor
-from belle_jax.formats import gptq, huggingface, meta, paddle
+from belle_jax.formats import gptq, huggingface, meta, paddle, peft
 from belle_jax.runs import model_card, parameters, run_directory
 from belle_jax.synthesis.kinds.base import PROMPTS
 from belle_jax.synthesis.kinds.dialogue import Dialogue
@@ -131,6 +131,12 @@ def _run(folder: Path) -> str:
     return digest(checkpoint.step if not checkpoint.rejected else 'older', sums, card)
 
 
+def _adapter(folder: Path) -> str:
+    read = peft.open(folder / 'adapter', huggingface.read_architecture(folder / 'base'))
+    sums = {name: hashlib.sha256(a.tobytes()).hexdigest() for name, a in read.arrays.items()}
+    return digest(read.adapter, sorted(sums.items()))
+
+
 def _characters(folder: Path) -> str:
     try:
         kind = Dialogue(Settings(characters=read_objects(folder / 'c.jsonl')))
@@ -189,6 +195,9 @@ SPECIMENS = {
     'legacy': Specimen(_model, ('pytorch_model.bin',)),
     'gptq': Specimen(lambda f: _quantised(gptq.open(f)), ('config.json', 'model.safetensors')),
     'bare': Specimen(lambda f: _quantised(gptq.open(f, f / 'weights.pt')), ('weights.pt',)),
+    'peft': Specimen(
+        _adapter, ('adapter/adapter_config.json', 'adapter/adapter_model.safetensors')
+    ),
     'meta': Specimen(
         lambda f: _tensors(meta.open(f)), ('params.json', 'consolidated.00.pth', 'tokenizer.model')
     ),
@@ -245,6 +254,9 @@ def build(folder: Path) -> None:
     from belle_jax.runs import conversion
 
     tiny.write_model(folder / 'safetensors')
+    (folder / 'peft').mkdir()
+    shutil.copytree(folder / 'safetensors', folder / 'peft' / 'base')
+    tiny.write_adapter(folder / 'peft' / 'adapter', folder / 'peft' / 'base')
     plan = as_gptq.Plan(3, symmetric=False, act_order=True, version=2)
     packed, _ = as_gptq.tensors(as_gptq.LLAMA, plan)
     said = {'quantization_config': as_gptq.settings(plan)}

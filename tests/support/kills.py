@@ -248,6 +248,28 @@ def trials(url: str) -> list[Trial]:
             ('target',),
             _calibrated,
         ),
+        Trial(
+            'convert.adapter from_peft',
+            'convert.adapter from_peft --source=adapter --target=target',
+            ('target',),
+            _adapter,
+            _parameters,
+        ),
+        Trial(
+            'convert.adapter merge',
+            'convert.adapter merge --source=adapter --target=target',
+            ('target',),
+            _adapter,
+        ),
+        Trial(
+            'training adapters',
+            'belle_jax.train --config={root}/tests/support/recipes/adapted.py --workdir=run '
+            '--config.data.path=a.jsonl --config.data.cache_dir=cache --config.train.steps=8 '
+            '--config.train.checkpoint_every=2 --config.train.keep_last=1',
+            ('cache', 'run'),
+            _based,
+            _trained,
+        ),
         Trial('convert.xor encrypt', f'convert.xor encrypt {_XOR}', ('target',), _plain),
         Trial('convert.xor decrypt', f'convert.xor decrypt {_XOR}', ('target',), _encrypted),
         Trial(
@@ -352,6 +374,18 @@ def _hf(folder: Path) -> None:
     import tiny
 
     tiny.write_model(folder / 'source')
+
+
+def _based(folder: Path) -> None:
+    _hf(folder)
+    _data(folder)
+
+
+def _adapter(folder: Path) -> None:
+    import tiny
+
+    _hf(folder)
+    tiny.write_adapter(folder / 'adapter', folder / 'source')
 
 
 def _calibrated(folder: Path) -> None:

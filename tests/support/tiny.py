@@ -9,7 +9,7 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
 from tokenizers import models as tokenizer_models
 
@@ -130,3 +130,23 @@ def write_model(target, seed: int = 0, family: str = 'llama'):
         for layer, name in enumerate(entry.their_names)
     }
     save_file(weights, target / 'model.safetensors')
+
+
+def write_adapter(target, base, rank: int = 4):
+    """Adapters of two products of a model that `write_model` wrote, as PEFT's directory."""
+    target.mkdir()
+    rng, tensors = np.random.default_rng(0), {}
+    shapes = {name: array.shape for name, array in load_file(base / 'model.safetensors').items()}
+    for name, shape in shapes.items():
+        if name.endswith(('q_proj.weight', 'down_proj.weight')):
+            stem = f'base_model.model.{name.removesuffix("weight")}'
+            a, b = rng.normal(size=(rank, shape[1])), rng.normal(size=(shape[0], rank))
+            tensors |= {f'{stem}lora_A.weight': a, f'{stem}lora_B.weight': b}
+    save_file(
+        {n: (t / 10).astype('f4') for n, t in tensors.items()}, target / 'adapter_model.safetensors'
+    )
+    settings = {
+        'peft_type': 'LORA', 'base_model_name_or_path': base.name, 'r': rank, 'lora_alpha': 8,
+        'target_modules': ['q_proj', 'down_proj'], 'bias': 'none', 'task_type': 'CAUSAL_LM',
+    }  # fmt: skip
+    (target / 'adapter_config.json').write_text(json.dumps(settings))
