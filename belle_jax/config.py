@@ -89,7 +89,7 @@ class Batch:
 class Optim:
     """The optimiser and its schedule."""
 
-    name: str = one_of('adamw', 'adafactor', 'lion', 'muon')
+    name: str = one_of('adamw', 'adafactor', 'lion', 'muon', 'galore')
     learning_rate: float = at_least(0, 1e-5)  # peak
     schedule: str = one_of('cosine', 'linear', 'constant')
     warmup_ratio: float = fraction()  # of all steps
@@ -99,6 +99,7 @@ class Optim:
     beta1: float = within(0, 1, 0.9)
     beta2: float = within(0, 1, 0.999)
     eps: float = positive(1e-8)
+    rank: int = at_least(1, 128)  # galore: of the space that gradients are projected into
     clip_norm: float = at_least(0, 1.0)  # of the gradient over all parameters; 0 is off
     # Of the first moment, beside a float32 second one; or of both, in blocks with a scale each
     moment_dtype: str = one_of('float32', 'bfloat16', '8bit')

@@ -99,6 +99,19 @@ def make(
             muon_weight_dimension_numbers={n: _muon_axes(n, s.axes) for n, s in specs.items()},
             consistent_rms=0.2,  # the size of AdamW's steps: one learning rate suits both
         )
+    elif optim.name == 'galore':
+        rule = optax.contrib.galore(
+            rate,
+            rank=optim.rank,
+            scale=0.25,  # of the paper's recipes, as the gap of 200 steps is
+            base_optimizer=optax.scale_by_adam(
+                optim.beta1, optim.beta2, optim.eps, mu_dtype=moment_dtype
+            ),
+            weight_decay=optim.weight_decay,
+            mask=mask,
+            weight_dimension_numbers=_galore_axes,
+        )
+        rule = _per_layer_matrices(rule, specs)
     else:
         rule = optax.adafactor(
             rate,
@@ -165,6 +178,12 @@ def _muon_axes(name: str, axes: tuple[str | None, ...]) -> Any:
     return optax.contrib.MuonDimensionNumbers(rest[:split], rest[split:])
 
 
+def _galore_axes(params: Params) -> dict[str, Any]:
+    """Products alone are projected: gradients of tables are sparse."""
+    axes = optax.contrib.GaLoreDimensionNumbers()
+    return {name: axes if name.endswith('.kernel') else None for name in params}
+
+
 def _per_layer_matrices(
     rule: optax.GradientTransformation, specs: Mapping[str, ParamSpec]
 ) -> optax.GradientTransformation:
@@ -190,16 +209,28 @@ def _per_layer_matrices(
     def taken(tree: Params, layers: int) -> dict[str, jax.Array]:
         return {name: matrix(name, tree[name]) for name in groups[layers] if name in tree}
 
+    def state_axes(params: Any, layers: int) -> Any:
+        """None for counters, which are the same for all layers: what hangs on them is not drawn
+        into both branches of a condition.
+        """
+        one = jax.tree.map(lambda a: a[0], taken(params, layers))
+        return jax.tree.map(lambda s: 0 if s.ndim else None, jax.eval_shape(rule.init, one))
+
     def init(params):
-        return {
-            str(layers): (jax.vmap(rule.init) if layers else rule.init)(taken(params, layers))
-            for layers in groups
-        }
+        made = {}
+        for layers in groups:
+            out = state_axes(params, layers) if layers else None
+            run = jax.vmap(rule.init, out_axes=out) if layers else rule.init
+            made[str(layers)] = run(taken(params, layers))
+        return made
 
     def update(updates: Any, state: Any, params: Any = None) -> Any:
         out, new_state = {}, {}
         for layers in groups:
-            run = jax.vmap(rule.update) if layers else rule.update
+            run = rule.update
+            if layers:
+                axes = state_axes(params, layers)
+                run = jax.vmap(run, in_axes=(0, axes, 0), out_axes=(0, axes))
             changed: Any
             changed, new_state[str(layers)] = run(
                 taken(updates, layers), state[str(layers)], taken(params, layers)

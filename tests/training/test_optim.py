@@ -58,7 +58,7 @@ def test_decay_leaves_biases_and_norms_alone():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', ['adamw', 'lion', 'adafactor'])
+@pytest.mark.parametrize('name', ['adamw', 'lion', 'adafactor', 'galore'])
 def test_a_rule_treats_each_layer_of_a_stack_alone(name):
     """Three layers stacked move as the same three layers in groups of their own."""
     architecture = tiny.LLAMA
@@ -89,7 +89,8 @@ def test_a_rule_treats_each_layer_of_a_stack_alone(name):
         models.unstack(models.build(models.Blueprint(architecture), moved(params, grads)))
     )
     for n, p in moved(single, single_grads).items():
-        np.testing.assert_allclose(together[n], p, rtol=1e-5, atol=1e-6, err_msg=n)
+        atol = 1e-5 if name == 'galore' else 1e-6  # singular vectors, in float32
+        np.testing.assert_allclose(together[n], p, rtol=1e-5, atol=atol, err_msg=n)
 
 
 def _stacked(name):
