@@ -1,0 +1,74 @@
+"""What two vocabularies make of the same texts."""
+
+import itertools
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from belle_jax.data import corpora
+from belle_jax.data.tokenizer import Tokenizer
+
+CHARACTERS = 10_000_000  # of a text that are looked at
+BATCH = 1000  # lines that are tokenised together
+SHOWN = 100  # changed lines that the report quotes
+
+
+def compare(before: Tokenizer, after: Tokenizer, lines: Iterable[str]) -> dict[str, Any]:
+    """Tokens of lines, and which lines change.
+
+    Args:
+        before: The tokenizer of the model.
+        after: The same with more pieces.
+        lines: Each is tokenised on its own.
+    Returns:
+        lines, characters, tokens_before, tokens_after, changed (lines), ascii_lines, ascii_changed,
+        and the first changed lines, those of ASCII in front, each with its new pieces.
+    """
+    counts = dict.fromkeys(
+        'lines characters tokens_before tokens_after changed ascii_lines ascii_changed'.split(), 0
+    )
+    shown: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])
+    first = len(before)
+    lines = iter(lines)
+    while counts['characters'] < CHARACTERS and (batch := list(itertools.islice(lines, BATCH))):
+        both = before.encode_batch(batch), after.encode_batch(batch)
+        for line, old, new in zip(batch, *both, strict=True):
+            changed, is_ascii = old != new, line.isascii()
+            for name, amount in zip(
+                counts,
+                (1, len(line), len(old), len(new), changed, is_ascii, is_ascii and changed),
+                strict=True,
+            ):
+                counts[name] += amount
+            if changed and len(shown[is_ascii]) < SHOWN:
+                pieces = [after.token(index) for index in new if index >= first]
+                shown[is_ascii].append({'line': line[:200], 'pieces': pieces[:20]})
+    return counts | {'changed_lines': [*shown[True], *shown[False]][:SHOWN]}
+
+
+def lines_of(*files: str) -> Iterator[str]:
+    """The lines of files that are not blank."""
+    for file in files:
+        for passage in corpora.passages(file):
+            yield from (line for line in passage.splitlines() if line.strip())
+
+
+def table(compared: dict[str, dict[str, Any]]) -> str:
+    """Comparisons by the text's name, as a few lines for people."""
+    heads = ('text', 'characters', 'tokens a character', 'lines changed', 'of ASCII')
+    rows = [heads]
+    for name, c in compared.items():
+        characters = max(1, c['characters'])
+        before, after = (c[key] / characters for key in ('tokens_before', 'tokens_after'))
+        rows.append(
+            (
+                name,
+                f'{c["characters"]:,}',
+                f'{before:.3f} -> {after:.3f}',
+                f'{c["changed"]:,} of {c["lines"]:,}',
+                f'{c["ascii_changed"]:,} of {c["ascii_lines"]:,}',
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return '\n'.join(
+        '  '.join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows
+    )

@@ -1,0 +1,180 @@
+"""SentencePiece's BPE as LLaMA's: pieces with scores, and a list of merges that says the same."""
+
+import json
+import math
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from belle_jax.data import sentencepiece_model, tokenizer
+from belle_jax.data.sentencepiece_model import (
+    BPE,
+    CONTROL,
+    NORMAL,
+    SPACE,
+    USER_DEFINED,
+    Encoder,
+    ScoredPiece,
+)
+from belle_jax.data.tokenizer import Tokenizer
+from belle_jax.vocabularies.vocabulary_files import Addition, TrainingPlan, VocabularyFiles
+
+LINE = 1000  # characters: the library leaves out lines of more than 4,192 bytes
+SENTENCES = 5_000_000  # that are drawn from a corpus which has more
+
+
+class SentencePieceFiles(VocabularyFiles):
+    """A tokenizer.model, with a tokenizer.json where a list of merges says the same tokens."""
+
+    kind = 'SentencePiece BPE'
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.file = tokenizer.directory / 'tokenizer.model'
+        self.model = sentencepiece_model.read_model(self.file)
+        if self.model.model_type != BPE:
+            raise ValueError(
+                f'{self.file} chooses pieces by their probability, not by merges: a score that '
+                'leaves old tokens as they are has no meaning there. Only BPE is changed.'
+            )
+        super().__init__(tokenizer, self._made(tokenizer))
+        self.pieces = [*self.model.pieces, *self._beyond()]
+        listed = self.state['model'].get('vocab') or {}
+        for index, piece in enumerate(self.model.pieces):
+            if listed.get(piece.text) != index:
+                raise ValueError(
+                    f'{tokenizer.directory}: {piece.text!r} has the id {index} in tokenizer.model '
+                    f'and {listed.get(piece.text)} in tokenizer.json: take the files that belong '
+                    'together.'
+                )
+        self._scores = {p.text: p.score for p in self.pieces if p.kind == NORMAL}
+
+    def _made(self, tokenizer: Tokenizer) -> str:
+        """The list that says this model, with BOS where the tokenizer begins with it."""
+        state = json.loads(sentencepiece_model.build(self.model).to_str())
+        if tokenizer.adds_bos and (bos := tokenizer.names.get('bos_token')):
+            begin, text = {'SpecialToken': {'id': bos, 'type_id': 0}}, {'id': 'A', 'type_id': 0}
+            second = [{'SpecialToken': {'id': bos, 'type_id': 1}}]
+            state['post_processor'] = {
+                'type': 'TemplateProcessing',
+                'single': [begin, {'Sequence': text}],
+                'pair': [begin, {'Sequence': text}]
+                + [*second, {'Sequence': {'id': 'B', 'type_id': 1}}],
+                'special_tokens': {bos: {'id': bos, 'ids': [tokenizer.bos_id], 'tokens': [bos]}},
+            }
+        return json.dumps(state)
+
+    def _beyond(self) -> Iterator[ScoredPiece]:
+        """Tokens that were added behind the pieces, as pieces, so that more can follow."""
+        added = self.tokenizer.backend.get_added_tokens_decoder()
+        for index in range(len(self.model.pieces), len(self.tokenizer)):
+            if index not in added:
+                raise ValueError(
+                    f'{self.tokenizer.directory}: no file names the token with the id {index}: '
+                    'complete tokenizer.model or added_tokens.json.'
+                )
+            kind = CONTROL if added[index].special else USER_DEFINED
+            yield ScoredPiece(added[index].content, 0.0, kind)
+
+    def spelled(self, piece: str) -> list[int]:
+        return self.tokenizer.encode(piece.replace(SPACE, ' '), continued=True)
+
+    def is_ascii(self, piece: str) -> bool:
+        return piece.replace(SPACE, ' ').isascii()
+
+    def rank(self, left: str, right: str) -> float:
+        return -self._scores.get(left + right, -math.inf)
+
+    def indispensable(self) -> set[int]:
+        return {i for i, p in enumerate(self.pieces) if p.kind != NORMAL or p.text == SPACE}
+
+    def read_other(self, path: Path, keep_ascii: bool) -> Addition:
+        file = path / 'tokenizer.model' if path.is_dir() else path
+        try:
+            other = sentencepiece_model.read_model(file)
+        except (ValueError, FileNotFoundError) as error:
+            raise ValueError(
+                f'{file} is not a SentencePiece model: the model has one, so --add must be another.'
+            ) from error
+        return self._addition(other.pieces, keep_ascii)
+
+    def train(self, texts: Iterable[str], plan: TrainingPlan, keep_ascii: bool) -> Addition:
+        from sentencepiece import SentencePieceTrainer  # slow to import
+
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / 'trained'
+            try:
+                SentencePieceTrainer.train(  # pyright: ignore[reportAttributeAccessIssue]
+                    sentence_iterator=_lines(texts),
+                    model_prefix=str(file),
+                    vocab_size=plan.size,
+                    model_type=plan.kind,
+                    character_coverage=plan.coverage,
+                    byte_fallback=True,
+                    # As LLaMA's, behind which the pieces come to stand.
+                    normalization_rule_name='identity',
+                    remove_extra_whitespaces=False,
+                    split_digits=True,
+                    input_sentence_size=SENTENCES,
+                    shuffle_input_sentence=True,
+                    minloglevel=3,
+                )
+            except (RuntimeError, OSError) as error:
+                raise ValueError(
+                    f'--size={plan.size}: SentencePiece cannot learn that vocabulary ({error}). '
+                    'Give another size, or more text.'
+                ) from error
+            trained = sentencepiece_model.read_model(file.with_suffix('.model'))
+        return self._addition(trained.pieces, keep_ascii)
+
+    def _addition(self, pieces: Sequence[ScoredPiece], keep_ascii: bool) -> Addition:
+        old = self.vocabulary
+        new = [p.text for p in pieces if p.kind == NORMAL and p.text not in old]
+        return Addition([p for p in new if not (keep_ascii and self.is_ascii(p))])
+
+    def write_extended(self, target: Path, addition: Addition) -> list[str]:
+        score = np.float32(min(piece.score for piece in self.pieces))
+        new = []
+        for text in addition.pieces:  # each below the one before, also where floats are far apart
+            score = min(score - np.float32(1), np.nextafter(score, np.float32(-np.inf)))
+            new.append(ScoredPiece(text, float(score), NORMAL))
+        return self._write(target, [*self.pieces, *new], [piece.text for piece in new])
+
+    def write_pruned(self, target: Path, new_ids: Mapping[int, int]) -> list[str]:
+        kept = [piece for index, piece in enumerate(self.pieces) if index in new_ids]
+        return self._write(target, kept, [piece.text for piece in kept])
+
+    def _write(self, target: Path, pieces: list[ScoredPiece], sample: list[str]) -> list[str]:
+        """Writes tokenizer.model, and the list if SentencePiece itself splits a sample like it."""
+        file, list_file = target / 'tokenizer.model', target / 'tokenizer.json'
+        list_file.unlink(missing_ok=True)
+        sentencepiece_model.write_model(self.file, file, pieces)
+        model = sentencepiece_model.read_model(file)
+        backend = sentencepiece_model.build(model)
+        if sentencepiece_model.own_encoder(file, model, backend):
+            return [
+                'tokenizer.json left out: pieces share scores, or are made of letters that are no '
+                'pieces, which no list of merges can say.'
+            ]
+        vocab = {piece.text: index for index, piece in enumerate(pieces)}
+        self.write_json(target, vocab, sentencepiece_model.list_merges(pieces))
+        listed: Any = tokenizer.load(target)
+        texts = [text.replace(SPACE, ' ') for text in sample]
+        texts += [''.join(texts[at : at + 40]) for at in range(0, len(texts), 40)]
+        said = Encoder(file, model, {}).encode(texts, not listed.dummy.anywhere)
+        for text, one, other in zip(texts, said, listed.encode_batch(texts), strict=True):
+            if one != other:
+                list_file.unlink()
+                return [
+                    f'tokenizer.json left out: it splits {text[:40]!r} otherwise than '
+                    'tokenizer.model does.'
+                ]
+        return []
+
+
+def _lines(texts: Iterable[str]) -> Iterator[str]:
+    for text in texts:
+        for line in text.splitlines():
+            yield from (line[at : at + LINE] for at in range(0, len(line), LINE))

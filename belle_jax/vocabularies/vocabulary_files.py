@@ -1,0 +1,160 @@
+"""The files of a tokenizer that say its vocabulary: what the two kinds of them share.
+
+A kind says how a piece is spelled and ranked, reads or trains other pieces, and writes its own
+file. Both have a `tokenizer.json`, whose vocabulary and merges are changed here and nothing else.
+"""
+
+import itertools
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+from belle_jax.data.tokenizer import Tokenizer
+from belle_jax.files import write_text
+from belle_jax.json_files import read_json
+
+Pair = tuple[str, str]
+
+
+class Addition(NamedTuple):
+    """Pieces that a vocabulary lacks, and what joins them where that has an order of its own."""
+
+    pieces: list[str]
+    merges: Sequence[Pair] = ()
+
+
+class TrainingPlan(NamedTuple):
+    """How pieces are learnt from texts."""
+
+    size: int  # of the vocabulary that is learnt; byte-level: of what is new in it
+    kind: str = 'bpe'  # or unigram; SentencePiece's alone
+    coverage: float = 0.9995  # share of the characters that become pieces; SentencePiece's alone
+
+
+class VocabularyFiles:
+    """The vocabulary of a tokenizer.
+
+    Attributes:
+        tokenizer: As it is loaded from these files.
+        state: What `tokenizer.json` holds, or would hold.
+    """
+
+    kind: ClassVar[str]
+
+    def __init__(self, tokenizer: Tokenizer, made: str = '') -> None:
+        """Takes a tokenizer, and a `tokenizer.json` for a directory that has none."""
+        self.tokenizer = tokenizer
+        file = tokenizer.directory / 'tokenizer.json'
+        self.has_json = file.is_file()
+        self.state: dict[str, Any] = read_json(file) if self.has_json else json.loads(made)
+
+    # --- what a kind says ---
+
+    def spelled(self, piece: str) -> list[int]:
+        """The ids that the tokenizer gives what a piece stands for."""
+        raise NotImplementedError
+
+    def is_reachable(self, piece: str, index: int) -> bool:
+        """Whether some text becomes this piece: what it stands for does, or nothing does."""
+        return self.spelled(piece) == [index]
+
+    def is_ascii(self, piece: str) -> bool:
+        """Whether a piece stands for ASCII alone. Any other is in no line of ASCII."""
+        raise NotImplementedError
+
+    def rank(self, left: str, right: str) -> float:
+        """When two neighbours are joined, the lowest first; infinity: they are not."""
+        raise NotImplementedError
+
+    def indispensable(self) -> set[int]:
+        """Ids without which some text could not be written, or a special token would be missing."""
+        raise NotImplementedError
+
+    def read_other(self, path: Path, keep_ascii: bool) -> Addition:
+        """What a second tokenizer has more; with `keep_ascii` nothing that touches ASCII."""
+        raise NotImplementedError
+
+    def train(self, texts: Iterable[str], plan: TrainingPlan, keep_ascii: bool) -> Addition:
+        """What is learnt from texts."""
+        raise NotImplementedError
+
+    def write_extended(self, target: Path, addition: Addition) -> list[str]:
+        """Writes the files with pieces behind the last id; gives sentences for the report."""
+        raise NotImplementedError
+
+    def write_pruned(self, target: Path, new_ids: Mapping[int, int]) -> list[str]:
+        """Writes the files with some pieces under new ids; gives sentences for the report."""
+        raise NotImplementedError
+
+    # --- what follows from it ---
+
+    @property
+    def vocabulary(self) -> dict[str, int]:
+        """Ids by piece, added tokens included."""
+        added = self.tokenizer.backend.get_added_tokens_decoder()
+        return self.state['model']['vocab'] | {t.content: i for i, t in sorted(added.items())}
+
+    def built(self, piece: str) -> set[str]:
+        """All that BPE passes through on its way from single letters to a piece.
+
+        ('abcd' of a vocabulary in which bc is joined first, then a: a, b, c, d, bc, abc, abcd.)
+        """
+        parts = list(piece)
+        made = set(parts)
+        while len(parts) > 1:
+            ranks = [self.rank(left, right) for left, right in itertools.pairwise(parts)]
+            best = ranks.index(min(ranks))  # the leftmost of equals
+            if ranks[best] == math.inf:
+                break
+            parts[best : best + 2] = [parts[best] + parts[best + 1]]
+            made.add(parts[best])
+        return made
+
+    def kept(self, used: Iterable[int]) -> list[int]:
+        """Ids that must stay so that all texts that became `used` become the same pieces.
+
+        A piece is built inside its own letters, whatever stands around it: so what it is built from
+        is enough, and what is left out was never joined in those texts.
+        """
+        vocabulary = self.vocabulary
+        pieces = {index: piece for piece, index in vocabulary.items()}
+        kept = self.indispensable()
+        for index in {*used} - kept:
+            kept.add(index)
+            kept.update(vocabulary[p] for p in self.built(pieces[index]) if p in vocabulary)
+        return sorted(kept)
+
+    def merges(self) -> list[Pair]:
+        """The merges of `tokenizer.json`, which old programs write as texts."""
+        merges = self.state['model']['merges']
+        return [tuple(m.split(' ')) if isinstance(m, str) else tuple(m) for m in merges]
+
+    def write_json(self, target: Path, vocab: Mapping[str, int], merges: Iterable[Pair]) -> None:
+        """Writes `tokenizer.json` with another vocabulary; added tokens get their ids from it."""
+        old = self.state['model']
+        as_text = any(isinstance(merge, str) for merge in old['merges'])
+        listed = [' '.join(pair) if as_text else list(pair) for pair in merges]
+        added = [
+            token | {'id': vocab[token['content']]} for token in self.state.get('added_tokens', [])
+        ]
+        state = self.state | {
+            'added_tokens': added,
+            'post_processor': _pointed(self.state.get('post_processor'), vocab),
+            'model': old | {'vocab': dict(vocab), 'merges': listed},
+        }
+        write_text(target / 'tokenizer.json', json.dumps(state, ensure_ascii=False))
+
+
+def _pointed(node: Any, vocab: Mapping[str, int]) -> Any:
+    """A post-processor whose special tokens have the ids of a vocabulary."""
+    if isinstance(node, list):
+        if len(node) == 2 and isinstance(node[0], str) and type(node[1]) is int:  # sep, cls
+            return [node[0], vocab[node[0]]]
+        return [_pointed(child, vocab) for child in node]
+    if not isinstance(node, dict):
+        return node
+    if 'ids' in node and 'tokens' in node:
+        return node | {'ids': [vocab[token] for token in node['tokens']]}
+    return {name: _pointed(child, vocab) for name, child in node.items()}
