@@ -9,6 +9,7 @@ from belle_jax.data.tokenizer import Tokenizer
 
 CHARACTERS = 10_000_000  # of a text that are looked at
 BATCH = 1000  # lines that are tokenised together
+LINE = '{:<24} {:>12} {:>20} {:>20} {:>20}'
 SHOWN = 100  # changed lines that the report quotes
 
 
@@ -54,21 +55,18 @@ def lines_of(*files: str) -> Iterator[str]:
 
 def table(compared: dict[str, dict[str, Any]]) -> str:
     """Comparisons by the text's name, as a few lines for people."""
-    heads = ('text', 'characters', 'tokens a character', 'lines changed', 'of ASCII')
-    rows = [heads]
+    lines = [LINE.format('text', 'characters', 'tokens a character', 'lines changed', 'of ASCII')]
     for name, c in compared.items():
-        characters = max(1, c['characters'])
-        before, after = (c[key] / characters for key in ('tokens_before', 'tokens_after'))
-        rows.append(
-            (
-                name,
+        before, after = (
+            c[key] / max(1, c['characters']) for key in ('tokens_before', 'tokens_after')
+        )
+        lines.append(
+            LINE.format(
+                name[-24:],
                 f'{c["characters"]:,}',
                 f'{before:.3f} -> {after:.3f}',
                 f'{c["changed"]:,} of {c["lines"]:,}',
                 f'{c["ascii_changed"]:,} of {c["ascii_lines"]:,}',
             )
         )
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    return '\n'.join(
-        '  '.join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows
-    )
+    return '\n'.join(lines)

@@ -15,6 +15,7 @@ from belle_jax.vocabularies.source import (
     REPORT,
     Blocks,
     VocabularySource,
+    files_of,
     open_source,
     small_files,
     write,
@@ -22,6 +23,7 @@ from belle_jax.vocabularies.source import (
 from belle_jax.vocabularies.vocabulary_files import Addition, TrainingPlan
 from belle_jax.weights.tensors import planned
 
+DEFAULT = TrainingPlan()
 STEP = 1024  # new rows that are made at a time
 
 
@@ -31,7 +33,7 @@ def extend(
     *,
     add: str | Path = '',
     train: Sequence[str] = (),
-    plan: TrainingPlan | None = None,
+    plan: TrainingPlan = DEFAULT,
     keep_ascii: bool = False,
     report_texts: Sequence[str] = (),
 ) -> dict[str, Any]:
@@ -62,16 +64,14 @@ def extend(
         addition = source.files.read_other(Path(add), keep_ascii)
     else:
         texts = (passage for file in train for passage in corpora.passages(file))
-        addition = source.files.train(texts, plan or TrainingPlan(50_000), keep_ascii)
+        addition = source.files.train(texts, plan, keep_ascii)
     _require_new_pieces(source, addition, add)
     first, before = source.tokens, source.files.tokenizer
     rows = max(first + len(addition.pieces), source.model.architecture.vocab_size)
     with small_files(source) as ready:
-        notes = source.files.write_extended(ready, addition)
+        notes = source.files.write(ready, range(first), addition)
         after = tokenizer.load(ready)
-        # The files of the whole vocabulary know what any text becomes.
-        checked = type(source.files)(after)
-        new = list(enumerate(addition.pieces, first))
+        checked = files_of(after)
         compared = {
             file: comparison.compare(before, after, comparison.lines_of(file))
             for file in (report_texts or train)
@@ -79,10 +79,10 @@ def extend(
         report = {
             'kind': source.files.kind,
             'first_new_id': first,
-            'tokens': first + len(new),
+            'tokens': len(after),
             'rows_before': source.model.architecture.vocab_size,
             'rows': rows,
-            'pieces_that_no_text_becomes': [p for i, p in new if not checked.is_reachable(p, i)],
+            'unreachable': [p for p in addition.pieces if not checked.is_reachable(p)],
             'notes': notes,
             'texts': compared,
         }
@@ -95,15 +95,15 @@ def extend(
 
 def summary(report: dict[str, Any]) -> str:
     """A report in a few lines."""
-    lost = report['pieces_that_no_text_becomes']
+    lost = report['unreachable']
     lines = [
         f'{report["tokens"] - report["first_new_id"]:,} pieces appended to '
         f'{report["first_new_id"]:,}; the tables have {report["rows"]:,} rows.'
     ]
     if lost:
         lines.append(
-            f'{len(lost):,} of them no text becomes, as no pair of pieces makes them: '
-            f'{" ".join(lost[:8])}' + (' ...' if len(lost) > 8 else '')
+            f'{len(lost):,} of them no text becomes: no pair of pieces makes them, or others are '
+            f'made first ({", ".join(lost[:8])}{", ..." * (len(lost) > 8)}).'
         )
     lines += report['notes']
     return '\n'.join([*lines, *([comparison.table(report['texts'])] if report['texts'] else [])])
@@ -117,8 +117,8 @@ def _require_text(file: str) -> None:
 def _require_new_pieces(source: VocabularySource, addition: Addition, add: str | Path) -> None:
     if not addition.pieces:
         raise ValueError(
-            f'{add or "what was learnt"} has no piece that {source.model.directory} lacks: there is '
-            'nothing to append.'
+            f'{add or "What was learnt"} has no piece that {source.model.directory} lacks: nothing '
+            'is to be appended.'
         )
     taken = range(source.tokens, source.tokens + len(addition.pieces))
     for index, place in settings.named(source.model.directory).items():

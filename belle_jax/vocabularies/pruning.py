@@ -53,10 +53,10 @@ def prune(model: str | Path, target: str | Path, corpus: Sequence[str]) -> dict[
     if not characters:
         raise ValueError(f'{", ".join(corpus)}: there is no text. Give files that have some.')
     special = {i for i in settings.named(source.model.directory) if i < source.tokens}
-    kept = source.files.kept(used | special)
+    kept = source.files.needed(used | special)
     new_ids = {old: new for new, old in enumerate(kept)}
     with small_files(source) as ready:
-        notes = source.files.write_pruned(ready, new_ids)
+        notes = source.files.write(ready, kept)
         settings.renumber(ready, new_ids)
         _require_same(before, tokenizer.load(ready), new_ids, corpus)
         report = {

@@ -1,13 +1,12 @@
 """SentencePiece's BPE as LLaMA's: pieces with scores, and a list of merges that says the same."""
 
-import json
 import math
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from tokenizers import processors
 
 from belle_jax.data import sentencepiece_model, tokenizer
 from belle_jax.data.sentencepiece_model import (
@@ -20,9 +19,10 @@ from belle_jax.data.sentencepiece_model import (
     ScoredPiece,
 )
 from belle_jax.data.tokenizer import Tokenizer
-from belle_jax.vocabularies.vocabulary_files import Addition, TrainingPlan, VocabularyFiles
+from belle_jax.vocabularies.vocabulary_files import NOTHING, Addition, TrainingPlan, VocabularyFiles
 
 LINE = 1000  # characters: the library leaves out lines of more than 4,192 bytes
+LONG = 40  # pieces of a longer text that both files are tried on
 SENTENCES = 5_000_000  # that are drawn from a corpus which has more
 
 
@@ -53,18 +53,15 @@ class SentencePieceFiles(VocabularyFiles):
 
     def _made(self, tokenizer: Tokenizer) -> str:
         """The list that says this model, with BOS where the tokenizer begins with it."""
-        state = json.loads(sentencepiece_model.build(self.model).to_str())
-        if tokenizer.adds_bos and (bos := tokenizer.names.get('bos_token')):
-            begin, text = {'SpecialToken': {'id': bos, 'type_id': 0}}, {'id': 'A', 'type_id': 0}
-            second = [{'SpecialToken': {'id': bos, 'type_id': 1}}]
-            state['post_processor'] = {
-                'type': 'TemplateProcessing',
-                'single': [begin, {'Sequence': text}],
-                'pair': [begin, {'Sequence': text}]
-                + [*second, {'Sequence': {'id': 'B', 'type_id': 1}}],
-                'special_tokens': {bos: {'id': bos, 'ids': [tokenizer.bos_id], 'tokens': [bos]}},
-            }
-        return json.dumps(state)
+        backend = sentencepiece_model.build(self.model)
+        if tokenizer.adds_bos and tokenizer.bos_id is not None:
+            bos = tokenizer.token(tokenizer.bos_id)
+            backend.post_processor = processors.TemplateProcessing(  # pyright: ignore[reportAttributeAccessIssue]
+                single=f'{bos} $A',
+                pair=f'{bos} $A {bos}:1 $B:1',
+                special_tokens=[(bos, tokenizer.bos_id)],
+            )
+        return backend.to_str()
 
     def _beyond(self) -> Iterator[ScoredPiece]:
         """Tokens that were added behind the pieces, as pieces, so that more can follow."""
@@ -122,55 +119,49 @@ class SentencePieceFiles(VocabularyFiles):
                     minloglevel=3,
                 )
             except (RuntimeError, OSError) as error:
+                reason = str(error).rpartition('] ')[2].rstrip('.')
                 raise ValueError(
-                    f'--size={plan.size}: SentencePiece cannot learn that vocabulary ({error}). '
-                    'Give another size, or more text.'
+                    f'--size={plan.size}: SentencePiece cannot learn that vocabulary ({reason}): '
+                    'give another size, or more text.'
                 ) from error
             trained = sentencepiece_model.read_model(file.with_suffix('.model'))
         return self._addition(trained.pieces, keep_ascii)
 
     def _addition(self, pieces: Sequence[ScoredPiece], keep_ascii: bool) -> Addition:
-        old = self.vocabulary
-        new = [p.text for p in pieces if p.kind == NORMAL and p.text not in old]
-        return Addition([p for p in new if not (keep_ascii and self.is_ascii(p))])
+        new = [p.text for p in pieces if p.kind == NORMAL and p.text not in self.ids]
+        return Addition([text for text in new if not (keep_ascii and self.is_ascii(text))])
 
-    def write_extended(self, target: Path, addition: Addition) -> list[str]:
+    def write(
+        self, target: Path, kept: Sequence[int], addition: Addition = NOTHING
+    ) -> Sequence[str]:
+        """Writes tokenizer.model, and the list if SentencePiece itself splits all pieces like it.
+
+        New pieces have scores of their own, each below all before it.
+        """
+        pieces = [self.pieces[index] for index in kept]
         score = np.float32(min(piece.score for piece in self.pieces))
-        new = []
-        for text in addition.pieces:  # each below the one before, also where floats are far apart
+        for text in addition.pieces:
             score = min(score - np.float32(1), np.nextafter(score, np.float32(-np.inf)))
-            new.append(ScoredPiece(text, float(score), NORMAL))
-        return self._write(target, [*self.pieces, *new], [piece.text for piece in new])
-
-    def write_pruned(self, target: Path, new_ids: Mapping[int, int]) -> list[str]:
-        kept = [piece for index, piece in enumerate(self.pieces) if index in new_ids]
-        return self._write(target, kept, [piece.text for piece in kept])
-
-    def _write(self, target: Path, pieces: list[ScoredPiece], sample: list[str]) -> list[str]:
-        """Writes tokenizer.model, and the list if SentencePiece itself splits a sample like it."""
+            pieces.append(ScoredPiece(text, float(score), NORMAL))
         file, list_file = target / 'tokenizer.model', target / 'tokenizer.json'
         list_file.unlink(missing_ok=True)
         sentencepiece_model.write_model(self.file, file, pieces)
         model = sentencepiece_model.read_model(file)
-        backend = sentencepiece_model.build(model)
-        if sentencepiece_model.own_encoder(file, model, backend):
+        if sentencepiece_model.own_encoder(file, model, sentencepiece_model.build(model)):
             return [
                 'tokenizer.json left out: pieces share scores, or are made of letters that are no '
                 'pieces, which no list of merges can say.'
             ]
-        vocab = {piece.text: index for index, piece in enumerate(pieces)}
-        self.write_json(target, vocab, sentencepiece_model.list_merges(pieces))
-        listed: Any = tokenizer.load(target)
-        texts = [text.replace(SPACE, ' ') for text in sample]
-        texts += [''.join(texts[at : at + 40]) for at in range(0, len(texts), 40)]
+        ids = {piece.text: index for index, piece in enumerate(pieces)}
+        self.write_json(target, ids, sentencepiece_model.list_merges(pieces))
+        listed = tokenizer.load(target)
+        texts = [piece.text.replace(SPACE, ' ') for piece in pieces]
+        texts += [''.join(texts[at : at + LONG]) for at in range(0, len(texts), LONG)]
         said = Encoder(file, model, {}).encode(texts, not listed.dummy.anywhere)
         for text, one, other in zip(texts, said, listed.encode_batch(texts), strict=True):
             if one != other:
                 list_file.unlink()
-                return [
-                    f'tokenizer.json left out: it splits {text[:40]!r} otherwise than '
-                    'tokenizer.model does.'
-                ]
+                return [f'tokenizer.json left out: it splits {text[:40]!r} in another way.']
         return []
 
 

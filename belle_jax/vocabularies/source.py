@@ -13,6 +13,7 @@ import numpy as np
 
 from belle_jax import families
 from belle_jax.data import tiktoken_model, tokenizer
+from belle_jax.data.tokenizer import Tokenizer
 from belle_jax.families import HEAD
 from belle_jax.formats import huggingface
 from belle_jax.formats.protocol import PublishedModel
@@ -59,14 +60,19 @@ def open_source(directory: str | Path) -> VocabularySource:
             f'{path}: its tokenizer has {len(words):,} ids, and the tables of its model '
             f'{rows:,} rows: take the tokenizer that belongs to the model.'
         )
+    return VocabularySource(model, files_of(words))
+
+
+def files_of(words: Tokenizer) -> VocabularyFiles:
+    """The files of a tokenizer; a ValueError if it is of neither kind."""
     file = words.directory / 'tokenizer.model'
     if file.is_file() and not tiktoken_model.is_ranks(file):
-        return VocabularySource(model, SentencePieceFiles(words))
+        return SentencePieceFiles(words)
     if 'ByteLevel' in repr(words.backend.pre_tokenizer):
-        return VocabularySource(model, ByteLevelFiles(words))
+        return ByteLevelFiles(words)
     raise ValueError(
-        f'{path} has neither a SentencePiece tokenizer.model nor a byte-level BPE: copy the '
-        'tokenizer.model that its tokenizer.json was made from.'
+        f'{words.directory} has neither a SentencePiece tokenizer.model nor a byte-level BPE: copy '
+        'the tokenizer.model that its tokenizer.json was made from.'
     )
 
 

@@ -1,6 +1,6 @@
 """The files of a tokenizer that say its vocabulary: what the two kinds of them share.
 
-A kind says how a piece is spelled and ranked, reads or trains other pieces, and writes its own
+A kind says how a piece is spelled and ranked, reads or learns other pieces, and writes its own
 file. Both have a `tokenizer.json`, whose vocabulary and merges are changed here and nothing else.
 """
 
@@ -25,10 +25,13 @@ class Addition(NamedTuple):
     merges: Sequence[Pair] = ()
 
 
+NOTHING = Addition([])
+
+
 class TrainingPlan(NamedTuple):
     """How pieces are learnt from texts."""
 
-    size: int  # of the vocabulary that is learnt; byte-level: of what is new in it
+    size: int = 50_000  # of the vocabulary that is learnt; byte-level: of what is new in it
     kind: str = 'bpe'  # or unigram; SentencePiece's alone
     coverage: float = 0.9995  # share of the characters that become pieces; SentencePiece's alone
 
@@ -43,22 +46,21 @@ class VocabularyFiles:
 
     kind: ClassVar[str]
 
-    def __init__(self, tokenizer: Tokenizer, made: str = '') -> None:
+    def __init__(self, tokenizer: Tokenizer, made: str) -> None:
         """Takes a tokenizer, and a `tokenizer.json` for a directory that has none."""
         self.tokenizer = tokenizer
         file = tokenizer.directory / 'tokenizer.json'
-        self.has_json = file.is_file()
-        self.state: dict[str, Any] = read_json(file) if self.has_json else json.loads(made)
-
-    # --- what a kind says ---
+        self.state: dict[str, Any] = read_json(file) if file.is_file() else json.loads(made)
+        added = sorted(tokenizer.backend.get_added_tokens_decoder().items())
+        self.ids: dict[str, int] = self.state['model']['vocab'] | {t.content: i for i, t in added}
 
     def spelled(self, piece: str) -> list[int]:
         """The ids that the tokenizer gives what a piece stands for."""
         raise NotImplementedError
 
-    def is_reachable(self, piece: str, index: int) -> bool:
+    def is_reachable(self, piece: str) -> bool:
         """Whether some text becomes this piece: what it stands for does, or nothing does."""
-        return self.spelled(piece) == [index]
+        return self.spelled(piece) == [self.ids[piece]]
 
     def is_ascii(self, piece: str) -> bool:
         """Whether a piece stands for ASCII alone. Any other is in no line of ASCII."""
@@ -80,26 +82,33 @@ class VocabularyFiles:
         """What is learnt from texts."""
         raise NotImplementedError
 
-    def write_extended(self, target: Path, addition: Addition) -> list[str]:
-        """Writes the files with pieces behind the last id; gives sentences for the report."""
+    def write(
+        self, target: Path, kept: Sequence[int], addition: Addition = NOTHING
+    ) -> Sequence[str]:
+        """Writes the files with some of the pieces, in this order, and others behind them.
+
+        Returns:
+            Sentences for the report.
+        """
         raise NotImplementedError
 
-    def write_pruned(self, target: Path, new_ids: Mapping[int, int]) -> list[str]:
-        """Writes the files with some pieces under new ids; gives sentences for the report."""
-        raise NotImplementedError
+    def needed(self, used: Iterable[int]) -> list[int]:
+        """Ids that must stay so that all texts that became `used` become the same pieces.
 
-    # --- what follows from it ---
-
-    @property
-    def vocabulary(self) -> dict[str, int]:
-        """Ids by piece, added tokens included."""
-        added = self.tokenizer.backend.get_added_tokens_decoder()
-        return self.state['model']['vocab'] | {t.content: i for i, t in sorted(added.items())}
+        A piece is built inside its own letters, whatever stands around it: so what it is built from
+        is enough, and what is left out was never joined in those texts.
+        """
+        pieces = {index: piece for piece, index in self.ids.items()}
+        needed = self.indispensable()
+        for index in {*used} - needed:
+            needed.add(index)
+            needed.update(self.ids[p] for p in self.built(pieces[index]) if p in self.ids)
+        return sorted(needed)
 
     def built(self, piece: str) -> set[str]:
         """All that BPE passes through on its way from single letters to a piece.
 
-        ('abcd' of a vocabulary in which bc is joined first, then a: a, b, c, d, bc, abc, abcd.)
+        Where bc is joined first, and a with it next, abcd is built of a, b, c, d, bc, abc and abcd.
         """
         parts = list(piece)
         made = set(parts)
@@ -112,49 +121,33 @@ class VocabularyFiles:
             made.add(parts[best])
         return made
 
-    def kept(self, used: Iterable[int]) -> list[int]:
-        """Ids that must stay so that all texts that became `used` become the same pieces.
-
-        A piece is built inside its own letters, whatever stands around it: so what it is built from
-        is enough, and what is left out was never joined in those texts.
-        """
-        vocabulary = self.vocabulary
-        pieces = {index: piece for piece, index in vocabulary.items()}
-        kept = self.indispensable()
-        for index in {*used} - kept:
-            kept.add(index)
-            kept.update(vocabulary[p] for p in self.built(pieces[index]) if p in vocabulary)
-        return sorted(kept)
-
-    def merges(self) -> list[Pair]:
-        """The merges of `tokenizer.json`, which old programs write as texts."""
-        merges = self.state['model']['merges']
-        return [tuple(m.split(' ')) if isinstance(m, str) else tuple(m) for m in merges]
-
-    def write_json(self, target: Path, vocab: Mapping[str, int], merges: Iterable[Pair]) -> None:
+    def write_json(self, target: Path, ids: Mapping[str, int], merges: Iterable[Pair]) -> None:
         """Writes `tokenizer.json` with another vocabulary; added tokens get their ids from it."""
-        old = self.state['model']
-        as_text = any(isinstance(merge, str) for merge in old['merges'])
-        listed = [' '.join(pair) if as_text else list(pair) for pair in merges]
-        added = [
-            token | {'id': vocab[token['content']]} for token in self.state.get('added_tokens', [])
-        ]
+        model = self.state['model']
+        # Programs of before 2024 read pairs as texts alone.
+        as_text = any(isinstance(merge, str) for merge in model['merges'])
+        listed = [' '.join(pair) if as_text else pair for pair in merges]
+        added = self.state.get('added_tokens', [])
         state = self.state | {
-            'added_tokens': added,
-            'post_processor': _pointed(self.state.get('post_processor'), vocab),
-            'model': old | {'vocab': dict(vocab), 'merges': listed},
+            'added_tokens': [t | {'id': ids.get(t['content'], t['id'])} for t in added],
+            'post_processor': _pointed(self.state.get('post_processor'), ids),
+            'model': model | {'vocab': dict(ids), 'merges': listed},
         }
         write_text(target / 'tokenizer.json', json.dumps(state, ensure_ascii=False))
 
 
-def _pointed(node: Any, vocab: Mapping[str, int]) -> Any:
+def pairs(merges: Iterable[Any]) -> list[Pair]:
+    """The merges of a `tokenizer.json`, which old programs write as texts."""
+    split = (merge.split(' ') if isinstance(merge, str) else merge for merge in merges)
+    return [(left, right) for left, right in split]
+
+
+def _pointed(node: Any, ids: Mapping[str, int]) -> Any:
     """A post-processor whose special tokens have the ids of a vocabulary."""
     if isinstance(node, list):
-        if len(node) == 2 and isinstance(node[0], str) and type(node[1]) is int:  # sep, cls
-            return [node[0], vocab[node[0]]]
-        return [_pointed(child, vocab) for child in node]
+        return [_pointed(child, ids) for child in node]
     if not isinstance(node, dict):
         return node
-    if 'ids' in node and 'tokens' in node:
-        return node | {'ids': [vocab[token] for token in node['tokens']]}
-    return {name: _pointed(child, vocab) for name, child in node.items()}
+    if 'ids' in node:
+        return node | {'ids': [ids[token] for token in node['tokens']]}
+    return {name: _pointed(child, ids) for name, child in node.items()}
