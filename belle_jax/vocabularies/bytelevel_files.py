@@ -41,16 +41,16 @@ class ByteLevelFiles(VocabularyFiles):
         self._bytes = {letter: byte for byte, letter in enumerate(byte_letters())}
         self._ranks = {p: rank for rank, p in enumerate(pairs(self.state['model']['merges']))}
 
-    def spelled(self, piece: str) -> list[int]:
-        # A piece may be a part of a character, so no text; the model itself takes its letters.
-        return [token.id for token in self._model.tokenize(piece)]
+    def spelled(self, pieces: Sequence[str]) -> list[list[int]]:
+        return [self._spelled(piece) for piece in pieces]
 
-    def is_reachable(self, piece: str) -> bool:
+    def _spelled(self, piece: str) -> list[int]:
         try:
             text = bytes(self._bytes[letter] for letter in piece).decode()
         except (KeyError, UnicodeDecodeError):
-            return super().is_reachable(piece)
-        return self.tokenizer.encode(text, continued=True) == [self.ids[piece]]
+            # A part of a character is no text; the model itself takes its letters.
+            return [token.id for token in self._model.tokenize(piece)]
+        return self.tokenizer.encode(text, continued=True)
 
     def is_ascii(self, piece: str) -> bool:
         return all(self._bytes.get(letter, 128) < 128 for letter in piece)

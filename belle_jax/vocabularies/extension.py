@@ -71,7 +71,7 @@ def extend(
     with small_files(source) as ready:
         notes = source.files.write(ready, range(first), addition)
         after = tokenizer.load(ready)
-        checked = files_of(after)
+        alone = files_of(after).spelled(addition.pieces)
         compared = {
             file: comparison.compare(before, after, comparison.lines_of(file))
             for file in (report_texts or train)
@@ -82,12 +82,16 @@ def extend(
             'tokens': len(after),
             'rows_before': source.model.architecture.vocab_size,
             'rows': rows,
-            'unreachable': [p for p in addition.pieces if not checked.is_reachable(p)],
+            'unreachable': [
+                piece
+                for index, (piece, ids) in enumerate(zip(addition.pieces, alone), first)
+                if ids != [index]
+            ],
             'notes': notes,
             'texts': compared,
         }
         write_json(ready / REPORT, report)
-        spelled = [source.files.spelled(piece) for piece in addition.pieces]
+        spelled = source.files.spelled(addition.pieces)
         blocks = functools.partial(_lengthened, spelled=spelled, first=first)
         write(source, target, rows, blocks, ready)
     return report

@@ -75,8 +75,9 @@ class SentencePieceFiles(VocabularyFiles):
             kind = CONTROL if added[index].special else USER_DEFINED
             yield ScoredPiece(added[index].content, 0.0, kind)
 
-    def spelled(self, piece: str) -> list[int]:
-        return self.tokenizer.encode(piece.replace(SPACE, ' '), continued=True)
+    def spelled(self, pieces: Sequence[str]) -> list[list[int]]:
+        texts = [piece.replace(SPACE, ' ') for piece in pieces]
+        return list(self.tokenizer.encode_batch(texts, continued=True))
 
     def is_ascii(self, piece: str) -> bool:
         return piece.replace(SPACE, ' ').isascii()
@@ -155,7 +156,7 @@ class SentencePieceFiles(VocabularyFiles):
         ids = {piece.text: index for index, piece in enumerate(pieces)}
         self.write_json(target, ids, sentencepiece_model.list_merges(pieces))
         listed = tokenizer.load(target)
-        texts = [piece.text.replace(SPACE, ' ') for piece in pieces]
+        texts = [p.text.replace(SPACE, ' ') for p in pieces if p.kind == NORMAL]
         texts += [''.join(texts[at : at + LONG]) for at in range(0, len(texts), LONG)]
         said = Encoder(file, model, {}).encode(texts, not listed.dummy.anywhere)
         for text, one, other in zip(texts, said, listed.encode_batch(texts), strict=True):

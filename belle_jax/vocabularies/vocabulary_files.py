@@ -54,13 +54,12 @@ class VocabularyFiles:
         added = sorted(tokenizer.backend.get_added_tokens_decoder().items())
         self.ids: dict[str, int] = self.state['model']['vocab'] | {t.content: i for i, t in added}
 
-    def spelled(self, piece: str) -> list[int]:
-        """The ids that the tokenizer gives what a piece stands for."""
-        raise NotImplementedError
+    def spelled(self, pieces: Sequence[str]) -> list[list[int]]:
+        """The ids that the tokenizer gives what pieces stand for.
 
-    def is_reachable(self, piece: str) -> bool:
-        """Whether some text becomes this piece: what it stands for does, or nothing does."""
-        return self.spelled(piece) == [self.ids[piece]]
+        Where those of one of its own are not its id, no text becomes that piece.
+        """
+        raise NotImplementedError
 
     def is_ascii(self, piece: str) -> bool:
         """Whether a piece stands for ASCII alone. Any other is in no line of ASCII."""
