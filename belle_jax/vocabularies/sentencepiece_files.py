@@ -120,7 +120,7 @@ class SentencePieceFiles(VocabularyFiles):
                     minloglevel=3,
                 )
             except (RuntimeError, OSError) as error:
-                reason = str(error).rpartition('] ')[2].rstrip('.')
+                reason = str(error).rpartition('] ')[2].partition(' Increase ')[0].rstrip('.')
                 raise ValueError(
                     f'--size={plan.size}: SentencePiece cannot learn that vocabulary ({reason}): '
                     'give another size, or more text.'

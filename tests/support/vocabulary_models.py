@@ -4,8 +4,11 @@ import dataclasses
 import functools
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
+from belle_jax.data import sentencepiece_model
+from belle_jax.data.sentencepiece_model import ScoredPiece
 from belle_jax.families import Architecture
 from belle_jax.formats import huggingface
 from belle_jax.formats.protocol import PublishedModel
@@ -55,19 +58,33 @@ def write(path: Path, architecture: Architecture, files: dict[str, Path], **sett
     return huggingface.write(PublishedModel(path, architecture, tensors, 'float32', carry), path)
 
 
-def llama(path: Path, shared: Path, *names: str, **changes) -> Path:
-    """With LLaMA's tokenizer, in the named files (all by default)."""
+SETTINGS = {'tokenizer_class': 'LlamaTokenizer', 'bos_token': '<s>', 'eos_token': '</s>'}
+FIRST = 1_000  # of LLaMA's pieces that `small_llama` has, beside the letters
+
+
+def llama(path: Path, shared: Path) -> Path:
+    """With LLaMA's tokenizer in both forms."""
     folder = shared / 'data' / 'tokenizers'
-    names = names or ('tokenizer.model', 'tokenizer.json')
-    return write(
-        path,
-        dataclasses.replace(LLAMA, **changes),
-        {name: folder / f'llama_{name}' for name in names},
-        tokenizer_class='LlamaTokenizer',
-        bos_token='<s>',
-        eos_token='</s>',
-        unk_token='<unk>',
-    )
+    files = {name: folder / f'llama_{name}' for name in ('tokenizer.model', 'tokenizer.json')}
+    return write(path, LLAMA, files, **SETTINGS)
+
+
+def small_llama(path: Path, shared: Path, spare: int = 0, more: Sequence[ScoredPiece] = ()) -> Path:
+    """With the bytes, letters and first pieces of LLaMA's tokenizer.model alone.
+
+    Args:
+        path: Where.
+        shared: The folder of real files.
+        spare: Rows of the model's tables beyond the pieces.
+        more: Pieces that follow.
+    """
+    file = shared / 'data' / 'tokenizers' / 'llama_tokenizer.model'
+    pieces = sentencepiece_model.read_model(file).pieces
+    pieces = [p for i, p in enumerate(pieces) if i < FIRST or len(p.text) == 1] + [*more]
+    small = path.with_name(f'{path.name}.model')
+    sentencepiece_model.write_model(file, small, pieces)
+    architecture = dataclasses.replace(LLAMA, vocab_size=len(pieces) + spare)
+    return write(path, architecture, {'tokenizer.model': small}, **SETTINGS)
 
 
 def bloom(path: Path, shared: Path) -> Path:

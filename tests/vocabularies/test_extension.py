@@ -26,9 +26,10 @@ def work(tmp_path_factory, shared):
     """Models, and stretches of texts."""
     folder = tmp_path_factory.mktemp('vocabularies')
     vocabulary_models.llama(folder / 'llama', shared)
+    vocabulary_models.small_llama(folder / 'small', shared)
     vocabulary_models.bloom(folder / 'bloom', shared)
     for name, file in (('zh.txt', 'xiyouji.txt'), ('en.txt', 'tinyshakespeare.txt')):
-        text = (shared / 'data/text' / file).read_text('utf-8')[:60_000]
+        text = (shared / 'data/text' / file).read_text('utf-8')[30_000:60_000]
         (folder / name).write_text(text, 'utf-8')
     return folder
 
@@ -146,50 +147,46 @@ def test_without_pieces_of_ascii_no_line_of_ascii_changes(work, shared, tmp_path
     before, after = tokenizer.load(work / 'llama'), tokenizer.load(tmp_path / 'out')
     lines = golden(shared)
     for name in ('tinyshakespeare.txt', 'wikitext2_valid.txt'):
-        lines += (shared / 'data/text' / name).read_text('utf-8').split('\n')
+        lines += (shared / 'data/text' / name).read_text('utf-8')[:100_000].split('\n')
     lines = [line for line in lines if line.isascii()]
-    assert len(lines) > 30_000
+    assert len(lines) > 3_000
     assert list(before.encode_batch(lines)) == list(after.encode_batch(lines))
 
 
 def test_tokens_that_were_added_keep_their_ids(work, shared, tmp_path):
-    source = vocabulary_models.llama(
-        tmp_path / 'llama', shared, 'tokenizer.model', vocab_size=32_002
-    )
-    (source / 'added_tokens.json').write_text('{"[PAD]": 32000, "<|end|>": 32001}')
+    source = vocabulary_models.small_llama(tmp_path / 'small', shared, spare=2)
+    pad = len(tokenizer.load(source))
+    (source / 'added_tokens.json').write_text(json.dumps({'[PAD]': pad, '<|end|>': pad + 1}))
     settings = json.loads((source / 'tokenizer_config.json').read_text())
     settings['additional_special_tokens'] = ['<|end|>']
     (source / 'tokenizer_config.json').write_text(json.dumps(settings))
-    report = extend(source, tmp_path / 'out', train=[str(work / 'zh.txt')], plan=TrainingPlan(3400))
-    assert report['first_new_id'] == 32_002 and report['notes'] == []
+    report = extend(source, tmp_path / 'out', train=[str(work / 'zh.txt')], plan=TrainingPlan(2500))
+    assert report['first_new_id'] == pad + 2 and report['notes'] == []
     before, after = tokenizer.load(source), tokenizer.load(tmp_path / 'out')
-    assert after.token(32_000) == '[PAD]' and after.special['<|end|>'] == 32_001
+    assert after.token(pad) == '[PAD]' and after.special['<|end|>'] == pad + 1
     assert after.encode('a[PAD]b<|end|>') == before.encode('a[PAD]b<|end|>')
     assert len(after.encode('孙悟空')) < len(before.encode('孙悟空'))
 
 
-@pytest.mark.parametrize('plan', [TrainingPlan(3300), TrainingPlan(3300, 'unigram', 0.99)])
+@pytest.mark.parametrize('plan', [TrainingPlan(2500), TrainingPlan(2500, 'unigram', 0.99)])
 def test_sentencepiece_learns_pieces_from_a_text(work, plan, tmp_path):
     text = str(work / 'zh.txt')
-    report = extend(work / 'llama', tmp_path / 'out', train=[text], plan=plan)
+    report = extend(work / 'small', tmp_path / 'out', train=[text], plan=plan)
     counts = report['texts'][text]
-    assert 2_000 < report['tokens'] - 32_000 < 3_300
+    assert 1_000 < report['tokens'] - report['first_new_id'] < 2_500
+    assert report['notes'] == [] and (tmp_path / 'out' / 'tokenizer.json').is_file()
     assert counts['tokens_after'] < 0.65 * counts['tokens_before']
     made = tokenizer.load(tmp_path / 'out')
     assert made.decode(made.encode('却说孙悟空')) == '却说孙悟空'
 
 
 def test_a_model_whose_pieces_share_scores_gets_no_list_of_merges(work, shared, tmp_path):
-    source, file = tmp_path / 'merged', 'tokenizer.model'
-    pieces = sentencepiece_model.read_model(work / 'llama' / file).pieces
-    pieces += [ScoredPiece(text, 0.0, NORMAL) for text in ('空悟', '悟空', '孙悟')]
-    vocabulary_models.llama(source, shared, 'tokenizer.model', vocab_size=32_003)
-    sentencepiece_model.write_model(work / 'llama' / file, source / file, pieces)
-    add = shared / 'data/tokenizers/chinese_sp.model'
-    report = extend(source, tmp_path / 'out', add=add)
+    tied = [ScoredPiece(text, 0.0, NORMAL) for text in ('空悟', '悟空', '孙悟')]
+    source = vocabulary_models.small_llama(tmp_path / 'tied', shared, more=tied)
+    report = extend(source, tmp_path / 'out', train=[str(work / 'zh.txt')], plan=TrainingPlan(2500))
     assert not (tmp_path / 'out' / 'tokenizer.json').exists()
     assert 'share scores' in report['notes'][0]
-    oracle = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / 'out' / file))
+    oracle = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / 'out/tokenizer.model'))
     made = tokenizer.load(tmp_path / 'out')
     assert made.encode('孙悟空悟') == oracle.encode('孙悟空悟')
 
@@ -265,23 +262,25 @@ def refused(work, tmp_path, shared, what):
     run = tmp_path / 'run'
     (run / 'checkpoints').mkdir(parents=True)
     (run / 'config.json').write_text('{}')
-    short = vocabulary_models.llama(tmp_path / 'short', shared, vocab_size=31_999)
-    named = tmp_path / 'named'
-    shutil.copytree(work / 'llama', named)
-    config = json.loads((named / 'config.json').read_text()) | {'pad_token_id': 32_000}
+    short = vocabulary_models.small_llama(tmp_path / 'short', shared)
+    added = {'[PAD]': len(tokenizer.load(short))}
+    (short / 'added_tokens.json').write_text(json.dumps(added))
+    named, beyond = tmp_path / 'named', added['[PAD]']
+    shutil.copytree(work / 'small', named)
+    config = json.loads((named / 'config.json').read_text()) | {'pad_token_id': beyond}
     (named / 'config.json').write_text(json.dumps(config))
     chinese = kinds / 'chinese_sp.model'
     return {
-        'another kind': (work / 'llama', {'add': kinds / 'zh_bpe_6400'}, 'not a SentencePiece'),
+        'another kind': (work / 'small', {'add': kinds / 'zh_bpe_6400'}, 'not a SentencePiece'),
         'of bytes': (work / 'bloom', {'add': chinese}, 'not the tokenizer.json of a byte-level'),
-        'nothing new': (work / 'llama', {'add': kinds / 'llama_tokenizer.model'}, 'no piece that'),
-        'no file': (work / 'llama', {'add': tmp_path / 'none.model'}, 'not a SentencePiece model'),
+        'nothing new': (work / 'small', {'add': work / 'small'}, 'no piece that'),
+        'no file': (work / 'small', {'add': tmp_path / 'none.model'}, 'not a SentencePiece model'),
         'a run': (run, {'add': chinese}, 'to_hf'),
-        'more ids than rows': (short, {'add': chinese}, '32,000 ids.*31,999 rows'),
-        'no text': (work / 'llama', {'train': [str(empty)]}, 'has no text'),
-        'an id beyond': (named, {'add': chinese}, 'pad_token_id of config.json is 32000'),
+        'more ids than rows': (short, {'add': chinese}, f'{beyond + 1:,} ids.*{beyond:,} rows'),
+        'no text': (work / 'small', {'train': [str(empty)]}, 'has no text'),
+        'an id beyond': (named, {'add': chinese}, f'pad_token_id of config.json is {beyond}'),
         'too small': (
-            work / 'llama',
+            work / 'small',
             {'train': [str(work / 'zh.txt')], 'plan': TrainingPlan(300)},
             '--size=300: ',
         ),
@@ -305,4 +304,4 @@ def test_a_mistake_is_one_sentence_and_nothing_is_written(work, tmp_path, shared
 
 def test_a_target_that_is_there_is_left_alone(work, shared):
     with pytest.raises(ValueError, match='is there already'):
-        extend(work / 'llama', work / 'bloom', add=shared / 'data/tokenizers/chinese_sp.model')
+        extend(work / 'small', work / 'bloom', add=shared / 'data/tokenizers/chinese_sp.model')
