@@ -116,6 +116,7 @@ def write_model(source: pathlib.Path, target: pathlib.Path, pieces: Sequence[Sco
     for piece in pieces:
         model.pieces.add(piece=piece.text, score=piece.score, type=piece.kind)
     model.trainer_spec.vocab_size = len(pieces)
+    model.trainer_spec.byte_fallback = any(piece.kind == BYTE for piece in pieces)
     # Samples that the library would refuse the model for: a field that its newer messages lack.
     model.DiscardUnknownFields()
     if 'self_test_data' in model.DESCRIPTOR.fields_by_name:

@@ -24,7 +24,7 @@ from belle_jax.vocabularies.vocabulary_files import Addition, TrainingPlan
 from belle_jax.weights.tensors import planned
 
 DEFAULT = TrainingPlan()
-STEP = 1024  # new rows that are made at a time
+STEP = 256  # new rows that are made at a time
 
 
 def extend(

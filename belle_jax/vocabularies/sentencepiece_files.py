@@ -19,6 +19,7 @@ from belle_jax.data.sentencepiece_model import (
     ScoredPiece,
 )
 from belle_jax.data.tokenizer import Tokenizer
+from belle_jax.data.tokenizer_bounds import explained
 from belle_jax.vocabularies.vocabulary_files import NOTHING, Addition, TrainingPlan, VocabularyFiles
 
 LINE = 1000  # characters: the library leaves out lines of more than 4,192 bytes
@@ -148,7 +149,10 @@ class SentencePieceFiles(VocabularyFiles):
         list_file.unlink(missing_ok=True)
         sentencepiece_model.write_model(self.file, file, pieces)
         model = sentencepiece_model.read_model(file)
-        if sentencepiece_model.own_encoder(file, model, sentencepiece_model.build(model)):
+        with explained(file):
+            own = Encoder(file, model, {})
+            needed = sentencepiece_model.own_encoder(file, model, sentencepiece_model.build(model))
+        if needed:
             return [
                 'tokenizer.json left out: pieces share scores, or are made of letters that are no '
                 'pieces, which no list of merges can say.'
@@ -158,7 +162,7 @@ class SentencePieceFiles(VocabularyFiles):
         listed = tokenizer.load(target)
         texts = [p.text.replace(SPACE, ' ') for p in pieces if p.kind == NORMAL]
         texts += [''.join(texts[at : at + LONG]) for at in range(0, len(texts), LONG)]
-        said = Encoder(file, model, {}).encode(texts, not listed.dummy.anywhere)
+        said = own.encode(texts, not listed.dummy.anywhere)
         for text, one, other in zip(texts, said, listed.encode_batch(texts), strict=True):
             if one != other:
                 list_file.unlink()

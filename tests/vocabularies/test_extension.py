@@ -160,7 +160,7 @@ def test_tokens_that_were_added_keep_their_ids(work, shared, tmp_path):
     settings = json.loads((source / 'tokenizer_config.json').read_text())
     settings['additional_special_tokens'] = ['<|end|>']
     (source / 'tokenizer_config.json').write_text(json.dumps(settings))
-    report = extend(source, tmp_path / 'out', train=[str(work / 'zh.txt')], plan=TrainingPlan(2500))
+    report = extend(source, tmp_path / 'out', train=[str(work / 'zh.txt')], plan=TrainingPlan(2700))
     assert report['first_new_id'] == pad + 2 and report['notes'] == []
     before, after = tokenizer.load(source), tokenizer.load(tmp_path / 'out')
     assert after.token(pad) == '[PAD]' and after.special['<|end|>'] == pad + 1
@@ -168,12 +168,12 @@ def test_tokens_that_were_added_keep_their_ids(work, shared, tmp_path):
     assert len(after.encode('孙悟空')) < len(before.encode('孙悟空'))
 
 
-@pytest.mark.parametrize('plan', [TrainingPlan(2500), TrainingPlan(2500, 'unigram', 0.99)])
+@pytest.mark.parametrize('plan', [TrainingPlan(2700), TrainingPlan(2500, 'unigram', 0.99)])
 def test_sentencepiece_learns_pieces_from_a_text(work, plan, tmp_path):
     text = str(work / 'zh.txt')
     report = extend(work / 'small', tmp_path / 'out', train=[text], plan=plan)
     counts = report['texts'][text]
-    assert 1_000 < report['tokens'] - report['first_new_id'] < 2_500
+    assert 1_000 < report['tokens'] - report['first_new_id'] < 2_700
     assert report['notes'] == [] and (tmp_path / 'out' / 'tokenizer.json').is_file()
     assert counts['tokens_after'] < 0.65 * counts['tokens_before']
     made = tokenizer.load(tmp_path / 'out')
@@ -183,7 +183,7 @@ def test_sentencepiece_learns_pieces_from_a_text(work, plan, tmp_path):
 def test_a_model_whose_pieces_share_scores_gets_no_list_of_merges(work, shared, tmp_path):
     tied = [ScoredPiece(text, 0.0, NORMAL) for text in ('空悟', '悟空', '孙悟')]
     source = vocabulary_models.small_llama(tmp_path / 'tied', shared, more=tied)
-    report = extend(source, tmp_path / 'out', train=[str(work / 'zh.txt')], plan=TrainingPlan(2500))
+    report = extend(source, tmp_path / 'out', train=[str(work / 'zh.txt')], plan=TrainingPlan(2700))
     assert not (tmp_path / 'out' / 'tokenizer.json').exists()
     assert 'share scores' in report['notes'][0]
     oracle = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / 'out/tokenizer.model'))
@@ -239,7 +239,8 @@ def test_a_second_byte_level_tokenizer_gives_pieces_and_merges(work, tmp_path):
     report = extend(work / 'bloom', tmp_path / 'out', add=tmp_path / 'second.json')
     before, after = tokenizer.load(work / 'bloom'), tokenizer.load(tmp_path / 'out')
     old = before.backend.get_vocab()
-    new = sorted(second.get_vocab().keys() - old.keys() - {'<sep>'}, key=second.token_to_id)
+    new = [p for p, _ in sorted(second.get_vocab().items(), key=lambda item: item[1])]
+    new = [piece for piece in new if piece not in old and piece != '<sep>']
     assert [after.token(i) for i in range(6_400, report['tokens'])] == new
     spelled = files_of(after).spelled(new)
     lost = {piece for piece, ids in zip(new, spelled) if ids != [after.backend.token_to_id(piece)]}
