@@ -13,7 +13,7 @@ from tokenizers import models, pre_tokenizers, trainers
 from belle_jax.data import tokenizer_bounds
 from belle_jax.data.tiktoken_model import byte_letters
 from belle_jax.data.tokenizer import Tokenizer
-from belle_jax.json_files import read_json
+from belle_jax.data.tokenizer_bounds import explained
 from belle_jax.vocabularies.vocabulary_files import (
     NOTHING,
     Addition,
@@ -28,6 +28,11 @@ STALE = ('vocab.json', 'merges.txt', 'tokenizer.model')
 LONGEST = 8  # old pieces in one that is learnt
 FIRST_LETTER = 0x10000  # code points from here on stand for ids while pieces are learnt
 BATCH = 1000  # texts that are tokenised together
+
+
+def is_bytelevel(backend: Backend) -> bool:
+    """Whether a tokenizer is a BPE of bytes."""
+    return isinstance(backend.model, models.BPE) and 'ByteLevel' in repr(backend.pre_tokenizer)
 
 
 class ByteLevelFiles(VocabularyFiles):
@@ -65,19 +70,21 @@ class ByteLevelFiles(VocabularyFiles):
 
     def read_other(self, path: Path, keep_ascii: bool) -> Addition:
         file = path / 'tokenizer.json' if path.is_dir() else path
-        state: dict[str, Any] = {}
+        other = None
         if file.suffix == '.json':
             tokenizer_bounds.check(file)
-            state = read_json(file)
-        if 'ByteLevel' not in json.dumps(state.get('pre_tokenizer')):
+            with explained(file):
+                other = Backend.from_file(str(file))
+        if not other or not is_bytelevel(other):
             raise ValueError(
                 f'{file} is not the tokenizer.json of a byte-level BPE: the model has such a '
                 'tokenizer, so --add must be another.'
             )
-        vocab, merges = (state['model'][name] for name in ('vocab', 'merges'))
-        special = {token['content'] for token in state.get('added_tokens', [])}
-        pieces = [piece for piece in sorted(vocab, key=vocab.get) if piece not in special]
-        return self._addition(pieces, pairs(merges), keep_ascii)
+        state = json.loads(other.to_str())
+        special = {token['content'] for token in state['added_tokens']}
+        pieces = sorted(state['model']['vocab'].items(), key=lambda item: item[1])
+        new = (piece for piece, _ in pieces if piece not in special)
+        return self._addition(new, pairs(state['model']['merges']), keep_ascii)
 
     def train(self, texts: Iterable[str], plan: TrainingPlan, keep_ascii: bool) -> Addition:
         """BPE goes on where the old one ended: what is joined are the old pieces of a word.

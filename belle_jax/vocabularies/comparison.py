@@ -41,8 +41,8 @@ def compare(before: Tokenizer, after: Tokenizer, lines: Iterable[str]) -> dict[s
             ):
                 counts[name] += amount
             if changed and len(shown[is_ascii]) < SHOWN:
-                pieces = [after.token(index) for index in new if index >= first]
-                shown[is_ascii].append({'line': line[:200], 'pieces': pieces[:20]})
+                pieces = dict.fromkeys(after.token(index) for index in new if index >= first)
+                shown[is_ascii].append({'line': line[:200], 'pieces': list(pieces)[:20]})
     return counts | {'changed_lines': [*shown[True], *shown[False]][:SHOWN]}
 
 

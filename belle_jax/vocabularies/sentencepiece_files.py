@@ -42,13 +42,11 @@ class SentencePieceFiles(VocabularyFiles):
             )
         super().__init__(tokenizer, self._made(tokenizer))
         self.pieces = [*self.model.pieces, *self._beyond()]
-        listed = self.state['model'].get('vocab') or {}
-        for index, piece in enumerate(self.model.pieces):
-            if listed.get(piece.text) != index:
+        for index, piece in enumerate(self.pieces):
+            if (listed := tokenizer.backend.token_to_id(piece.text)) != index:
                 raise ValueError(
                     f'{tokenizer.directory}: {piece.text!r} has the id {index} in tokenizer.model '
-                    f'and {listed.get(piece.text)} in tokenizer.json: take the files that belong '
-                    'together.'
+                    f'and {listed} in tokenizer.json: take the files that belong together.'
                 )
         self._scores = {p.text: p.score for p in self.pieces if p.kind == NORMAL}
 

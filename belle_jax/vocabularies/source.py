@@ -19,7 +19,7 @@ from belle_jax.formats import huggingface
 from belle_jax.formats.protocol import PublishedModel
 from belle_jax.json_files import read_json
 from belle_jax.runs import run_directory
-from belle_jax.vocabularies.bytelevel_files import ByteLevelFiles
+from belle_jax.vocabularies.bytelevel_files import ByteLevelFiles, is_bytelevel
 from belle_jax.vocabularies.sentencepiece_files import SentencePieceFiles
 from belle_jax.vocabularies.vocabulary_files import VocabularyFiles
 from belle_jax.weights.tensors import Planned
@@ -68,7 +68,7 @@ def files_of(words: Tokenizer) -> VocabularyFiles:
     file = words.directory / 'tokenizer.model'
     if file.is_file() and not tiktoken_model.is_ranks(file):
         return SentencePieceFiles(words)
-    if 'ByteLevel' in repr(words.backend.pre_tokenizer):
+    if is_bytelevel(words.backend):
         return ByteLevelFiles(words)
     raise ValueError(
         f'{words.directory} has neither a SentencePiece tokenizer.model nor a byte-level BPE: copy '

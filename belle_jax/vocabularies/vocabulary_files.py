@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
+from tokenizers import models
+
 from belle_jax.data.tokenizer import Tokenizer
 from belle_jax.files import write_text
 from belle_jax.json_files import read_json
@@ -48,6 +50,10 @@ class VocabularyFiles:
 
     def __init__(self, tokenizer: Tokenizer, made: str) -> None:
         """Takes a tokenizer, and a `tokenizer.json` for a directory that has none."""
+        if not isinstance(tokenizer.backend.model, models.BPE):
+            raise ValueError(
+                f'{tokenizer.directory}: its tokenizer.json is not a BPE, and only BPE is changed.'
+            )
         self.tokenizer = tokenizer
         file = tokenizer.directory / 'tokenizer.json'
         self.state: dict[str, Any] = read_json(file) if file.is_file() else json.loads(made)
