@@ -15,7 +15,7 @@ from belle_jax.data.records import Record, layout, parse
 from belle_jax.data.row_file import RowFile
 
 SPLITS = ('evaluation', 'calibration')
-PASSAGE = 1 << 16  # characters of lines that are read together
+PASSAGE = 1 << 12  # characters of lines that are read together
 ROWS = ('.json', '.jsonl', '.ndjson', '.jsonlines', '.parquet', '.gz')  # others are plain text
 
 

@@ -1,6 +1,7 @@
 """Fewer pieces for a model: those that a corpus needs, whose tokens stay the same pieces."""
 
 import functools
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from belle_jax.data import corpora, tokenizer
 from belle_jax.data.tokenizer import Tokenizer
 from belle_jax.files import require_new
 from belle_jax.json_files import write_json
+from belle_jax.progress import Progress
 from belle_jax.vocabularies import settings
 from belle_jax.vocabularies.source import (
     REPORT,
@@ -22,6 +24,8 @@ from belle_jax.vocabularies.source import (
     write,
 )
 from belle_jax.weights.tensors import BLOCK
+
+BATCH = 64  # passages that are tokenised together
 
 
 def prune(model: str | Path, target: str | Path, corpus: Sequence[str]) -> dict[str, Any]:
@@ -47,9 +51,9 @@ def prune(model: str | Path, target: str | Path, corpus: Sequence[str]) -> dict[
     before = source.files.tokenizer
     used: set[int] = set()
     characters = 0
-    for texts in _texts(corpus):
-        characters += len(texts[0])
-        used.update(index for ids in _encoded(before, texts) for index in ids)
+    for count, texts in _texts(corpus, 'Reading'):
+        characters = count
+        used.update(*_encoded(before, texts))
     if not characters:
         raise ValueError(f'{", ".join(corpus)}: there is no text. Give files that have some.')
     special = {i for i in settings.named(source.model.directory) if i < source.tokens}
@@ -88,26 +92,37 @@ def summary(report: dict[str, Any]) -> str:
     )
 
 
-def _texts(corpus: Sequence[str]) -> Iterator[list[str]]:
-    """Each passage of files, with its lines, which training may read on their own."""
-    for file in corpus:
-        for passage in corpora.passages(file):
-            yield [passage, *passage.splitlines()]
+def _texts(corpus: Sequence[str], what: str) -> Iterator[tuple[int, list[str]]]:
+    """Passages of files with their lines, which training may read on their own.
+
+    Yields:
+        Characters so far, and texts; a line shows how far the work is.
+    """
+    passages = (passage for file in corpus for passage in corpora.passages(file))
+    total = sum(Path(file).stat().st_size for file in corpus if Path(file).is_file())
+    progress, characters, done = Progress(what, 'characters'), 0, 0
+    while batch := list(itertools.islice(passages, BATCH)):
+        characters += sum(map(len, batch))
+        yield characters, [*batch, *(line for passage in batch for line in passage.splitlines())]
+        done += sum(len(passage.encode()) for passage in batch)
+        progress.show(characters, min(1.0, done / total))
+    progress.end(characters)
 
 
 def _encoded(words: Tokenizer, texts: list[str]) -> Iterator[list[int]]:
     """Texts as they begin, and as they go on where other text ended."""
     yield from words.encode_batch(texts)
-    yield from words.encode_batch(texts, continued=True)
+    if words.continuing is not words.backend or words.encoder:
+        yield from words.encode_batch(texts, continued=True)
 
 
 def _require_same(
     before: Tokenizer, after: Tokenizer, new_ids: dict[int, int], corpus: Sequence[str]
 ) -> None:
-    for texts in _texts(corpus):
+    for _, texts in _texts(corpus, 'Comparing'):
         pairs = zip(_encoded(before, texts), _encoded(after, texts), strict=True)
-        for text, (old, new) in zip([*texts, *texts], pairs, strict=True):
-            if [new_ids[index] for index in old] != new:
+        for text, (old, new) in zip([*texts, *texts], pairs):
+            if list(map(new_ids.get, old)) != new:
                 raise ValueError(
                     f'{before.directory}: without the other pieces {text[:40]!r} would become '
                     'other tokens: this tokenizer joins pieces in a way that is not known here.'

@@ -98,12 +98,13 @@ class SentencePieceFiles(VocabularyFiles):
         return self._addition(other.pieces, keep_ascii)
 
     def train(self, texts: Iterable[str], plan: TrainingPlan, keep_ascii: bool) -> Addition:
-        from sentencepiece import SentencePieceTrainer  # slow to import
+        import sentencepiece  # slow to import
 
+        sentencepiece.set_random_generator_seed(0)  # of the lines that are drawn
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / 'trained'
             try:
-                SentencePieceTrainer.train(  # pyright: ignore[reportAttributeAccessIssue]
+                sentencepiece.SentencePieceTrainer.train(  # pyright: ignore[reportAttributeAccessIssue]
                     sentence_iterator=_lines(texts),
                     model_prefix=str(file),
                     vocab_size=plan.size,

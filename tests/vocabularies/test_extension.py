@@ -9,9 +9,11 @@ from safetensors.numpy import load_file
 from tokenizers import Tokenizer as Backend
 from tokenizers import models, pre_tokenizers, trainers
 
+import as_meta
 import vocabulary_models
 from belle_jax.data import sentencepiece_model, tokenizer
 from belle_jax.data.sentencepiece_model import NORMAL, ScoredPiece
+from belle_jax.formats import huggingface, meta
 from belle_jax.vocabularies import comparison, extend
 from belle_jax.vocabularies.source import files_of
 from belle_jax.vocabularies.vocabulary_files import TrainingPlan
@@ -250,6 +252,19 @@ def test_a_second_byte_level_tokenizer_gives_pieces_and_merges(work, tmp_path):
         after.backend.token_to_id(piece) for piece in lost
     )
     assert sum(map(len, after.encode_batch(lines))) < sum(map(len, before.encode_batch(lines)))
+
+
+def test_llama_3s_ranks_are_extended_as_the_list_that_says_them(work, tmp_path):
+    whole = as_meta.weights('float32')
+    as_meta.publish(tmp_path / 'meta', as_meta.cut(whole, 1, 0), as_meta.LLAMA_3, as_meta.ranks())
+    source = huggingface.write(meta.open(tmp_path / 'meta'), tmp_path / 'model')
+    report = extend(source, tmp_path / 'out', train=[str(work / 'zh.txt')], plan=TrainingPlan(99))
+    assert 'tokenizer.model left out' in report['notes'][0] and report['unreachable'] == []
+    before, after = tokenizer.load(source), tokenizer.load(tmp_path / 'out')
+    assert before.special == after.special and before.eos_id == after.eos_id
+    text = 'the <|eot_id|> book'
+    assert before.encode(text, bos=True) == after.encode(text, bos=True)
+    assert max(after.encode('行者道')) >= len(before)
 
 
 # --- what cannot be done --------------------------------------------------------------------------

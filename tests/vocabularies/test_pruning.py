@@ -79,9 +79,12 @@ def test_the_logits_of_what_stays_are_the_same_numbers(work, family):
     ids = torch.tensor([tokenizer.load(work / f'{family}-small').encode('却说孙悟空 said:')])
     old_ids = torch.tensor(report['old_ids'])
     with torch.no_grad():
-        small, whole = after(ids).logits, before(old_ids[ids]).logits
+        small = after(ids, output_hidden_states=True)
+        whole = before(old_ids[ids], output_hidden_states=True)
+    for state, old in zip(small.hidden_states, whole.hidden_states, strict=True):
+        assert torch.equal(state, old)
     # A product of another size may add in another order.
-    torch.testing.assert_close(small, whole[..., old_ids], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(small.logits, whole.logits[..., old_ids], rtol=1e-6, atol=1e-6)
     count = sum(p.numel() for p in after.parameters())
     assert count == report['parameters']
     assert sum(p.numel() for p in before.parameters()) == report['parameters_before']
