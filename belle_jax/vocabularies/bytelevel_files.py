@@ -27,7 +27,7 @@ STALE = ('vocab.json', 'merges.txt', 'tokenizer.model')
 """Files that say a vocabulary in other words, and would say the old one."""
 LONGEST = 8  # old pieces in one that is learnt
 FIRST_LETTER = 0x10000  # code points from here on stand for ids while pieces are learnt
-BATCH = 1000  # texts that are tokenised together
+BATCH = 100  # texts that are tokenised together
 
 
 def is_bytelevel(backend: Backend) -> bool:
