@@ -1,6 +1,7 @@
 """What two vocabularies make of the same texts."""
 
 import itertools
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -24,9 +25,7 @@ def compare(before: Tokenizer, after: Tokenizer, lines: Iterable[str]) -> dict[s
         lines, characters, tokens_before, tokens_after, changed (lines), ascii_lines, ascii_changed,
         and the first changed lines, those of ASCII in front, each with its new pieces.
     """
-    counts = dict.fromkeys(
-        'lines characters tokens_before tokens_after changed ascii_lines ascii_changed'.split(), 0
-    )
+    counts: Counter[str] = Counter()
     shown: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])
     first = len(before)
     lines = iter(lines)
@@ -34,23 +33,25 @@ def compare(before: Tokenizer, after: Tokenizer, lines: Iterable[str]) -> dict[s
         both = before.encode_batch(batch), after.encode_batch(batch)
         for line, old, new in zip(batch, *both, strict=True):
             changed, is_ascii = old != new, line.isascii()
-            for name, amount in zip(
-                counts,
-                (1, len(line), len(old), len(new), changed, is_ascii, is_ascii and changed),
-                strict=True,
-            ):
-                counts[name] += amount
+            counts.update(
+                lines=1,
+                characters=len(line),
+                tokens_before=len(old),
+                tokens_after=len(new),
+                changed=changed,
+                ascii_lines=is_ascii,
+                ascii_changed=is_ascii and changed,
+            )
             if changed and len(shown[is_ascii]) < SHOWN:
                 pieces = dict.fromkeys(after.token(index) for index in new if index >= first)
                 shown[is_ascii].append({'line': line[:200], 'pieces': list(pieces)[:20]})
-    return counts | {'changed_lines': [*shown[True], *shown[False]][:SHOWN]}
+    return {**counts, 'changed_lines': [*shown[True], *shown[False]][:SHOWN]}
 
 
-def lines_of(*files: str) -> Iterator[str]:
-    """The lines of files that are not blank."""
-    for file in files:
-        for passage in corpora.passages(file):
-            yield from (line for line in passage.splitlines() if line.strip())
+def lines_of(file: str) -> Iterator[str]:
+    """The lines of a file that are not blank."""
+    for passage in corpora.passages(file):
+        yield from (line for line in passage.splitlines() if line.strip())
 
 
 def table(compared: dict[str, dict[str, Any]]) -> str:

@@ -1,6 +1,7 @@
 """More pieces for a model: appended behind its own, with rows to begin training from."""
 
 import functools
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,7 @@ from belle_jax.vocabularies.source import (
     VocabularySource,
     files_of,
     open_source,
-    small_files,
-    write,
+    rewritten,
 )
 from belle_jax.vocabularies.vocabulary_files import Addition, TrainingPlan
 from belle_jax.weights.tensors import planned
@@ -39,8 +39,7 @@ def extend(
 ) -> dict[str, Any]:
     """Writes a model with more pieces; old ids, rows and settings stay as they are.
 
-    A new row begins as the mean of those rows that stood for its piece before, in the output table
-    as well: the longer piece is about as likely, and read about as the shorter ones were.
+    A new row begins as the mean of those that stood for its piece, in the output table as well.
 
     Args:
         model: Hugging Face directory or hub name.
@@ -49,51 +48,45 @@ def extend(
         train: Or files of text or rows to learn pieces from,
         plan: and how.
         keep_ascii: Whether to take no piece that a line of ASCII could change by.
-        report_texts: Files that both vocabularies are compared on; by default those of `train`.
+        report_texts: Files to compare both vocabularies on; by default those of `train`.
     Returns:
         The report, which is in the target's `vocabulary.json` as well.
     Raises:
-        ValueError: the model, tokenizer or text cannot be taken, there is nothing to append, or the
-            target is there; nothing is written then.
+        ValueError: what is given cannot be taken, or the target is there; nothing is written then.
     """
     require_new(target)
     source = open_source(model)
-    for text in (*train, *report_texts):
-        _require_text(text)
+    for file in (*train, *report_texts):
+        if next(corpora.passages(file), None) is None:
+            raise ValueError(f'{file} has no text: give a file that has some.')
     if add:
         addition = source.files.read_other(Path(add), keep_ascii)
     else:
-        texts = (passage for file in train for passage in corpora.passages(file))
+        texts = itertools.chain.from_iterable(map(corpora.passages, train))
         addition = source.files.train(texts, plan, keep_ascii)
-    _require_new_pieces(source, addition, add)
-    first, before = source.tokens, source.files.tokenizer
+    _require_new(source, addition, str(add))
+    first = source.tokens
     rows = max(first + len(addition.pieces), source.model.architecture.vocab_size)
-    with small_files(source) as ready:
+    spelled = source.files.spelled(addition.pieces)
+    blocks = functools.partial(_lengthened, spelled=spelled, first=first)
+    with rewritten(source, target, rows, blocks) as ready:
         notes = source.files.write(ready, range(first), addition)
         after = tokenizer.load(ready)
         alone = files_of(after).spelled(addition.pieces)
-        compared = {
-            file: comparison.compare(before, after, comparison.lines_of(file))
-            for file in (report_texts or train)
-        }
         report = {
             'kind': source.files.kind,
             'first_new_id': first,
             'tokens': len(after),
             'rows_before': source.model.architecture.vocab_size,
             'rows': rows,
-            'unreachable': [
-                piece
-                for index, (piece, ids) in enumerate(zip(addition.pieces, alone), first)
-                if ids != [index]
-            ],
+            'unreachable': [p for i, p in enumerate(addition.pieces) if alone[i] != [first + i]],
             'notes': notes,
-            'texts': compared,
+            'texts': {
+                file: comparison.compare(source.files.tokenizer, after, comparison.lines_of(file))
+                for file in (report_texts or train)
+            },
         }
         write_json(ready / REPORT, report)
-        spelled = source.files.spelled(addition.pieces)
-        blocks = functools.partial(_lengthened, spelled=spelled, first=first)
-        write(source, target, rows, blocks, ready)
     return report
 
 
@@ -113,12 +106,8 @@ def summary(report: dict[str, Any]) -> str:
     return '\n'.join([*lines, *([comparison.table(report['texts'])] if report['texts'] else [])])
 
 
-def _require_text(file: str) -> None:
-    if next(corpora.passages(file), None) is None:
-        raise ValueError(f'{file} has no text: give a file that has some.')
-
-
-def _require_new_pieces(source: VocabularySource, addition: Addition, add: str | Path) -> None:
+def _require_new(source: VocabularySource, addition: Addition, add: str) -> None:
+    """Refuses an addition of nothing, and one that would take an id that means something."""
     if not addition.pieces:
         raise ValueError(
             f'{add or "What was learnt"} has no piece that {source.model.directory} lacks: nothing '

@@ -15,14 +15,7 @@ from belle_jax.files import require_new
 from belle_jax.json_files import write_json
 from belle_jax.progress import Progress
 from belle_jax.vocabularies import settings
-from belle_jax.vocabularies.source import (
-    REPORT,
-    Blocks,
-    VocabularySource,
-    open_source,
-    small_files,
-    write,
-)
+from belle_jax.vocabularies.source import REPORT, Blocks, open_source, rewritten
 from belle_jax.weights.tensors import BLOCK
 
 BATCH = 64  # passages that are tokenised together
@@ -59,7 +52,11 @@ def prune(model: str | Path, target: str | Path, corpus: Sequence[str]) -> dict[
     special = {i for i in settings.named(source.model.directory) if i < source.tokens}
     kept = source.files.needed(used | special)
     new_ids = {old: new for new, old in enumerate(kept)}
-    with small_files(source) as ready:
+    architecture = source.model.architecture
+    parameters = sum(math.prod(tensor.shape) for tensor in source.model.planned())
+    tables = architecture.embed * (1 if architecture.tied else 2)  # numbers of a row in them
+    blocks = functools.partial(_chosen, ids=np.array(kept))
+    with rewritten(source, target, len(kept), blocks) as ready:
         notes = source.files.write(ready, kept)
         settings.renumber(ready, new_ids)
         _require_same(before, tokenizer.load(ready), new_ids, corpus)
@@ -69,13 +66,12 @@ def prune(model: str | Path, target: str | Path, corpus: Sequence[str]) -> dict[
             'tokens': len(kept),
             'used': len(used),
             'characters': characters,
-            **_parameters(source, len(kept)),
+            'parameters_before': parameters,
+            'parameters': parameters - tables * (architecture.vocab_size - len(kept)),
             'notes': notes,
             'old_ids': kept,
         }
         write_json(ready / REPORT, report)
-        blocks = functools.partial(_chosen, ids=np.array(kept))
-        write(source, target, len(kept), blocks, ready)
     return report
 
 
@@ -127,15 +123,6 @@ def _require_same(
                     f'{before.directory}: without the other pieces {text[:40]!r} would become '
                     'other tokens: this tokenizer joins pieces in a way that is not known here.'
                 )
-
-
-def _parameters(source: VocabularySource, rows: int) -> dict[str, int]:
-    """How many numbers the model has before and after."""
-    model = source.model
-    total = sum(math.prod(tensor.shape) for tensor in model.planned())
-    tables = 1 if model.architecture.tied else 2
-    gone = tables * (model.architecture.vocab_size - rows) * model.architecture.embed
-    return {'parameters_before': total, 'parameters': total - gone}
 
 
 def _chosen(table: np.ndarray, ids: np.ndarray) -> Blocks:

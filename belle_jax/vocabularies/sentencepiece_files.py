@@ -154,7 +154,7 @@ class SentencePieceFiles(VocabularyFiles):
         if needed:
             return [
                 'tokenizer.json left out: pieces share scores, or are made of letters that are no '
-                'pieces, which no list of merges can say.'
+                'pieces, or spaces are squeezed, which no list of merges can say.'
             ]
         ids = {piece.text: index for index, piece in enumerate(pieces)}
         self.write_json(target, ids, sentencepiece_model.list_merges(pieces))

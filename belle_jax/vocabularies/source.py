@@ -77,52 +77,47 @@ def files_of(words: Tokenizer) -> VocabularyFiles:
 
 
 @contextlib.contextmanager
-def small_files(source: VocabularySource) -> Iterator[Path]:
-    """A folder with all small files of a model, which are made ready before its weights are."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder)
-        source.model.carry(path)
-        huggingface.copy(source.model.directory, path, ('config.json',))
-        yield path
-
-
-def write(
+def rewritten(
     source: VocabularySource,
     target: str | Path,
     rows: int,
     blocks: Callable[[np.ndarray], Blocks],
-    ready: Path,
-) -> Path:
-    """Writes the model with other tables.
+) -> Iterator[Path]:
+    """Writes the model with other tables when the block ends without an error.
 
     Args:
         source: Open.
         target: As for `huggingface.write`.
         rows: Of the new tables.
         blocks: From a table, the blocks of rows of the new one.
-        ready: What `small_files` gave, changed as it is to be.
+    Yields:
+        A folder with all small files of the model, to be made ready before its weights are written.
     """
     model = source.model
-    tensors = dict(model.tensors)
-    for name in (families.of(model.architecture).embedding, HEAD):
-        if name in tensors:  # a tied model has no table of its own for the output
-            table = model.array(name)
-            shape, make = (rows, table.shape[1]), functools.partial(blocks, table)
-            tensors[name] = Planned(name, shape, table.dtype, make)
-    config = read_json(ready / 'config.json') | {'vocab_size': rows}
-    generation = huggingface.read_settings(ready / 'generation_config.json')
-    changed = dataclasses.replace(
-        model,
-        architecture=huggingface.architecture_from_config(config, generation),
-        tensors=tensors,
-        config=config,
-        carry=functools.partial(_carry, ready),
-    )
-    return huggingface.write(changed, target)
+    with tempfile.TemporaryDirectory() as folder:
+        ready = Path(folder)
+        model.carry(ready)
+        huggingface.copy(model.directory, ready, ('config.json',))
+        yield ready
+        tensors = dict(model.tensors)
+        for name in (families.of(model.architecture).embedding, HEAD):
+            if name in tensors:  # a tied model has no table of its own for the output
+                table = model.array(name)
+                shape, make = (rows, table.shape[1]), functools.partial(blocks, table)
+                tensors[name] = Planned(name, shape, table.dtype, make)
+        config = read_json(ready / 'config.json') | {'vocab_size': rows}
+        generation = huggingface.read_settings(ready / 'generation_config.json')
+        (ready / 'config.json').unlink()
+        changed = dataclasses.replace(
+            model,
+            architecture=huggingface.architecture_from_config(config, generation),
+            tensors=tensors,
+            config=config,
+            carry=functools.partial(_carry, ready),
+        )
+        huggingface.write(changed, target)
 
 
 def _carry(ready: Path, target: Path) -> list[str]:
-    for file in ready.iterdir():
-        if file.name != 'config.json':
-            shutil.copyfile(file, target / file.name)
+    shutil.copytree(ready, target, dirs_exist_ok=True)
     return []
