@@ -5,6 +5,7 @@ How rows become one text is what the code of the GPTQ papers does, so that figur
 """
 
 import contextlib
+import itertools
 import pathlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -91,13 +92,16 @@ def passages(source: str | pathlib.Path) -> Iterator[str]:
     Yields:
         What is not blank; lines keep their ends.
     Raises:
-        ValueError: there is no such file, or it cannot be read.
+        ValueError: there is no such file, it has no text, or it cannot be read.
     """
     file = pathlib.Path(source)
     if not file.is_file():
         raise ValueError(f'{source} is not a file here: give a file of text or of rows.')
     found = _of_rows(file) if file.suffix in ROWS else _lines(file)
-    return (passage for passage in found if passage.strip())
+    found = (passage for passage in found if passage.strip())
+    if (first := next(found, None)) is None:
+        raise ValueError(f'{source} has no text: give a file that has some.')
+    return itertools.chain([first], found)
 
 
 def said(record: Record) -> str:

@@ -57,14 +57,13 @@ def extend(
     require_new(target)
     source = open_source(model)
     for file in (*train, *report_texts):
-        if next(corpora.passages(file), None) is None:
-            raise ValueError(f'{file} has no text: give a file that has some.')
+        corpora.passages(file)  # which refuses one that has none
     if add:
         addition = source.files.read_other(Path(add), keep_ascii)
     else:
         texts = itertools.chain.from_iterable(map(corpora.passages, train))
         addition = source.files.train(texts, plan, keep_ascii)
-    _require_new(source, addition, str(add))
+    _require_pieces(source, addition, str(add))
     first = source.tokens
     rows = max(first + len(addition.pieces), source.model.architecture.vocab_size)
     spelled = source.files.spelled(addition.pieces)
@@ -106,7 +105,7 @@ def summary(report: dict[str, Any]) -> str:
     return '\n'.join([*lines, *([comparison.table(report['texts'])] if report['texts'] else [])])
 
 
-def _require_new(source: VocabularySource, addition: Addition, add: str) -> None:
+def _require_pieces(source: VocabularySource, addition: Addition, add: str) -> None:
     """Refuses an addition of nothing, and one that would take an id that means something."""
     if not addition.pieces:
         raise ValueError(

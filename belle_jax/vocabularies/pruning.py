@@ -44,11 +44,8 @@ def prune(model: str | Path, target: str | Path, corpus: Sequence[str]) -> dict[
     before = source.files.tokenizer
     used: set[int] = set()
     characters = 0
-    for count, texts in _texts(corpus, 'Reading'):
-        characters = count
+    for characters, texts in _texts(corpus, 'Reading'):
         used.update(*_encoded(before, texts))
-    if not characters:
-        raise ValueError(f'{", ".join(corpus)}: there is no text. Give files that have some.')
     special = {i for i in settings.named(source.model.directory) if i < source.tokens}
     kept = source.files.needed(used | special)
     new_ids = {old: new for new, old in enumerate(kept)}

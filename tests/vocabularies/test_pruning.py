@@ -160,7 +160,7 @@ def test_a_piece_needs_all_that_it_is_built_from(shared):
 def test_a_mistake_is_one_sentence_and_nothing_is_written(work, tmp_path):
     (tmp_path / 'empty.txt').write_text('\n')
     for source, corpus, sentence in (
-        (work / 'llama', [str(tmp_path / 'empty.txt')], 'there is no text'),
+        (work / 'llama', [str(tmp_path / 'empty.txt')], 'has no text'),
         (work / 'llama', [str(tmp_path / 'none.txt')], 'is not a file here'),
         (work, [str(work / 'prose.txt')], 'config.json is missing'),
     ):
