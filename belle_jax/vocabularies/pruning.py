@@ -44,7 +44,8 @@ def prune(model: str | Path, target: str | Path, corpus: Sequence[str]) -> dict[
     before = source.files.tokenizer
     used: set[int] = set()
     characters = 0
-    for characters, texts in _texts(corpus, 'Reading'):
+    for count, texts in _texts(corpus, 'Reading'):
+        characters = count
         used.update(*_encoded(before, texts))
     special = {i for i in settings.named(source.model.directory) if i < source.tokens}
     kept = source.files.needed(used | special)
