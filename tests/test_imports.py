@@ -23,7 +23,7 @@ FLOORS = (
     'sharding cluster',
     'models data api',
     'weights texts pages',
-    'runs formats diffs',
+    'runs formats diffs vocabularies',
     'decoding',
     'quantization',
     'training',
@@ -34,7 +34,7 @@ FLOORS = (
 )
 FLOOR = {room: number for number, line in enumerate(FLOORS) for room in line.split()}
 PROGRAMS = {*FLOORS[-2].split(), 'cli', 'server_flags', 'cluster_flags'} - {'configs'}
-WITHOUT_JAX = 'families data api weights texts formats diffs synthesis judging'.split()
+WITHOUT_JAX = 'families data api weights texts formats diffs vocabularies synthesis judging'.split()
 # What JAX calls by the name of a mesh axis, beside sharding.py's own words for it.
 BY_AXIS = (
     'PartitionSpec|shard_map|make_mesh|psum|pmean|pmax|pmin|psum_scatter|all_gather|all_to_all|'

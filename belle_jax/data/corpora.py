@@ -4,6 +4,8 @@ Names resolve through `datasets` to files of rows on the hub, never to a program
 How rows become one text is what the code of the GPTQ papers does, so that figures compare.
 """
 
+import contextlib
+import itertools
 import pathlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -14,6 +16,7 @@ from belle_jax.data.records import Record, layout, parse
 from belle_jax.data.row_file import RowFile
 
 SPLITS = ('evaluation', 'calibration')
+PASSAGE = 1 << 12  # characters of lines that are read together
 ROWS = ('.json', '.jsonl', '.ndjson', '.jsonlines', '.parquet', '.gz')  # others are plain text
 
 
@@ -81,6 +84,26 @@ def text(source: str, split: str = 'evaluation') -> str:
     return found
 
 
+def passages(source: str | pathlib.Path) -> Iterator[str]:
+    """The texts of a file one after the other, so that a large one need not fit in memory.
+
+    Args:
+        source: Rows, as for `text`, or plain text, of which some lines at a time are a passage.
+    Yields:
+        What is not blank; lines keep their ends.
+    Raises:
+        ValueError: there is no such file, it has no text, or it cannot be read.
+    """
+    file = pathlib.Path(source)
+    if not file.is_file():
+        raise ValueError(f'{source} is not a file here: give a file of text or of rows.')
+    found = _of_rows(file) if file.suffix in ROWS else _lines(file)
+    found = (passage for passage in found if passage.strip())
+    if (first := next(found, None)) is None:
+        raise ValueError(f'{source} has no text: give a file that has some.')
+    return itertools.chain([first], found)
+
+
 def said(record: Record) -> str:
     """What stands in a record, as plain text: a conversation's turns, a line or more each."""
     if record.text is not None:
@@ -124,9 +147,21 @@ def _of_rows(file: pathlib.Path) -> Iterator[str]:
             raise ValueError(f'{where}: {bad} Mend it, or leave it out.') from bad
 
 
+def _lines(file: pathlib.Path) -> Iterator[str]:
+    with _as_utf8(file), file.open(encoding='utf-8-sig', newline='') as opened:
+        while lines := opened.readlines(PASSAGE):
+            yield ''.join(lines)
+
+
 def _plain(file: pathlib.Path) -> str:
-    try:
+    with _as_utf8(file):
         return file.read_text('utf-8-sig')
+
+
+@contextlib.contextmanager
+def _as_utf8(file: pathlib.Path) -> Iterator[None]:
+    try:
+        yield
     except UnicodeDecodeError as error:
         raise ValueError(
             f'{file} is not UTF-8 (byte {error.start:,}): convert it to UTF-8.'

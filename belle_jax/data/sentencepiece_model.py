@@ -50,6 +50,13 @@ class SentencePieceModel(NamedTuple):
         """Whether the model is BPE that keeps its spaces, so that a list of merges may say it."""
         return self.model_type == BPE and not self.squeeze_spaces
 
+    @property
+    def spells_itself(self) -> bool:
+        """Whether each character of a piece is a piece: SentencePiece joins others, too, which a
+        list of merges cannot."""
+        normal = {piece.text for piece in self.pieces if piece.kind == NORMAL}
+        return normal.issuperset(letter for text in normal for letter in text)
+
     def tied(self) -> list[str]:
         """Pieces that share a score with others.
 
@@ -73,13 +80,11 @@ def read_model(path: pathlib.Path) -> SentencePieceModel:
         ValueError: the bytes are not such a model.
     """
     from google.protobuf.message import DecodeError
-    from sentencepiece import sentencepiece_model_pb2
 
-    model: Any = sentencepiece_model_pb2.ModelProto()  # pyright: ignore[reportAttributeAccessIssue]
     try:
         if path.stat().st_size > JSON_MAX:
             raise TypeError
-        model.ParseFromString(path.read_bytes())
+        model = _proto(path)
         # A piece that is not UTF-8 comes as bytes, which no text can be added to.
         pieces = [ScoredPiece('' + p.piece, p.score, p.type) for p in model.pieces]
     except (DecodeError, TypeError) as error:
@@ -102,6 +107,29 @@ def read_model(path: pathlib.Path) -> SentencePieceModel:
         spec.remove_extra_whitespaces,
         spec.precompiled_charsmap,
     )
+
+
+def write_model(source: pathlib.Path, target: pathlib.Path, pieces: Sequence[ScoredPiece]) -> None:
+    """Writes a model file with the settings of another and pieces of its own."""
+    model = _proto(source)
+    del model.pieces[:]
+    for piece in pieces:
+        model.pieces.add(piece=piece.text, score=piece.score, type=piece.kind)
+    model.trainer_spec.vocab_size = len(pieces)
+    model.trainer_spec.byte_fallback = any(piece.kind == BYTE for piece in pieces)
+    # Samples that the library would refuse the model for: a field that its newer messages lack.
+    model.DiscardUnknownFields()
+    if 'self_test_data' in model.DESCRIPTOR.fields_by_name:
+        model.ClearField('self_test_data')
+    target.write_bytes(model.SerializeToString())
+
+
+def _proto(path: pathlib.Path) -> Any:
+    from sentencepiece import sentencepiece_model_pb2
+
+    model: Any = sentencepiece_model_pb2.ModelProto()  # pyright: ignore[reportAttributeAccessIssue]
+    model.ParseFromString(path.read_bytes())
+    return model
 
 
 class Encoder:
@@ -146,10 +174,11 @@ def own_encoder(
     tokens = backend.get_added_tokens_decoder().items()
     added = {t.content: i for i, t in tokens if not t.special and i >= len(model.pieces)}
     tied = model.tied()
-    if model.has_list and not tied:
+    if model.has_list and not tied and model.spells_itself:
         return None
     encoder = Encoder(path, model, added)
-    runs = model.has_list and all(len(set(t)) == 1 and len(t) <= LONGEST_RUN for t in tied)
+    runs = model.has_list and model.spells_itself
+    runs = runs and all(len(set(t)) == 1 and len(t) <= LONGEST_RUN for t in tied)
     if not runs:
         return encoder
     # LLaMA's pieces of several spaces share a score. Runs of one letter can be tried out.
@@ -176,7 +205,7 @@ def build(model: SentencePieceModel) -> Tokenizer:
     tokenizer = Tokenizer(
         models.BPE(
             vocab=vocab,
-            merges=_merges(model.pieces, vocab) if model.has_list else [],
+            merges=list_merges(model.pieces) if model.has_list else [],
             unk_token=unknown,
             fuse_unk=True,
             byte_fallback=fallback,
@@ -201,8 +230,9 @@ def build(model: SentencePieceModel) -> Tokenizer:
     return tokenizer
 
 
-def _merges(pieces: list[ScoredPiece], vocab: dict[str, int]) -> list[tuple[str, str]]:
+def list_merges(pieces: Sequence[ScoredPiece]) -> list[tuple[str, str]]:
     """SentencePiece merges the neighbours whose union has the best score; as an ordered list."""
+    vocab = {piece.text: index for index, piece in enumerate(pieces)}
     usable = {p.text for p in pieces if p.kind == NORMAL}
     ranked: list[tuple[float, int, int, str, str]] = []
     for text, score, kind in pieces:

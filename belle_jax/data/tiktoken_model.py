@@ -93,7 +93,7 @@ def build(ranks: dict[bytes, int], release: str = '3.1') -> Tokenizer:
     Returns:
         A tokenizer that begins a text with BOS where special tokens are added.
     """
-    letters = _letters()
+    letters = byte_letters()
     spelled = {token: ''.join(letters[byte] for byte in token) for token in ranks}
     vocab = {spelled[token]: rank for token, rank in ranks.items()}
     merges = [(spelled[left], spelled[right]) for left, right in _merges(ranks)]
@@ -122,7 +122,7 @@ def _merges(ranks: dict[bytes, int]) -> list[tuple[bytes, bytes]]:
     return [(left, right) for *_, left, right in sorted(found)]
 
 
-def _letters() -> list[str]:
+def byte_letters() -> list[str]:
     """How byte-level tokenizers write each byte: itself where Latin-1 prints it, else from 256."""
     printed = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = iter(range(256, 512))

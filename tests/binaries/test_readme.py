@@ -15,6 +15,8 @@ import as_gptq
 import as_meta
 import programs
 from api_runs import ServerProcess
+from belle_jax.data import sentencepiece_model
+from belle_jax.data.sentencepiece_model import NORMAL, ScoredPiece
 from belle_jax.formats import huggingface, meta, paddle
 from belle_jax.judging import questions
 from tiny import write_model
@@ -137,6 +139,11 @@ def files(folder: Path) -> None:
     as_meta.llama2(folder / 'LLaMA' / '7B', count=1)
     huggingface.write(meta.open(folder / 'LLaMA' / '7B'), folder / 'of-paddle')
     paddle.write(huggingface.open(folder / 'of-paddle'), folder / 'belle-7b-2m')
+    (folder / 'llama-7b').symlink_to(folder / 'of-paddle')
+    more = [ScoredPiece(text, -1.0, NORMAL) for text in ('天', '地', '天地', '之数')]
+    words = folder / 'of-paddle' / 'tokenizer.model'
+    pieces = [*sentencepiece_model.read_model(words).pieces, *more]
+    sentencepiece_model.write_model(words, folder / 'chinese_sp.model', pieces)
     as_gptq.belle(folder / 'BELLE-7B-gptq', as_gptq.BLOOM, as_gptq.Plan(**as_gptq.BELLE))
     (folder / 'BELLE-7B-gptq/weights.pt').rename(folder / 'BELLE-7B-gptq/bloom7b-2m-4bit-128g.pt')
     rows = [{'instruction': f'{n}加一', 'input': '', 'output': f'{n + 1}'} for n in range(40)]

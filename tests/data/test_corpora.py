@@ -109,3 +109,20 @@ def test_special_tokens_in_a_text_are_those_of_transformers(shared, tmp_path, se
     found = marked_text.encode(made, text)
     assert found[0] == 1 and np.count_nonzero(found == 0) > 20
     assert found.tolist() == expected
+
+
+def test_passages_are_a_large_text_in_whole_lines(tmp_path):
+    plain, rows = tmp_path / 'a.txt', tmp_path / 'b.jsonl'
+    text = ''.join(f'{n} 天地玄黄\r\n' * (n % 7) + '\n' for n in range(3000))
+    plain.write_bytes(('\ufeff' + text).encode())
+    found = list(corpora.passages(plain))
+    assert ''.join(found) == text and len(found) > 10
+    assert all(passage.endswith('\n') for passage in found)
+    texts = [{'text': '天\n地'}, {'text': ' '}, {'instruction': '一', 'output': '二'}]
+    rows.write_text('\n'.join(map(json.dumps, texts)))
+    assert list(corpora.passages(rows)) == ['天\n地', '一\n二']
+    plain.write_bytes(b'a\n' * 9000 + b'\xff')
+    with pytest.raises(ValueError, match='a.txt is not UTF-8'):
+        list(corpora.passages(plain))
+    with pytest.raises(ValueError, match='is not a file here'):
+        corpora.passages(tmp_path)

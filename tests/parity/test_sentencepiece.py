@@ -112,6 +112,14 @@ def test_of_pieces_with_one_score_the_leftmost_is_joined(tmp_path):
     assert ours.decode(ours.encode('原个人家')) == '原个人家'
 
 
+def test_a_piece_of_letters_that_are_no_pieces_is_joined(tmp_path):
+    proto = entry('<unk>', 0, UNKNOWN) + entry('<s>', 0, CONTROL) + entry('</s>', 0, CONTROL)
+    proto += entry('▁', -1.0) + entry('空', -2.0) + entry('悟空', -3.0) + entry('孙悟空', -4.0)
+    ours, oracle = loaded(tmp_path, proto + spec(2, f3=2) + spec(3, f3=1, f4=0))
+    assert [oracle.id_to_piece(i) for i in oracle.encode('孙悟空')] == ['▁', '孙悟空']
+    assert ours.encode('孙悟空空') == oracle.encode('孙悟空空')
+
+
 @pytest.mark.parametrize('squeezes', [False, True])
 def test_added_tokens_stand_between_sentencepieces_texts(protos, squeezes, tmp_path):
     proto = protos['merged, scores 0'] + (spec(3, f4=1) if squeezes else b'')
