@@ -146,6 +146,7 @@ class Train:
     objective: str = 'next_token'  # what is minimised: see training/objectives.py
     only: str = ''  # patterns of parameters to train, 'layers.-1,final_norm'; '' trains all
     freeze: str = ''  # patterns of parameters to leave as they are, such as 'embed'
+    rows_from: int = at_least(0, 0)  # of tables that are trained, the rows from this one on alone
     epochs: float = at_least(0, 1.0)
     steps: int = at_least(0, 0)  # wins over epochs when set
     max_steps: int = at_least(0, 0)  # stop here although schedule and plan go on; 0 is off

@@ -51,21 +51,23 @@ class Perplexity:
         return math.exp(self.loss)
 
 
-def of_text(
+def of_texts(
     path: str,
-    source: str,
+    sources: Sequence[str],
     seq_len: int | None = None,
     stride: int = 0,
     *,
     dtype: str = 'float32',
     devices: int = 1,
     batch_size: int = 4,
-) -> dict[str, Any]:
-    """Measures a model of a directory on a text, as JSON values.
+) -> list[dict[str, Any]]:
+    """Measures a model of a directory on texts, each by itself, as JSON values.
+
+    Models with other tokenizers compare by bits a character, not by perplexity.
 
     Args:
         path: Of the model, as in `belle_jax.load`.
-        source: wikitext2, ptb, c4, or a file.
+        sources: wikitext2, ptb, c4, or files.
         seq_len: Tokens of a window; None: `SEQ_LEN`, or the model's context, which is then told.
         stride: As in `perplexity`.
         dtype: Of weights and activations.
@@ -74,25 +76,24 @@ def of_text(
     Raises:
         ValueError: model or text cannot be used.
     """
-    text = corpora.text(source)
+    texts = {source: corpora.text(source) for source in sources}
     voice = assistant.voice(path)
-    tokens = marked_text.encode(voice.tokenizer, text)
-    share = len(tokens) / len(text.encode())
     decoder = assistant.decoder(path, voice, dtype=dtype, devices=devices)
     if seq_len is None and (seq_len := window(decoder)) < SEQ_LEN:
         print(f"--seq_len={seq_len}: the model's context.", file=sys.stderr)
-    if corpus := corpora.CORPORA.get(source):
-        tokens = tokens[: corpus.windows and corpus.windows * seq_len]
-    found = perplexity(decoder, tokens, seq_len, stride, batch_size=batch_size)
-    return {
-        'model': path,
-        'step': voice.step,
-        'text': source,
-        'dtype': dtype,
-        'perplexity': found.value,
-        **dataclasses.asdict(found),
-        'bits_per_byte': found.loss / math.log(2) * share,
-    }
+    figures = []
+    for source, text in texts.items():
+        tokens = marked_text.encode(voice.tokenizer, text)
+        bits = len(tokens) / math.log(2)
+        if corpus := corpora.CORPORA.get(source):
+            tokens = tokens[: corpus.windows and corpus.windows * seq_len]
+        found = perplexity(decoder, tokens, seq_len, stride, batch_size=batch_size)
+        about = {'model': path, 'step': voice.step, 'text': source, 'dtype': dtype}
+        about |= {'perplexity': found.value, **dataclasses.asdict(found)}
+        about['bits_per_byte'] = found.loss * bits / len(text.encode())
+        about['bits_per_character'] = found.loss * bits / len(text)
+        figures.append(about)
+    return figures
 
 
 def perplexity(

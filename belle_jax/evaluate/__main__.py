@@ -26,7 +26,8 @@ BELLE's eval_set.json and eval_prompt.json are read as they are. Other actions:
 The text of `perplexity` is wikitext2, ptb or c4, as the papers on quantisation take them, or a
 file: plain text, or rows as training reads them. It is cut into windows of --seq_len tokens, in
 each of which every token but the first is foretold. With --stride windows overlap, and each token
-is foretold once, from at least seq_len - stride tokens before it.
+is foretold once, from at least seq_len - stride tokens before it. Several texts, with commas
+between them, are measured each by itself; models with other tokenizers compare by bits a character.
 """
 
 from typing import Any

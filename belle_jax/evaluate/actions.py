@@ -166,22 +166,24 @@ def perplexity() -> str:
 
     if options.OUTPUT.value:
         distinct({'--text': options.TEXT.value}, {'--output': options.OUTPUT.value})
-    found = perplexity.of_text(
+    figures = perplexity.of_texts(
         str(options.MODEL.value),
-        str(options.TEXT.value),
+        options.TEXT.value,
         options.SEQ_LEN.value,
         options.STRIDE.value,
         dtype=options.DTYPE.value,
         devices=options.DEVICES.value,
         batch_size=options.BATCH_SIZE.value,
     )
-    said = (
-        f'perplexity {found["perplexity"]:,.4f} ({found["loss"]:.5f} nats a token, '
-        f'{found["bits_per_byte"]:.4f} bits a byte) on {found["tokens"]:,} tokens in '
-        f'{found["windows"]:,} windows of {found["seq_len"]:,}'
+    said = '\n'.join(
+        (f'{found["text"]}: ' if len(figures) > 1 else '')
+        + f'perplexity {found["perplexity"]:,.4f} ({found["loss"]:.5f} nats a token, '
+        f'{found["bits_per_byte"]:.4f} bits a byte, {found["bits_per_character"]:.4f} a character) '
+        f'on {found["tokens"]:,} tokens in {found["windows"]:,} windows of {found["seq_len"]:,}'
+        for found in figures
     )
     if options.OUTPUT.value:
-        _write(found)
+        _write(figures[0] if len(figures) == 1 else {'texts': figures})
         said += f'\nThe figures are in {options.OUTPUT.value}'
     return said
 

@@ -57,7 +57,7 @@ DEVICES = flags.DEFINE_integer('devices', 1, 'Split each weight over that many d
 HOST = flags.DEFINE_string('host', '127.0.0.1', 'Of the page: who may reach it.')
 PORT = flags.DEFINE_integer('port', 0, 'Likewise; 0: one that is free.')
 
-TEXT = flags.DEFINE_string('text', '', 'wikitext2, ptb, c4, or a file.')
+TEXT = flags.DEFINE_list('text', [], 'wikitext2, ptb, c4, or files.')
 SEQ_LEN = flags.DEFINE_integer(
     'seq_len', None, "Tokens of a window (default 2048, or the model's context if that is less)."
 )

@@ -14,7 +14,7 @@ from belle_jax.runs.parameters import identity
 
 FIXED = (
     'seed', 'model', 'data', 'batch', 'optim', 'adapter', 'train.objective', 'train.only',
-    'train.freeze',
+    'train.freeze', 'train.rows_from',
 )  # fmt: skip
 """What decides the numbers of a run: it is continued with the values that it began with."""
 

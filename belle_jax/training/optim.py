@@ -57,7 +57,11 @@ def decays(name: str) -> bool:
 
 
 def make(
-    optim: config.Optim, steps: int, specs: Mapping[str, ParamSpec], ratio: float = 1.0
+    optim: config.Optim,
+    steps: int,
+    specs: Mapping[str, ParamSpec],
+    ratio: float = 1.0,
+    rows_from: int = 0,
 ) -> optax.GradientTransformation:
     """The update rule of a run.
 
@@ -66,6 +70,7 @@ def make(
         steps: Of the whole run, for the schedule.
         specs: Declarations of the trained parameters.
         ratio: Of the learning rates of the B and the A of adapters.
+        rows_from: Of tables the rows from this one on are moved, those before it stay.
     Returns:
         Clipping by the norm over all parameters, then the optimiser.
     """
@@ -126,6 +131,9 @@ def make(
         rule = optax.chain(rule, optax.masked(optax.scale(ratio), _is_b))
     if optim.clip_norm:
         rule = optax.chain(optax.clip_by_global_norm(optim.clip_norm), rule)
+    if rows_from:
+        rows = optax.stateless(lambda tree, _: _of_rows(tree, rows_from))
+        rule = optax.chain(rows, rule, rows)
     return small_state.in_host_memory(rule) if optim.offload else rule
 
 
@@ -158,6 +166,13 @@ def state_shapes(
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
 
     return jax.tree_util.tree_map_with_path(of_leaf, jax.eval_shape(optimiser.init, dict(params)))
+
+
+def _of_rows(updates: Params, first: int) -> dict[str, jax.Array]:
+    """Zeros for the rows of tables that stay."""
+    return {
+        name: u.at[:first].set(0) if name.endswith('.table') else u for name, u in updates.items()
+    }
 
 
 def _is_b(params: Params) -> dict[str, bool]:

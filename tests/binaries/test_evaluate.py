@@ -56,7 +56,7 @@ def test_a_file_is_measured_and_the_figures_are_written(folder):
     ('words', 'sentence'),
     [
         ('', 'say what to do: python -m belle_jax.evaluate run|answer|judge|report|'),
-        ('perplexity --model=model', '--text is missing. wikitext2, ptb, c4, or a file.'),
+        ('perplexity --model=model', '--text is missing. wikitext2, ptb, c4, or files.'),
         ('perplexity --model=model --text=nothing', 'nothing is neither a file here nor the name'),
         ('perplexity --model=nothing --text=text.txt', 'nothing'),
         (

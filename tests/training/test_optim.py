@@ -120,3 +120,18 @@ def test_a_first_moment_may_be_bfloat16():
     )
     dtypes = {str(leaf.dtype) for leaf in jax.tree.leaves(rule.init(params)) if leaf.ndim}
     assert dtypes == {'bfloat16', 'float32'}
+
+
+def test_of_a_table_the_rows_before_the_first_that_is_trained_stay_to_the_byte():
+    params = {'embed.table': jnp.ones((8, 4)), 'final_norm.scale': jnp.ones(4)}
+    specs = {n: models.ParamSpec(p.shape, (None,) * p.ndim, 'normal') for n, p in params.items()}
+    settings = config.Optim(learning_rate=0.1, weight_decay=0.1, schedule='constant')
+    rule = optim.make(settings, STEPS, specs, rows_from=5)
+    state, moved = rule.init(params), params
+    for step in range(1, 4):
+        grads = {name: step * jnp.ones_like(p) for name, p in params.items()}
+        updates, state = rule.update(grads, state, moved)
+        moved = optax.apply_updates(moved, updates)
+    table = np.asarray(moved['embed.table'])
+    assert table[:5].tobytes() == np.ones((5, 4), np.float32).tobytes()
+    assert (table[5:] < 0.8).all() and (np.asarray(moved['final_norm.scale']) < 0.8).all()
