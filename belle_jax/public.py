@@ -69,6 +69,7 @@ def load(
     batch_size: int = 8,
     devices: int = 1,
     weights: str | Path = '',
+    adapter: str | Path = '',
 ) -> Assistant:
     """Loads a model that one can talk to.
 
@@ -81,6 +82,7 @@ def load(
         batch_size: Prompts answered at a time.
         devices: How many each weight is split over.
         weights: A bare file of quantised weights; `path` is then the directory of its base.
+        adapter: A directory of PEFT's, or a run that trained one, that goes beside the weights.
     Returns:
         What `generate` and `score` take.
     Raises:
@@ -89,8 +91,9 @@ def load(
     from belle_jax.decoding import assistant
 
     voice = assistant.voice(path, template, system)
+    files = {'weights': weights, 'adapter': adapter}
     engine = assistant.engine(
-        path, voice, dtype=dtype, batch_size=batch_size, devices=devices, weights=weights
+        path, voice, dtype=dtype, batch_size=batch_size, devices=devices, **files
     )
     return Assistant(engine, voice)
 

@@ -23,6 +23,8 @@ from belle_jax.weights.tensors import Index
 class Rotated:
     """The parameters of a turned model, a kind of `runs.parameters.Parameters`."""
 
+    adapter = None
+
     def __init__(self, source: Parameters, seed: int):
         """
         Args:

@@ -114,7 +114,7 @@ def make(
             ),
             weight_decay=optim.weight_decay,
             mask=mask,
-            weight_dimension_numbers=_galore_axes,
+            weight_dimension_numbers=_galore_axes,  # type: ignore[arg-type]
         )
         rule = _per_layer_matrices(rule, specs)
     else:
@@ -168,7 +168,7 @@ def state_shapes(
     return jax.tree_util.tree_map_with_path(of_leaf, jax.eval_shape(optimiser.init, dict(params)))
 
 
-def _of_rows(updates: Params, first: int) -> dict[str, jax.Array]:
+def _of_rows(updates: Any, first: int) -> dict[str, jax.Array]:
     """Zeros for the rows of tables that stay."""
     return {
         name: u.at[:first].set(0) if name.endswith('.table') else u for name, u in updates.items()

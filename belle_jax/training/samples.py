@@ -143,10 +143,12 @@ def _tokens(row: PromptRow, voice: Voice, architecture: Architecture | None) -> 
 def _decoder(blueprint: models.Blueprint, state: State, dtype: str) -> models.Decoder:
     """The model as `sample` would load it with a dtype; what takes less stays as it is."""
     width = jnp.dtype(dtype).itemsize
-    params = {
-        name: array.astype(dtype) if array.dtype.itemsize > width else array
-        for name, array in (state.trainable | state.frozen).items()
-    }
+
+    def held(array: jax.Array) -> jax.Array:
+        wide = jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.itemsize > width
+        return array.astype(dtype) if wide else array
+
+    params = {name: held(array) for name, array in (state.trainable | state.frozen).items()}
     return models.build(blueprint, params, dtype=dtype)
 
 

@@ -11,6 +11,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import as_gptq
+import belle_jax
 import tiny
 import training_runs
 from belle_jax import config
@@ -121,12 +122,21 @@ def test_beside_a_rounded_base_it_learns_what_it_learns_beside_the_rounded_weigh
 ):
     rounded(folder / family, tmp_path / family, frozen)
     run = settings(folder, family, targets='attention.*')
-    held = dataclasses.replace(run, model=dataclasses.replace(run.model, frozen=frozen))
+    asked = {'sample_prompts': str(tmp_path / 'asked.jsonl'), 'sample_tokens': 4}
+    (tmp_path / 'asked.jsonl').write_text('{"prompt": "1+1"}')
+    held = dataclasses.replace(
+        run,
+        model=dataclasses.replace(run.model, frozen=frozen),
+        train=dataclasses.replace(run.train, **asked),
+    )
     float_source = dataclasses.replace(run.model, source=str(tmp_path / family))
     trainer = Trainer(held, tmp_path / 'packed')
     words = [p for n, p in trainer.state.frozen.items() if n.endswith('.words')]
     assert words and not any(n.endswith('.kernel') for n in trainer.state.frozen)
     trainer.train()
+    said = json.loads((tmp_path / 'packed/samples/samples.jsonl').read_text().splitlines()[-1])
+    spoken = belle_jax.generate(belle_jax.load(tmp_path / 'packed'), ['1+1'], max_new_tokens=4)
+    assert said['output'] == spoken[0].text
     Trainer(dataclasses.replace(run, model=float_source), tmp_path / 'float').train()
     ends = [training_runs.parameters(tmp_path / name) for name in ('packed', 'float')]
     for name, value in ends[1].items():
