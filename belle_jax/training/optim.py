@@ -74,26 +74,36 @@ def make(
     Returns:
         Clipping by the norm over all parameters, then the optimiser.
     """
-    rate = schedule(optim, steps)
-    eighth = optim.moment_dtype == '8bit'
-    moment_dtype = 'float32' if eighth else optim.moment_dtype
+    rule = _rule(optim, schedule(optim, steps), specs)
+    if optim.moment_dtype == '8bit':
+        rule = small_state.in_eight_bits(rule)
+    if ratio != 1.0:
+        rule = optax.chain(rule, optax.masked(optax.scale(ratio), _is_b))
+    if optim.clip_norm:
+        rule = optax.chain(optax.clip_by_global_norm(optim.clip_norm), rule)
+    if rows_from:
+        rows = optax.stateless(lambda tree, _: _of_rows(tree, rows_from))
+        rule = optax.chain(rows, rule, rows)
+    return small_state.in_host_memory(rule) if optim.offload else rule
+
+
+def _rule(
+    optim: config.Optim, rate: Callable[[Any], Any], specs: Mapping[str, ParamSpec]
+) -> optax.GradientTransformation:
+    """The optimiser alone, as optax has it."""
 
     def mask(params):
         return {name: decays(name) for name in params}
 
-    shared: dict[str, Any] = {
-        'b1': optim.beta1,
-        'b2': optim.beta2,
-        'mu_dtype': moment_dtype,
-        'weight_decay': optim.weight_decay,
-        'mask': mask,
-    }
+    moment_dtype = 'float32' if optim.moment_dtype == '8bit' else optim.moment_dtype
+    adam = {'b1': optim.beta1, 'b2': optim.beta2, 'mu_dtype': moment_dtype}
+    decay: dict[str, Any] = {'weight_decay': optim.weight_decay, 'mask': mask}
     if optim.name == 'adamw':
-        rule = optax.adamw(rate, eps=optim.eps, **shared)
-    elif optim.name == 'lion':
-        rule = optax.lion(rate, **shared)
-    elif optim.name == 'muon':
-        rule = optax.contrib.muon(
+        return optax.adamw(rate, eps=optim.eps, **adam, **decay)
+    if optim.name == 'lion':
+        return optax.lion(rate, **adam, **decay)
+    if optim.name == 'muon':
+        return optax.contrib.muon(
             rate,
             beta=optim.beta1,
             weight_decay=optim.weight_decay,
@@ -104,19 +114,15 @@ def make(
             muon_weight_dimension_numbers={n: _muon_axes(n, s.axes) for n, s in specs.items()},
             consistent_rms=0.2,  # the size of AdamW's steps: one learning rate suits both
         )
-    elif optim.name == 'galore':
+    if optim.name == 'galore':
         rule = optax.contrib.galore(
             rate,
             rank=optim.rank,
             scale=0.25,  # of the paper's recipes, as the gap of 200 steps is
-            base_optimizer=optax.scale_by_adam(
-                optim.beta1, optim.beta2, optim.eps, mu_dtype=moment_dtype
-            ),
-            weight_decay=optim.weight_decay,
-            mask=mask,
+            base_optimizer=optax.scale_by_adam(eps=optim.eps, **adam),
             weight_dimension_numbers=_galore_axes,  # type: ignore[arg-type]
+            **decay,
         )
-        rule = _per_layer_matrices(rule, specs)
     else:
         rule = optax.adafactor(
             rate,
@@ -124,17 +130,7 @@ def make(
             weight_decay_rate=optim.weight_decay or None,
             weight_decay_mask=mask,
         )
-        rule = _per_layer_matrices(rule, specs)
-    if eighth:
-        rule = small_state.in_eight_bits(rule)
-    if ratio != 1.0:
-        rule = optax.chain(rule, optax.masked(optax.scale(ratio), _is_b))
-    if optim.clip_norm:
-        rule = optax.chain(optax.clip_by_global_norm(optim.clip_norm), rule)
-    if rows_from:
-        rows = optax.stateless(lambda tree, _: _of_rows(tree, rows_from))
-        rule = optax.chain(rows, rule, rows)
-    return small_state.in_host_memory(rule) if optim.offload else rule
+    return _per_layer_matrices(rule, specs)
 
 
 def state_shapes(
