@@ -2,11 +2,13 @@
 
     python -m benchmarks.train_step                     a CPU: 15M parameters, float32
     python -m benchmarks.train_step --shape=7b --dtype=bfloat16 --seq_lens=2048,4096    a GPU
+    python -m benchmarks.train_step --shape=7b --dtype=bfloat16 --seq_lens=1024 --way=lora
 
 Both sides do the same work from random weights on random tokens: forward, backward, clipping,
-AdamW. A step's time is the median of --repeats, after a warm-up; the two take turns, so that a
-machine that slows down slows both. On a GPU the largest batch that fits is found by doubling; ours
-also says the share of the chip's peak that it uses (the formula is in
+AdamW; with --way=lora adapters of rank 8 of all products alone, theirs by peft (int8, nf4, 8bit and
+offload are ours alone). A step's time is the median of --repeats, after a warm-up; the two take
+turns, so that a machine that slows down slows both. On a GPU the largest batch that fits is found
+by doubling; ours also says the share of the chip's peak that it uses (the formula is in
 belle_jax/training/metrics.py). Prints JSON.
 """
 
@@ -26,9 +28,12 @@ SHAPE = flags.DEFINE_enum('shape', '15m', ['15m', '7b'], 'How large.')
 DTYPE = flags.DEFINE_enum('dtype', 'float32', ['float32', 'bfloat16'], 'Of activations.')
 SEQ_LENS = flags.DEFINE_list('seq_lens', ['256'], 'Tokens a row.')
 BATCH = flags.DEFINE_integer('batch', 0, 'Rows; 0: 8 on a CPU, the most that fit on a GPU.')
+WAY = flags.DEFINE_enum('way', 'full', ['full', 'offload', '8bit', 'lora', 'int8', 'nf4'], 'How.')
 REPEATS = flags.DEFINE_integer('repeats', 5, 'Timed steps of each.')
 OUTPUT = flags.DEFINE_string('output', '', 'Also write the JSON here.')
 THEIRS = flags.DEFINE_bool('torch', True, 'Also time transformers + torch.')
+
+ADAPTED, RANK = ('lora', 'int8', 'nf4'), 8
 
 
 def main(_: list[str]) -> None:
@@ -54,6 +59,7 @@ def main(_: list[str]) -> None:
         'jax': jax.__version__,
         'shape': SHAPE.value,
         'dtype': DTYPE.value,
+        'way': WAY.value,
         'results': results,
     }
     text = json.dumps(facts, indent=2)
@@ -127,7 +133,8 @@ def largest_of_each(family: str, length: int) -> dict:
 
 def makers() -> dict[str, Any]:
     """What is measured, by name."""
-    return {'ours': our_step} | ({'torch': their_step} if THEIRS.value else {})
+    theirs = THEIRS.value and WAY.value in ('full', 'lora')
+    return {'ours': our_step} | ({'torch': their_step} if theirs else {})
 
 
 def seconds(step: Any) -> float:
@@ -139,7 +146,7 @@ def seconds(step: Any) -> float:
 
 def figures(family: str, length: int, rows: int, times: list[float]) -> dict[str, Any]:
     """The median time, tokens a second, and the share of the peak where that is known."""
-    from belle_jax import models
+    from belle_jax import config, models
     from belle_jax.training.metrics import peak_flops, training_flops_per_token
 
     median = statistics.median(times)
@@ -147,7 +154,9 @@ def figures(family: str, length: int, rows: int, times: list[float]) -> dict[str
     found = {'rows': rows, 'seconds': round(median, 4), 'tokens_per_second': round(rate)}
     if peak := peak_flops():
         a = architecture(family)
-        sizes = {n: math.prod(s.shape) for n, s in models.specs(models.Blueprint(a)).items()}
+        adapter = config.Adapter(rank=RANK).low_rank(a) if WAY.value in ADAPTED else None
+        specs = models.specs(models.Blueprint(a, adapter=adapter)).items()
+        sizes = {n: math.prod(s.shape) for n, s in specs if not adapter or s.part == 'adapter'}
         flops = training_flops_per_token(a, sizes, length)
         found['flop_utilisation'] = round(rate * flops / peak, 4)
     return found
@@ -167,20 +176,24 @@ def our_step(family: str, length: int, rows: int):
     import jax
     import numpy as np
 
-    from belle_jax import config, models
+    from belle_jax import config
     from belle_jax.training.setup import Setup, lay_out
 
     a = architecture(family)
     small = SHAPE.value == '15m'
-    execution = {'remat': 'none' if small else 'block', 'scan': not small}
+    execution: dict[str, Any] = {'remat': 'none' if small else 'block', 'scan': not small}
+    if WAY.value in ADAPTED:
+        execution['frozen'] = DTYPE.value if WAY.value == 'lora' else WAY.value
+    moments: dict[str, Any] = {'8bit': {'moment_dtype': '8bit'}, 'offload': {'offload': True}}
     run_of = config.Run(
         model=config.Model(architecture=a, dtype=DTYPE.value, **execution),
         data=config.Data(seq_len=length),
         batch=config.Batch(rows),
-        optim=config.Optim(learning_rate=1e-4, weight_decay=0.01),
+        optim=config.Optim(learning_rate=1e-4, weight_decay=0.01, **moments.get(WAY.value, {})),
+        adapter=config.Adapter(rank=RANK if WAY.value in ADAPTED else 0),
     )
     setup = Setup(run_of, lay_out(run_of, a, jax.devices()[:1]), 1000)
-    state = [setup.state(models.initialise(setup.blueprint, jax.random.key(0), setup.shardings))]
+    state = [setup.state({name: random(spec) for name, spec in held(setup).items()})]
     tokens = np.random.default_rng(0).integers(0, a.vocab_size, (rows, length), np.int32)
     batch = {
         'tokens': tokens,
@@ -197,6 +210,30 @@ def our_step(family: str, length: int, rows: int):
             float(metrics['loss'])
 
     return run
+
+
+def held(setup: Any) -> dict[str, Any]:
+    """Shapes of all parameters, what is trained in float32."""
+    import jax
+
+    trained = {
+        name: jax.ShapeDtypeStruct(s.shape, 'float32', sharding=s.sharding)
+        for name, s in setup.shapes.trainable.items()
+    }
+    return trained | setup.shapes.frozen
+
+
+def random(shape: Any) -> Any:
+    """Small random numbers, or codes."""
+    import jax
+    import jax.numpy as jnp
+
+    def make(key):
+        if jnp.issubdtype(shape.dtype, jnp.integer):
+            return jax.random.randint(key, shape.shape, -(2**31), 2**31 - 1, shape.dtype)
+        return (0.02 * jax.random.normal(key, shape.shape)).astype(shape.dtype)
+
+    return jax.jit(make, out_shardings=shape.sharding)(jax.random.key(0))
 
 
 def their_step(family: str, length: int, rows: int):
@@ -224,7 +261,16 @@ def their_step(family: str, length: int, rows: int):
     model: Any = model.to(device).train()  # type: ignore[arg-type]
     if SHAPE.value == '7b':
         model.gradient_checkpointing_enable()
-    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.01)
+    if WAY.value == 'lora':
+        import peft
+
+        if SHAPE.value == '7b':
+            model = model.to(torch.bfloat16)
+            model.enable_input_require_grads()
+        settings = peft.LoraConfig(r=RANK, target_modules='all-linear', task_type='CAUSAL_LM')
+        model = peft.get_peft_model(model, settings)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.01)
     tokens = torch.randint(a.vocab_size, (rows, length), device=device)
     autocast = torch.autocast(device, torch.bfloat16, enabled=DTYPE.value == 'bfloat16')
 
@@ -232,7 +278,7 @@ def their_step(family: str, length: int, rows: int):
         with autocast:
             loss = model(input_ids=tokens, labels=tokens, use_cache=False).loss
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimiser.step()
         optimiser.zero_grad()
         loss.item()
