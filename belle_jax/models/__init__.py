@@ -4,12 +4,12 @@ from belle_jax.models.blueprint import (
     ParamSpec,
     build,
     count_parameters,
+    for_decoding,
     initialise,
     parameters,
     regroup,
     skeleton,
     specs,
-    unstack,
 )
 from belle_jax.models.decoder import Blueprint, Decoder, Execution, empty_cache
 
@@ -21,10 +21,10 @@ __all__ = [
     'build',
     'count_parameters',
     'empty_cache',
+    'for_decoding',
     'initialise',
     'parameters',
     'regroup',
     'skeleton',
     'specs',
-    'unstack',
 ]

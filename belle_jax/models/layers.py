@@ -93,6 +93,17 @@ def declare(
     return nnx.Param(declared, axes=tuple(axes), init=init, part=part)
 
 
+def flat(param: nnx.Param, inputs: int) -> nnx.Param:
+    """A declared weight as a matrix: its first `inputs` dimensions as one, the others as one."""
+    shape, said = param.get_value().shape, param.get_metadata()
+    start = int(said['axes'][0] == 'layers')
+    split = start + inputs
+    sizes = math.prod(shape[start:split]), math.prod(shape[split:])
+    axes = *said['axes'][:start], said['axes'][start], said['axes'][split]
+    declared = jax.ShapeDtypeStruct((*shape[:start], *sizes), param.get_value().dtype)
+    return nnx.Param(declared, axes=axes, init=said['init'], part=said['part'])
+
+
 class Linear(nnx.Module):
     """A product and, where asked, a bias."""
 
@@ -106,15 +117,19 @@ class Linear(nnx.Module):
             layers: As in `declare`.
             bias_from: The first dimension of the weight that the bias has; None: no bias.
         """
-        self.equation = equation
+        self.equation, self.shape = equation, tuple(shape)
         self.kernel = declare(shape, axes, layers=layers)
         self.has_bias = bias_from is not None
         if self.has_bias:
             self.bias = declare(shape[bias_from:], axes[bias_from:], init='zeros', layers=layers)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        out = project(self.equation, x, self.kernel[...])
+        out = project(self.equation, x, self.kernel[...].reshape(self.shape))
         return out + self.bias[...].astype(out.dtype) if self.has_bias else out
+
+    def flatten(self) -> None:
+        """Declares the weight as a matrix, inputs by outputs."""
+        self.kernel = flat(self.kernel, self.equation.index(',') - 2)
 
 
 class RMSNorm(nnx.Module):

@@ -9,7 +9,7 @@ from flax import nnx
 
 from belle_jax.families.packing import Packing, groups, words
 from belle_jax.models import vocabulary
-from belle_jax.models.layers import Linear, declare
+from belle_jax.models.layers import Linear, declare, flat
 from belle_jax.models.packed_product import packed_product, unpack
 
 
@@ -35,6 +35,7 @@ class PackedLinear(nnx.Module):
         split = len(x_axes) - 2
         self.packing, self.inputs = packing, math.prod(shape[:split])
         outputs, out_axes, count = shape[split:], axes[split:], packing.groups(self.inputs)
+        self.outputs = outputs
 
         def declared(rows, axis, dtype, init='zeros'):
             return declare(
@@ -51,20 +52,26 @@ class PackedLinear(nnx.Module):
         if self.has_bias:
             self.bias = linear.bias
 
+    def flatten(self) -> None:
+        """Declares words, scales and zeros as matrices, outputs as one dimension."""
+        self.words, self.scales = flat(self.words, 1), flat(self.scales, 1)
+        if not self.packing.symmetric:
+            self.zeros = flat(self.zeros, 1)
+
     def __call__(self, x: jax.Array) -> jax.Array:
         """Of activations [B, T, inputs...], in their dtype."""
         words, scales = self.words[...], self.scales[...]
-        outputs, flat = words.shape[1:], math.prod(words.shape[1:])
-        zeros = None if self.packing.symmetric else self.zeros[...].reshape(-1, flat)
+        columns = math.prod(self.outputs)
+        zeros = None if self.packing.symmetric else self.zeros[...].reshape(-1, columns)
         out = packed_product(
             x.reshape(-1, self.inputs),
-            words.reshape(-1, flat),
-            scales.reshape(-1, flat),
+            words.reshape(-1, columns),
+            scales.reshape(-1, columns),
             zeros,
             self.groups[...] if self.packing.act_order else None,
             bits=self.packing.bits,
             group_size=self.packing.group_size,
-        ).reshape(*x.shape[:2], *outputs)
+        ).reshape(*x.shape[:2], *self.outputs)
         return out + self.bias[...].astype(out.dtype) if self.has_bias else out
 
 

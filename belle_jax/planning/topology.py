@@ -1,6 +1,7 @@
 """Devices that are not there, described for the real compilers."""
 
 import fcntl
+import functools
 import os
 import tempfile
 
@@ -20,6 +21,13 @@ device_description_str: "NVIDIA H200"
 """
 
 
+@functools.cache
+def _claim_libtpu() -> None:
+    """Waits until no other process has libtpu, which serves one at a time and ends a second."""
+    handle = os.open(os.path.join(tempfile.gettempdir(), 'belle-jax-libtpu'), os.O_CREAT)
+    fcntl.flock(handle, fcntl.LOCK_EX)  # until this process ends
+
+
 def topology(target: str):
     """What to compile for a device with.
 
@@ -31,10 +39,11 @@ def topology(target: str):
     from jax.experimental import topologies
 
     if not target.startswith('h200:'):
-        # libtpu serves one process at a time and ends a second one: it waits here instead.
-        handle = os.open(os.path.join(tempfile.gettempdir(), 'belle-jax-libtpu'), os.O_CREAT)
-        fcntl.flock(handle, fcntl.LOCK_EX)  # until this process ends
-        described = topologies.get_topology_desc(platform='tpu', topology_name=target)
+        _claim_libtpu()
+        shape = target.partition(':')[2]
+        # By default a host has four chips or more, and a topology whole hosts.
+        alone = {'chips_per_host_bounds': (1, 1, 1)} if {*shape.split('x')} == {'1'} else {}
+        described = topologies.get_topology_desc(platform='tpu', topology_name=target, **alone)
         return described.devices, 'tpu', {}
     from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
