@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from belle_jax import sharding
-from belle_jax.models import flash, layers
+from belle_jax.models import flash, layers, products
 
 QUERY_CHUNK = 256
 """Queries whose scores exist at once; the backward pass recomputes them."""
@@ -112,7 +112,11 @@ def _attend(
     batch, length, heads, head_dim = q_btnh.shape
     kv_heads, size = keys.shape[axes.index('k')], keys.shape[axes.index('s')]
     q_btkgh = q_btnh.reshape(batch, length, kv_heads, heads // kv_heads, head_dim)
-    scores = jnp.einsum(f'btkgh,{axes}->bkgts', q_btkgh, keys, preferred_element_type=jnp.float32)
+    least = -(-products.FEW * kv_heads // heads)
+    product = functools.partial(
+        jnp.einsum, f'btkgh,{axes}->bkgts', preferred_element_type=jnp.float32
+    )
+    scores = products.few_rows(product, q_btkgh, keys, axis=1, out_axis=3, least=least)
     scores = scores * (1.0 / math.sqrt(head_dim))
     key_slots = jnp.arange(size)
     distance_bts = key_slots[None, None, :] - slots[:, :, None]
@@ -127,7 +131,8 @@ def _attend(
     scores = jnp.where(readable[:, None, None], scores, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(values.dtype)
     weights = layers.dropout(weights, dropout, key)
-    out = jnp.einsum(f'bkgts,{axes}->btkgh', weights, values)
+    product = functools.partial(jnp.einsum, f'bkgts,{axes}->btkgh')
+    out = products.few_rows(product, weights, values, axis=3, out_axis=1, least=least)
     return out.reshape(q_btnh.shape)
 
 

@@ -4,6 +4,7 @@ import fcntl
 import functools
 import os
 import tempfile
+from typing import Any
 
 H200 = """
 gpu_device_info {
@@ -40,10 +41,12 @@ def topology(target: str):
 
     if not target.startswith('h200:'):
         _claim_libtpu()
-        shape = target.partition(':')[2]
-        # By default a host has four chips or more, and a topology whole hosts.
-        alone = {'chips_per_host_bounds': (1, 1, 1)} if {*shape.split('x')} == {'1'} else {}
-        described = topologies.get_topology_desc(platform='tpu', topology_name=target, **alone)
+        chip, _, shape = target.partition(':')
+        # A host has four chips or more unless told otherwise, and the two cores of a v4 would be a
+        # device each.
+        told: dict[str, Any] = {'chip_config_name': 'megacore'} if chip == 'v4' else {}
+        told |= {'chips_per_host_bounds': (1, 1, 1)} if {*shape.split('x')} == {'1'} else {}
+        described = topologies.get_topology_desc(platform='tpu', topology_name=target, **told)
         return described.devices, 'tpu', {}
     from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
