@@ -18,6 +18,9 @@ from belle_jax.models import flash, layers, products
 QUERY_CHUNK = 256
 """Queries whose scores exist at once; the backward pass recomputes them."""
 
+ROWS = 32
+"""Of a cache that are written one by one at most: each makes the program longer."""
+
 
 def attention(
     q_btnh: jax.Array,
@@ -173,7 +176,19 @@ def write_cache(cache_bksh: jax.Array, new_btkh: jax.Array, slots: jax.Array) ->
     def of_row(cache_ksh, new_kth, start):
         return jax.lax.dynamic_update_slice(cache_ksh, new_kth, (0, start, 0))
 
-    cache = jax.vmap(of_row)(cache_bksh, new_bkth, slots[:, 0])
+    def row_by_row(cache_bksh, new_bkth, starts):
+        for row in range(len(starts)):
+            new, at = new_bkth[row : row + 1], (row, 0, starts[row], 0)
+            cache_bksh = jax.lax.dynamic_update_slice(cache_bksh, new, at)
+        return cache_bksh
+
+    together = jax.vmap(of_row)
+    # Of rows together a TPU's compiler makes a loop, six times as slow; of one row, it copies the
+    # cache into another layout.
+    few = len(slots) <= ROWS and sharding.shards('batch') == 1
+    cache = jax.lax.platform_dependent(
+        cache_bksh, new_bkth, slots[:, 0], tpu=row_by_row if few else together, default=together
+    )
     return sharding.constrain(cache, ('batch', 'heads', 'length', 'head_dim'))
 
 

@@ -63,11 +63,15 @@ class AnswerPlan:
 
     @functools.cached_property
     def seconds(self) -> float | None:
-        """Of a token in every row by the compiler's estimate; None where it gives no cycles."""
+        """Of a token in every row by the compiler's estimate; None where it gives no cycles.
+
+        Weights that are fetched ahead have no cycles, so it may fall short of the floor.
+        """
         if not (self.program.text and self.chip.clock):
             return None
         # How often the loop turns is not known when it is compiled, so it counts once.
-        return estimate(CompiledProgram(self.program.text), self.chip).seconds
+        found = estimate(CompiledProgram(self.program.text), self.chip)
+        return max(found.seconds, self.floor)
 
     @functools.cached_property
     def launches(self) -> int:
