@@ -35,7 +35,9 @@ def test_no_token_copies_a_weight(kind, compilers, tmp_path):
     dumped = {'XLA_FLAGS': f'--xla_dump_to={tmp_path} --xla_dump_hlo_module_re=jit_advance'}
     done = subprocess.run(
         [sys.executable, str(ROOT / 'tests/support/planned.py')],
-        **{'input': json.dumps(jobs), 'env': compilers | dumped, 'text': True},
+        input=json.dumps(jobs),
+        env=compilers | dumped,
+        text=True,
         capture_output=True,
     )
     assert done.returncode == 0, done.stderr[-3000:]
