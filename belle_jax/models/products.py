@@ -6,6 +6,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from belle_jax import sharding
+
 FEW = 8
 """Rows of which a TPU's matrix unit takes as many at once."""
 
@@ -28,7 +30,14 @@ def project(equation: str, x: jax.Array, w: jax.Array) -> jax.Array:
     if w_axes != x_axes[2:] + output[2:] or output[:2] != x_axes[:2]:
         raise ValueError(f'{equation!r} is not a product of tokens and a weight.')
     inputs = math.prod(x.shape[2:])
-    out = x.reshape(-1, inputs) @ w.astype(x.dtype).reshape(inputs, -1)
+    x_mi, w_io = x.reshape(-1, inputs), w.astype(x.dtype).reshape(inputs, -1)
+    if output[2:] == 'd':
+        # Its gradient is split along the last dimension, which a TPU's compiler reduces whole on
+        # every device. Split along the first, each device gets the sum of its own part alone.
+        w_oi = sharding.constrain(w_io.T, ('embed', 'hidden'))
+        out = jax.lax.dot_general(x_mi, w_oi, (((1,), (1,)), ((), ())))
+    else:
+        out = x_mi @ w_io
     return out.reshape(*x.shape[:2], *w.shape[x.ndim - 2 :])
 
 
