@@ -20,9 +20,9 @@ def planned(job):
         job: preset, layers, topology, and either sample (rows, slots) or fields of a run.
     """
     shape = dataclasses.replace(config.PRESETS[job['preset']], layers=job['layers'])
-    fields = {'model': {'dtype': 'bfloat16', **job.get('model', {})}} | job.get('fields', {})
-    run = config.from_dict(fields)
-    run = dataclasses.replace(run, model=dataclasses.replace(run.model, architecture=shape))
+    run = config.from_dict(job.get('fields', {}))
+    model = dataclasses.replace(run.model, architecture=shape, dtype='bfloat16')
+    run = dataclasses.replace(run, model=model)
     if 'sample' in job:
         plan = answering.plan(run, job['topology'], *job['sample'])
         return answering.facts(plan) | {'text': plan.program.text}
