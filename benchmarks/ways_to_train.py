@@ -59,7 +59,7 @@ def trained(name: str, fields: dict[str, Any], work: Path) -> dict[str, Any]:
         'optim.warmup_ratio': 0.05,
         'train.epochs': 1,
         'train.steps': STEPS.value,
-        'train.eval_every': 50,
+        'train.eval_every': STEPS.value // 3,
         'train.checkpoint_every': -1,
         **fields,
     }

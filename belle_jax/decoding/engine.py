@@ -66,9 +66,9 @@ class Engine:
         ids = self.architecture.eos_ids if eos_ids is None else eos_ids
         self.eos_ids = tuple(sorted(set(ids)))
         with mesh_of(models.parameters(model)):
-            separated = models.unstack(model)  # and nothing here keeps the stacks
-        self.on_mesh = functools.partial(mesh_of, models.parameters(separated))
-        self.graphdef, self.params = nnx.split(separated)
+            laid_out = models.for_decoding(model)  # and nothing here keeps what it is made of
+        self.on_mesh = functools.partial(mesh_of, models.parameters(laid_out))
+        self.graphdef, self.params = nnx.split(laid_out)
 
     def room(self, prompt_tokens: int) -> int | None:
         """Tokens that an answer may have until the model's context is full; None: any number.

@@ -4,13 +4,13 @@ from belle_jax.models.blueprint import (
     ParamSpec,
     build,
     count_parameters,
+    for_decoding,
     initialise,
     initialise_adapter,
     parameters,
     regroup,
     skeleton,
     specs,
-    unstack,
 )
 from belle_jax.models.decoder import Blueprint, Decoder, Execution, empty_cache
 
@@ -22,11 +22,11 @@ __all__ = [
     'build',
     'count_parameters',
     'empty_cache',
+    'for_decoding',
     'initialise',
     'initialise_adapter',
     'parameters',
     'regroup',
     'skeleton',
     'specs',
-    'unstack',
 ]

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from belle_jax.families import LowRank
-from belle_jax.models.layers import Linear, declare, dropout, project
+from belle_jax.models.layers import Linear, declare, dropout
 
 
 class LowRankProduct(nnx.Module):
@@ -33,12 +33,9 @@ class LowRankProduct(nnx.Module):
         layers = shape[0] if axes[0] == 'layers' else 0
         if layers:
             shape, axes = shape[1:], axes[1:]
-        inputs, _, outputs = linear.equation.replace('->', ',').split(',')
-        split, batch = len(inputs) - 2, inputs[:2]
+        split = linear.inputs
         self.settings, self.rate = adapter, rate
         self.key: Any = nnx.data(None)
-        self.into = f'{inputs},{inputs[2:]}r->{batch}r'
-        self.out_of = f'{batch}r,r{outputs[2:]}->{outputs}'
 
         def own(shape, axes, init):
             return declare(shape, axes, init=init, layers=layers, part='adapter')
@@ -59,14 +56,19 @@ class LowRankProduct(nnx.Module):
         Source: peft's `LoraLayer` and `DoraLinearLayer`: the same numbers.
         """
         dropped = dropout(x, self.rate, self.key)
-        low_btr = project(self.into, dropped, self.a[...])
-        added = project(self.out_of, low_btr, self.b[...]) * self.settings.scale
+        rank = self.settings.rank
+        low = dropped.reshape(-1, self.a[...].size // rank) @ _matrix(self.a, -1, rank, x.dtype)
+        added = (low @ _matrix(self.b, rank, -1, x.dtype)).reshape(out.shape) * self.settings.scale
         if not self.settings.dora:
             return out + added
         norms = jax.lax.stop_gradient(magnitude(linear))
         ratio = (self.magnitude[...].astype(jnp.float32) / norms).astype(out.dtype)
         plain = out if dropped is x else linear.product(dropped)
         return out + (ratio - 1) * plain + ratio * added
+
+
+def _matrix(param: nnx.Param, rows: int, columns: int, dtype: Any) -> jax.Array:
+    return param[...].astype(dtype).reshape(rows, columns)
 
 
 def magnitude(linear: Any) -> jax.Array:

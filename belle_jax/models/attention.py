@@ -13,10 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from belle_jax import sharding
-from belle_jax.models import flash, layers
+from belle_jax.models import flash, layers, products
 
 QUERY_CHUNK = 256
 """Queries whose scores exist at once; the backward pass recomputes them."""
+
+ROWS = 32
+"""Of a cache that are written one by one at most: each makes the program longer."""
 
 
 def attention(
@@ -112,7 +115,11 @@ def _attend(
     batch, length, heads, head_dim = q_btnh.shape
     kv_heads, size = keys.shape[axes.index('k')], keys.shape[axes.index('s')]
     q_btkgh = q_btnh.reshape(batch, length, kv_heads, heads // kv_heads, head_dim)
-    scores = jnp.einsum(f'btkgh,{axes}->bkgts', q_btkgh, keys, preferred_element_type=jnp.float32)
+    least = -(-products.FEW * kv_heads // heads)
+    product = functools.partial(
+        jnp.einsum, f'btkgh,{axes}->bkgts', preferred_element_type=jnp.float32
+    )
+    scores = products.few_rows(product, q_btkgh, keys, axis=1, out_axis=3, least=least)
     scores = scores * (1.0 / math.sqrt(head_dim))
     key_slots = jnp.arange(size)
     distance_bts = key_slots[None, None, :] - slots[:, :, None]
@@ -127,7 +134,8 @@ def _attend(
     scores = jnp.where(readable[:, None, None], scores, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(values.dtype)
     weights = layers.dropout(weights, dropout, key)
-    out = jnp.einsum(f'bkgts,{axes}->btkgh', weights, values)
+    product = functools.partial(jnp.einsum, f'bkgts,{axes}->btkgh')
+    out = products.few_rows(product, weights, values, axis=3, out_axis=1, least=least)
     return out.reshape(q_btnh.shape)
 
 
@@ -168,7 +176,19 @@ def write_cache(cache_bksh: jax.Array, new_btkh: jax.Array, slots: jax.Array) ->
     def of_row(cache_ksh, new_kth, start):
         return jax.lax.dynamic_update_slice(cache_ksh, new_kth, (0, start, 0))
 
-    cache = jax.vmap(of_row)(cache_bksh, new_bkth, slots[:, 0])
+    def row_by_row(cache_bksh, new_bkth, starts):
+        for row in range(len(starts)):
+            new, at = new_bkth[row : row + 1], (row, 0, starts[row], 0)
+            cache_bksh = jax.lax.dynamic_update_slice(cache_bksh, new, at)
+        return cache_bksh
+
+    together = jax.vmap(of_row)
+    # Of rows together a TPU's compiler makes a loop, six times as slow; of one row, it copies the
+    # cache into another layout.
+    few = len(slots) <= ROWS and sharding.shards('batch') == 1
+    cache = jax.lax.platform_dependent(
+        cache_bksh, new_bkth, slots[:, 0], tpu=row_by_row if few else together, default=together
+    )
     return sharding.constrain(cache, ('batch', 'heads', 'length', 'head_dim'))
 
 

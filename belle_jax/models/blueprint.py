@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from belle_jax import families
+from belle_jax import families, sharding
 from belle_jax.models import adapters
 from belle_jax.models.decoder import Blueprint, Decoder, Execution
 
@@ -178,13 +178,19 @@ def regroup(params: Mapping[str, Any], before: Blueprint, after: Blueprint) -> d
     return regrouped
 
 
-def unstack(model: Decoder) -> Decoder:
-    """The same model with every layer a group of its own.
+def for_decoding(model: Decoder) -> Decoder:
+    """The same model with every layer a group of its own, and the weights of products flat.
 
-    For decoding, where slices of a stack would be copied out for every token.
+    Slices of a stack, and weights that lie otherwise than a product reads them, would be copied for
+    every token. To be called under the model's mesh.
     """
-    after = model.blueprint.separated()
-    return build(after, regroup(parameters(model), model.blueprint, after), model.execution)
+    before, after = model.blueprint, model.blueprint.for_decoding()
+    if before == after:
+        return model
+    params = regroup(parameters(model), before, after)
+    for name, spec in specs(after).items():
+        params[name] = sharding.constrain(params[name].reshape(spec.shape), spec.axes)
+    return build(after, params, model.execution)
 
 
 def skeleton(blueprint: Blueprint, execution: Execution) -> Decoder:

@@ -12,7 +12,7 @@ from belle_jax import sharding
 from belle_jax.config import Architecture
 from belle_jax.families import LowRank, Packing
 from belle_jax.models import adapters, packed, vocabulary
-from belle_jax.models.layers import Cache, Context, Vocabulary
+from belle_jax.models.layers import Cache, Context, Linear, Vocabulary
 
 ACTIVATIONS = ('batch', 'length', 'features')
 
@@ -32,12 +32,15 @@ class Blueprint:
             stacked, and run by one scan. All in one group by default.
         packing: How the matrices of the layers are quantised; None: they are not.
         adapter: Of the products that have one; None: there is none.
+        flat: Whether weights of products are matrices, inputs by outputs, as products read them. A
+            compiler may have to copy one with more dimensions first, for every token.
     """
 
     architecture: Architecture
     groups: tuple[int, ...] = ()
     packing: Packing | None = None
     adapter: LowRank | None = None
+    flat: bool = False
 
     def __post_init__(self):
         layers = self.architecture.layers
@@ -48,6 +51,10 @@ class Blueprint:
     def separated(self) -> 'Blueprint':
         """The same model with every layer a group of its own."""
         return dataclasses.replace(self, groups=(1,) * self.architecture.layers)
+
+    def for_decoding(self) -> 'Blueprint':
+        """The same model with every layer a group of its own, and flat weights."""
+        return dataclasses.replace(self.separated(), flat=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +98,10 @@ class Decoder(nnx.Module):
             adapters.adapt(self, blueprint.adapter, execution.adapter_dropout)
         if blueprint.packing:
             packed.pack(self, blueprint.packing)
+        if blueprint.flat:
+            for _, module in list(nnx.iter_modules(self.blocks)):
+                if isinstance(module, Linear | packed.PackedLinear):
+                    module.flatten()
 
     @property
     def architecture(self) -> Architecture:

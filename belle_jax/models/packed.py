@@ -9,7 +9,7 @@ from flax import nnx
 
 from belle_jax.families.packing import Packing, groups, words
 from belle_jax.models import vocabulary
-from belle_jax.models.layers import Linear, declare
+from belle_jax.models.layers import Linear, declare, flat
 from belle_jax.models.packed_product import dequantise, packed_product, unpack
 
 
@@ -35,6 +35,7 @@ class PackedLinear(nnx.Module):
         split = len(x_axes) - 2
         self.packing, self.inputs = packing, math.prod(shape[:split])
         outputs, out_axes, count = shape[split:], axes[split:], packing.groups(self.inputs)
+        self.outputs = outputs
 
         def declared(rows, axis, dtype, init='zeros'):
             return declare(
@@ -52,6 +53,12 @@ class PackedLinear(nnx.Module):
             self.bias = linear.bias
         self.adapter = nnx.data(linear.adapter)
 
+    def flatten(self) -> None:
+        """Declares words, scales and zeros as matrices, outputs as one dimension."""
+        self.words, self.scales = flat(self.words, 1), flat(self.scales, 1)
+        if not self.packing.symmetric:
+            self.zeros = flat(self.zeros, 1)
+
     def __call__(self, x: jax.Array) -> jax.Array:
         """Of activations [B, T, inputs...], in their dtype."""
         out = self.product(x)
@@ -67,25 +74,22 @@ class PackedLinear(nnx.Module):
             'group_size': packing.group_size,
             'levels': packing.levels,
         }
-        x_mk, flat = x.reshape(-1, self.inputs), self._flat()
-        out = packed_product(x_mk, *flat, **how)
-        return out.reshape(*x.shape[:2], *self.words.shape[1:])
+        x_mk, arrays = x.reshape(-1, self.inputs), self._arrays()
+        out = packed_product(x_mk, *arrays, **how)
+        return out.reshape(*x.shape[:2], *self.outputs)
 
     def weight(self) -> jax.Array:
-        """float32, [inputs, outputs…]: as large as if nothing were packed."""
-        packing = self.packing
-        size, outputs = packing.group_size or self.inputs, self.words.shape[1:]
-        flat = dequantise(*self._flat(), self.inputs, packing.bits, size, packing.levels)
-        return flat.reshape(-1, *outputs)
+        """float32 [inputs, outputs]: as large as if nothing were packed."""
+        packing, size = self.packing, self.packing.group_size or self.inputs
+        return dequantise(*self._arrays(), self.inputs, packing.bits, size, packing.levels)
 
-    def _flat(self) -> tuple[Any, Any, Any, Any]:
+    def _arrays(self) -> tuple[Any, Any, Any, Any]:
         """Words, scales, zeros with all outputs in one axis, and groups."""
-        flat = math.prod(self.words.shape[1:])
-        packing = self.packing
+        columns, packing = math.prod(self.outputs), self.packing
         return (
-            self.words[...].reshape(-1, flat),
-            self.scales[...].reshape(-1, flat),
-            None if packing.symmetric else self.zeros[...].reshape(-1, flat),
+            self.words[...].reshape(-1, columns),
+            self.scales[...].reshape(-1, columns),
+            None if packing.symmetric else self.zeros[...].reshape(-1, columns),
             self.groups[...] if packing.act_order else None,
         )
 

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from belle_jax import sharding
+from belle_jax.models import products
 
 CHUNK_ELEMENTS = 2**26
 """Logits that exist at once on a device: 256 MB of float32, and no more than a quarter of all."""
@@ -77,7 +78,8 @@ def logits(h_btd: jax.Array, table_vd: jax.Array, vocab_size: int) -> jax.Array:
     Returns:
         float32 [B, T, V].
     """
-    out = _dot(h_btd.reshape(-1, h_btd.shape[-1]), table_vd.astype(h_btd.dtype).T)
+    h_md, w_dv = h_btd.reshape(-1, h_btd.shape[-1]), table_vd.astype(h_btd.dtype).T
+    out = products.few_rows(_dot, h_md, w_dv)
     out = jnp.where(jnp.arange(table_vd.shape[0]) < vocab_size, out, -jnp.inf)
     return sharding.constrain(out.reshape(*h_btd.shape[:2], -1), ('batch', 'length', 'vocab'))
 

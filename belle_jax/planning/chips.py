@@ -43,6 +43,7 @@ CHIPS = {
     'h100': Chip('H100', 989 * TFLOPS, 80 * GB, 3.35 * TB, 0, 450 * GB, 50 * GB, 8),
 }
 CARDS = {'16 GB': 16 * GB, '24 GB': 24 * GB, '40 GB': 40 * GB, '80 GB': 80 * GB, '141 GB': 141 * GB}
+KEPT = 0.97  # of a device's memory; the rest is the system's
 SHAPE = re.compile(r'(?P<chip>\w+):(?P<sizes>\d+(x\d+)*)')
 
 

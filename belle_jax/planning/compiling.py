@@ -1,4 +1,4 @@
-"""A run's training step, compiled by the real compilers for devices that are not there."""
+"""Programs compiled by the real compilers for devices that are not there: a run's training step."""
 
 import contextlib
 import dataclasses
@@ -69,13 +69,7 @@ def compile_step(run: Run, name: str, options: Mapping[str, str] | None = None) 
         ValueError: mesh, model and devices do not fit each other, or the compilers are not there.
     """
     architecture = architecture_of(run)
-    try:
-        devices, platform, given = topology(name)
-    except (RuntimeError, NotImplementedError, ImportError) as error:
-        raise ValueError(
-            f'the compiler for {name} is not there ({str(error).splitlines()[0][:120]}): '
-            '.ci/compilers FOLDER installs it; put the folder on PYTHONPATH.'
-        ) from error
+    devices, platform, given = described(name)
     attention = run.model.attention
     if attention == 'auto':  # as training chooses: the fused kernels have no dropout
         fused = 'splash' if platform == 'tpu' else 'cudnn'
@@ -83,32 +77,69 @@ def compile_step(run: Run, name: str, options: Mapping[str, str] | None = None) 
     model = dataclasses.replace(run.model, attention=attention)
     run = dataclasses.replace(run, model=model)
     setup = Setup(run, lay_out(run, architecture, devices), STEPS)
-    traced, log = setup.trace(), list[str]()
-    state = setup.shapes
-    moments = _bytes(state.optimiser)
+    traced, state = setup.trace(), setup.shapes
+    with jax.set_mesh(setup.mesh):
+        made = compiled(traced, platform, {**given, **(options or {})})
+    moments = bytes_of(state.optimiser)
     host = moments if run.optim.offload else 0
-    held = _bytes((state.trainable, state.frozen)), moments - host
-    with jax.set_mesh(setup.mesh), _told(log):
+    held, total = (bytes_of((state.trainable, state.frozen)), moments - host), made.total
+    if made.text and platform != 'tpu':  # without a GPU, JAX forgets in which memory an array lies
+        total -= host
+    temporaries = made.temporaries if made.text else total - sum(held)
+    warnings = [line for line in made.log if 'rematerialization' in line.lower()]
+    return CompiledStep(run, setup, Memory(*held, temporaries, total, host), made.text, warnings)
+
+
+def described(name: str) -> tuple[Any, str, dict[str, str]]:
+    """What `topology` gives.
+
+    Raises:
+        ValueError: the compilers are not there.
+    """
+    try:
+        return topology(name)
+    except (RuntimeError, NotImplementedError, ImportError) as error:
+        raise ValueError(
+            f'the compiler for {name} is not there ({str(error).splitlines()[0][:120]}): '
+            '.ci/compilers FOLDER installs it; put the folder on PYTHONPATH.'
+        ) from error
+
+
+class Compiled(NamedTuple):
+    """A compiled program.
+
+    Attributes:
+        total: Bytes on one device, with what goes in and what comes out.
+        temporaries: Of these, neither.
+        text: The program; '' where it does not fit into the device.
+        log: Lines that the compiler wrote.
+    """
+
+    total: int
+    temporaries: int
+    text: str
+    log: list[str]
+
+
+def compiled(traced: Any, platform: str, options: Mapping[str, str]) -> Compiled:
+    """Compiles what `jax.jit(...).trace` gave for described devices."""
+    log = list[str]()
+    with _told(log):
         lowered = traced.lower(lowering_platforms=(platform,))
         try:
-            compiled = lowered.compile(compiler_options={**given, **(options or {})})
+            made = lowered.compile(compiler_options=dict(options))
         except jax.errors.JaxRuntimeError as error:
             if not (used := USED.search(str(error))):
                 raise
-            total = int(float(used[1]) * UNITS[used[2]])
-            return CompiledStep(run, setup, Memory(*held, total - sum(held), total, host), '', [])
-    found = compiled.memory_analysis()
+            return Compiled(int(float(used[1]) * UNITS[used[2]]), 0, '', log)
+    found = made.memory_analysis()
     total = (
         found.argument_size_in_bytes
         + found.output_size_in_bytes
         - found.alias_size_in_bytes
         + found.temp_size_in_bytes
     )
-    if platform != 'tpu':  # without a GPU, JAX forgets which memory an argument lies in
-        total -= host
-    memory = Memory(*held, found.temp_size_in_bytes, total, host)
-    warnings = [line for line in log if 'rematerialization' in line.lower()]
-    return CompiledStep(run, setup, memory, compiled.as_text(), warnings)
+    return Compiled(total, found.temp_size_in_bytes, made.as_text(), log)
 
 
 def architecture_of(run: Run) -> Architecture:
@@ -132,7 +163,7 @@ def architecture_of(run: Run) -> Architecture:
     return PRESETS[preset]
 
 
-def _bytes(shapes: Any) -> int:
+def bytes_of(shapes: Any) -> int:
     """Of arrays on one device."""
     leaves = jax.tree.leaves(shapes)
     return sum(math.prod(s.sharding.shard_shape(s.shape)) * s.dtype.itemsize for s in leaves)

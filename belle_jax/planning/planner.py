@@ -2,10 +2,8 @@
 
 import dataclasses
 import itertools
-import json
 import math
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from belle_jax.config import Run
@@ -17,7 +15,6 @@ from belle_jax.planning.program import CompiledProgram
 from belle_jax.progress import usd
 from belle_jax.training.metrics import training_flops_per_token
 
-KEPT = 0.97  # of a device's memory; the rest is the system's
 REMATS = ('none', 'dots', 'block')
 SHOWN = 6  # collectives
 
@@ -45,7 +42,7 @@ class StepPlan:
     @property
     def fits(self) -> bool:
         """Whether a device's memory is enough."""
-        return bool(self.step.text) and self.step.memory.total <= KEPT * self.chip.memory
+        return bool(self.step.text) and self.step.memory.total <= chips.KEPT * self.chip.memory
 
     @property
     def floor(self) -> float:
@@ -144,7 +141,7 @@ def text(p: StepPlan, tokens: float | None, price: float | None) -> str:
     """
     memory, limit = p.step.memory, p.chip.memory
     gigabytes = [f'{name} {size / chips.GB:.1f}' for name, size in _kinds(p).items()]
-    cards = [name for name, size in chips.CARDS.items() if memory.total <= KEPT * size]
+    cards = [name for name, size in chips.CARDS.items() if memory.total <= chips.KEPT * size]
     lines = [
         f'{p.devices} × {p.chip.title}, {p.step.run.batch.size} × {p.step.run.data.seq_len} tokens '
         f'a step in {p.step.run.batch.accumulation} micro-batches, remat {p.step.run.model.remat}',
@@ -182,12 +179,6 @@ def text(p: StepPlan, tokens: float | None, price: float | None) -> str:
             f'the whole run        {least}{seconds / 3600:,.1f} h for {tokens:,.0f} tokens{paid}'
         )
     return '\n'.join(lines)
-
-
-def write(path: Path, plans: list[StepPlan]) -> None:
-    """Writes plans as JSON, the best first."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps([facts(p) for p in plans], indent=1) + '\n')
 
 
 def facts(p: StepPlan) -> dict[str, Any]:

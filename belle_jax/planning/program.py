@@ -25,6 +25,9 @@ COLLECTIVES = (
     *('collective-permute', 'ragged-all-to-all', 'collective-broadcast'),
 )
 
+FREE = {'parameter', 'constant', 'tuple', 'get-tuple-element', 'bitcast', 'after-all'}
+"""What starts no kernel."""
+
 
 class Instruction(NamedTuple):
     """One instruction: its name, the shapes that it gives, what it does, and all that follows."""
@@ -160,6 +163,11 @@ def largest(shape: str) -> tuple[str, tuple[int, ...]]:
 def cycles(program: CompiledProgram) -> int:
     """Cycles of all fusions, as the compiler expects them; kernels and waits are not among them."""
     return sum(step.instruction.cycles * step.times for step in program.schedule)
+
+
+def launches(program: CompiledProgram) -> int:
+    """Kernels that one turn of its loops starts, each of them counted once."""
+    return sum(step.looped and step.instruction.opcode not in FREE for step in program.schedule)
 
 
 def loop_collectives(program: CompiledProgram) -> list[Instruction]:

@@ -1,8 +1,10 @@
 """Devices that are not there, described for the real compilers."""
 
 import fcntl
+import functools
 import os
 import tempfile
+from typing import Any
 
 H200 = """
 gpu_device_info {
@@ -20,6 +22,13 @@ device_description_str: "NVIDIA H200"
 """
 
 
+@functools.cache
+def _claim_libtpu() -> None:
+    """Waits until no other process has libtpu, which serves one at a time and ends a second."""
+    handle = os.open(os.path.join(tempfile.gettempdir(), 'belle-jax-libtpu'), os.O_CREAT)
+    fcntl.flock(handle, fcntl.LOCK_EX)  # until this process ends
+
+
 def topology(target: str):
     """What to compile for a device with.
 
@@ -31,10 +40,13 @@ def topology(target: str):
     from jax.experimental import topologies
 
     if not target.startswith('h200:'):
-        # libtpu serves one process at a time and ends a second one: it waits here instead.
-        handle = os.open(os.path.join(tempfile.gettempdir(), 'belle-jax-libtpu'), os.O_CREAT)
-        fcntl.flock(handle, fcntl.LOCK_EX)  # until this process ends
-        described = topologies.get_topology_desc(platform='tpu', topology_name=target)
+        _claim_libtpu()
+        chip, _, shape = target.partition(':')
+        # A host has four chips or more unless told otherwise, and the two cores of a v4 would be a
+        # device each.
+        told: dict[str, Any] = {'chip_config_name': 'megacore'} if chip == 'v4' else {}
+        told |= {'chips_per_host_bounds': (1, 1, 1)} if {*shape.split('x')} == {'1'} else {}
+        described = topologies.get_topology_desc(platform='tpu', topology_name=target, **told)
         return described.devices, 'tpu', {}
     from jax._src.cudnn import fused_attention_stablehlo as cudnn
 

@@ -150,7 +150,7 @@ def test_decoding_with_a_cache_says_what_the_whole_text_says(family):
     model = models.build(models.Blueprint(architecture), tiny.params(architecture))
     tokens = jnp.asarray(tiny.packed_batch([[20], [20]], 20)['tokens'])
     whole = model(tokens)
-    for decoder in (model, models.unstack(model)):
+    for decoder in (model, models.for_decoding(model)):
         cache = models.empty_cache(decoder, 2, 24)
         # Rows of 12 and 9 tokens, padded on the right: what padding wrote is overwritten in time.
         lengths = jnp.array([12, 9])

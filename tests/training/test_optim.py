@@ -71,10 +71,8 @@ def test_a_rule_treats_each_layer_of_a_stack_alone(name):
         ),
         params,
     )
-    single = models.parameters(models.unstack(models.build(models.Blueprint(architecture), params)))
-    single_grads = models.parameters(
-        models.unstack(models.build(models.Blueprint(architecture), grads))
-    )
+    whole = models.Blueprint(architecture)
+    single, single_grads = (models.regroup(p, whole, whole.separated()) for p in (params, grads))
     settings = config.Optim(
         name=name, learning_rate=0.1, weight_decay=0.1, schedule='constant', rank=4
     )
@@ -92,9 +90,7 @@ def test_a_rule_treats_each_layer_of_a_stack_alone(name):
             params = optax.apply_updates(params, updates)
         return params
 
-    together = models.parameters(
-        models.unstack(models.build(models.Blueprint(architecture), moved(params, grads)))
-    )
+    together = models.regroup(moved(params, grads), whole, whole.separated())
     for n, p in moved(single, single_grads).items():
         # A batch of matrices and one of them have singular vectors of other last bits.
         atol = 1e-5 if name == 'galore' else 1e-6
