@@ -18,11 +18,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+# The second group is what programs import where they need it.
 LIBRARIES = [
     'belle_jax.training.loop',
     'belle_jax.decoding',
     'belle_jax.runs.conversion',
-    'transformers',
+    *('tensorboardX', 'matplotlib.pyplot', 'grain.python', 'openai', 'scipy.stats', 'rapidfuzz'),
+    *('sentencepiece', 'transformers.models.auto.tokenization_auto'),
+    'transformers.models.llama.configuration_llama',
 ]
 
 _context = multiprocessing.get_context('forkserver')
