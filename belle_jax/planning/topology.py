@@ -1,6 +1,7 @@
 """Devices that are not there, described for the real compilers."""
 
 import fcntl
+import importlib.util
 import os
 import tempfile
 
@@ -32,8 +33,9 @@ def topology(target: str):
 
     if not target.startswith('h200:'):
         # libtpu serves one process at a time and ends a second one: it waits here instead.
-        handle = os.open(os.path.join(tempfile.gettempdir(), 'belle-jax-libtpu'), os.O_CREAT)
-        fcntl.flock(handle, fcntl.LOCK_EX)  # until this process ends
+        if importlib.util.find_spec('libtpu'):
+            handle = os.open(os.path.join(tempfile.gettempdir(), 'belle-jax-libtpu'), os.O_CREAT)
+            fcntl.flock(handle, fcntl.LOCK_EX)  # until this process ends
         described = topologies.get_topology_desc(platform='tpu', topology_name=target)
         return described.devices, 'tpu', {}
     from jax._src.cudnn import fused_attention_stablehlo as cudnn

@@ -102,7 +102,7 @@ class Setup:
         self.mesh, self.blueprint, trained = layout
         self.specs = models.specs(self.blueprint)
         specs = {name: spec for name, spec in self.specs.items() if name in trained}
-        self.schedule = optim.schedule(run.optim, steps)
+        self.schedule = jax.jit(optim.schedule(run.optim, steps))
         self.optimiser = optim.make(run.optim, steps, specs)
         self.shapes = self._shapes(specs)
         fields = dataclasses.fields(models.Execution)
