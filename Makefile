@@ -28,7 +28,7 @@ quickstart: $(VENV)/installed
 test: $(VENV)/installed-test $(VENV)/installed-compilers
 	$(BIN)/python -m pytest -n $(JOBS) --dist=worksteal $(if $(FAST),-m 'not slow and not parity')
 
-soak: $(VENV)/installed-test
+soak: $(VENV)/installed-test $(VENV)/installed-compilers
 	$(BIN)/python -m pytest -n $(JOBS) --dist=worksteal -m soak
 
 lint: $(VENV)/installed-dev

@@ -2,6 +2,7 @@
 
 import fcntl
 import functools
+import importlib.util
 import os
 import tempfile
 from typing import Any
@@ -40,7 +41,8 @@ def topology(target: str):
     from jax.experimental import topologies
 
     if not target.startswith('h200:'):
-        _claim_libtpu()
+        if importlib.util.find_spec('libtpu'):
+            _claim_libtpu()
         chip, _, shape = target.partition(':')
         # A host has four chips or more unless told otherwise, and the two cores of a v4 would be a
         # device each.

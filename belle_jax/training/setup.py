@@ -116,7 +116,7 @@ class Setup:
         self.specs = models.specs(self.blueprint)
         self._trained = 'bfloat16' if run.optim.offload else 'float32'
         specs = {name: spec for name, spec in self.specs.items() if name in trained}
-        self.schedule = optim.schedule(run.optim, steps)
+        self.schedule = jax.jit(optim.schedule(run.optim, steps))
         self.optimiser = optim.make(run.optim, steps, specs, run.adapter.ratio, run.train.rows_from)
         self.shapes = self._shapes(specs)
         values: dict[str, Any] = dataclasses.asdict(run.model)

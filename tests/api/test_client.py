@@ -523,14 +523,17 @@ def test_the_base_url_of_the_environment_is_taken(monkeypatch):
 
 
 def test_the_key_is_in_no_reply_error_or_repr():
+    async def at_once(_):
+        await asyncio.sleep(0)
+
     def echo(body, chance):
         return f'你的密钥是{KEY}。', 'stop'
 
     async def run(script, **options):
         async with Server(script=script, content=echo, **options) as served:
-            breaker = Breaker(2, first_deadline=0.0, deadline=0.0)
+            breaker = Breaker(2, first_deadline=0.0, deadline=0.0, sleep=at_once)
             async with Client(
-                served.url, breaker=breaker, retries=Retries(first_delay=0)
+                served.url, breaker=breaker, retries=Retries(first_delay=0), sleep=at_once
             ) as client:
                 shown = [repr(client), repr(client._connection)]
                 try:

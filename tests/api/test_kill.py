@@ -2,14 +2,19 @@
 
 import json
 import random
-import subprocess
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
+import programs
 from api_runs import ServerProcess, driver, environment, kill_at_random_moments
 
 CONCURRENCY = 32
+
+
+def start(command):
+    return programs.Heard(command, cwd=Path.cwd(), env=environment())
 
 
 @pytest.mark.parametrize(
@@ -20,7 +25,7 @@ def test_a_run_killed_at_random_moments_ends_as_one_that_was_not(tmp_path, kills
         command = driver(
             tmp_path / 'calm.sqlite', server.url, requests, CONCURRENCY, tmp_path / 'calm.json'
         )
-        subprocess.run(command, check=True, env=environment())
+        assert start(command).wait(timeout=120) == 0
         assert len(server.lines()) == requests
 
     flags = ('--fault_rate=0.3', '--retry_after=0.2', '--delay=0.02')
@@ -29,7 +34,7 @@ def test_a_run_killed_at_random_moments_ends_as_one_that_was_not(tmp_path, kills
             tmp_path / 'journal.sqlite', server.url, requests, CONCURRENCY, tmp_path / 'out.json'
         )
         kill_at_random_moments(
-            lambda: subprocess.Popen(command, env=environment()),
+            lambda: start(command),
             server,
             tmp_path / 'journal.sqlite',
             kills=kills,

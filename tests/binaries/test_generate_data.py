@@ -32,7 +32,7 @@ from belle_jax.synthesis.run import Job, generate
 from belle_jax.synthesis.settings import Settings
 from belle_jax.synthesis.sources import read_categories, read_seeds
 from belle_jax.texts.similarity import Similarity
-from generate_runs import BAD, KEY, finish, journaled, run, serving, start
+from generate_runs import BAD, KEY, finish, journaled, run, serving, start, start_piped
 from recipes import tiny as recipe
 
 pytestmark = pytest.mark.slow
@@ -315,7 +315,7 @@ def test_an_interrupted_run_writes_its_rows_and_goes_on_later(tmp_path, number):
     with serving(delay=0.2) as server:
         # As a job that a script has started with `&`, which the shell lets ignore Ctrl-C.
         ignore = [] if number == signal.SIGINT else [signal.SIGINT]
-        process = start(
+        process = start_piped(
             f'--output={output}',
             *flags(server.url),
             preexec_fn=lambda: [signal.signal(n, signal.SIG_IGN) for n in ignore],

@@ -248,12 +248,16 @@ def test_the_kernel_for_gpus_computes_it(
     assert not get_races().races_found
 
 
+COMPILED = [
+    ('v5e:2x2', '4096x11008', (32, 128), '--zeros'),
+    ('h200:1', '11008x4096', (64, 0), '--nozeros'),
+    pytest.param('v5e:2x2', '11008x4096', (64, 0), '--nozeros', marks=pytest.mark.soak),
+    pytest.param('h200:1', '4096x11008', (32, 128), '--zeros', marks=pytest.mark.soak),
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ('shape', 'groups', 'zeros'),
-    [('4096x11008', (32, 128), '--zeros'), ('11008x4096', (64, 0), '--nozeros')],
-)
-@pytest.mark.parametrize('target', ['h200:1', 'v5e:2x2'])
+@pytest.mark.parametrize(('target', 'shape', 'groups', 'zeros'), COMPILED)
 def test_kernels_compile_and_hold_no_float_weight(target, shape, groups, zeros, compilers):
     command = [
         *(sys.executable, '-m', 'benchmarks.packed_product', f'--target={target}', zeros),

@@ -27,10 +27,13 @@ CASES = {
     'llama on eight H200': ('h200:8', 'pretrain:llama', 'llama_7b', 32, 141, 0),
     'bloom on eight H200': ('h200:8', 'sft_bloom:7b1', 'bloom_7b1', 64, 141, 0),
 }
+# One chip for each family, and BLOOM on many; the others take the compilers a minute and a half.
+SHORT = ('llama on one H200', 'bloom on one H200', 'bloom on v5e-16')
+SOAKED = [pytest.param(case, marks=pytest.mark.soak) for case in CASES if case not in SHORT]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('case', CASES)
+@pytest.mark.parametrize('case', [*SHORT, *SOAKED])
 def test_the_step_of_a_7b_model_compiles_and_fits(case, compilers, tmp_path):
     topology, recipe, preset, rows, memory, cycles, *flags = CASES[case]
     command = [

@@ -4,7 +4,7 @@ What `kill_at_random_moments` proves holds for any program that keeps a journal:
 the journal is asked again, and a kill loses at most what was in flight. As a program this file is
 such a run, at the level of `belle_jax.api`:
 
-    python tests/support/api_runs.py JOURNAL URL REQUESTS CONCURRENCY OUTPUT
+    PYTHONPATH=tests/support python -m api_runs JOURNAL URL REQUESTS CONCURRENCY OUTPUT
 """
 
 import asyncio
@@ -21,6 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / 'tests')]
 
+import programs  # noqa: E402
 from api_server import body_key  # noqa: E402 (found as a program too)
 from belle_jax.api import Client, Journal, Reply, Request, Retries, ask_all  # noqa: E402
 
@@ -64,7 +65,7 @@ class ServerProcess:
 
 
 def kill_at_random_moments(
-    start: Callable[[], subprocess.Popen],
+    start: Callable[[], subprocess.Popen | programs.Heard],
     server: ServerProcess,
     journal: Path,
     *,
@@ -114,7 +115,7 @@ def kill_at_random_moments(
 def driver(journal: Path, url: str, requests: int, concurrency: int, output: Path) -> list[str]:
     """The command of a run that writes what it used, in order, to the output at its end."""
     words = [journal, url, requests, concurrency, output]
-    return [sys.executable, str(Path(__file__)), *(str(word) for word in words)]
+    return [sys.executable, '-m', 'api_runs', *(str(word) for word in words)]
 
 
 def environment() -> dict[str, str]:

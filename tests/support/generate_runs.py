@@ -6,10 +6,11 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import programs
 from api_runs import ROOT, environment
 from api_server import FAULTS, Server
 
@@ -43,28 +44,46 @@ def serving(**options: Any) -> Iterator[Server]:
         loop.close()
 
 
-def start(*flags: Any, key: str | None = KEY, **options: Any) -> subprocess.Popen[str]:
+def start(*flags: Any, key: str | None = KEY, cwd: Path | None = None) -> programs.Heard:
     """Starts the program.
 
     Args:
         flags: Of it.
         key: The environment's; None: there is none.
-        options: Of Popen.
+        cwd: Its working directory; by default this process's.
     """
-    named = environment() | ({'OPENAI_API_KEY': key} if key else {})
-    if key is None:
-        del named['OPENAI_API_KEY']
+    command = [*PROGRAM, *map(str, flags)]
+    return programs.Heard(command, cwd=cwd or Path.cwd(), env=_environment(key))
+
+
+def start_piped(
+    *flags: Any, key: str | None = KEY, preexec_fn: Callable[[], Any] | None = None
+) -> subprocess.Popen[str]:
+    """As `start`, in an interpreter of its own, whose output may be read while it runs.
+
+    Args:
+        flags: Of the program.
+        key: The environment's; None: there is none.
+        preexec_fn: As Popen's.
+    """
     return subprocess.Popen(
         [*PROGRAM, *map(str, flags)],
-        env=named | {'PYTHONPATH': str(ROOT)},
+        env=_environment(key),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        **options,
+        preexec_fn=preexec_fn,
     )
 
 
-def finish(process: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:
+def _environment(key: str | None) -> dict[str, str]:
+    named = environment() | ({'OPENAI_API_KEY': key} if key else {})
+    if key is None:
+        del named['OPENAI_API_KEY']
+    return named | {'PYTHONPATH': str(ROOT)}
+
+
+def finish(process: programs.Heard | subprocess.Popen[str], code: int = 0) -> tuple[str, str]:
     """Waits for the end of a run.
 
     Args:

@@ -10,19 +10,24 @@ import multiprocessing
 import os
 import resource
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+# The second group is what programs import where they need it.
 LIBRARIES = [
     'belle_jax.training.loop',
     'belle_jax.decoding',
     'belle_jax.runs.conversion',
-    'transformers',
+    *('tensorboardX', 'matplotlib.pyplot', 'grain.python', 'openai', 'scipy.stats', 'rapidfuzz'),
+    *('sentencepiece', 'transformers.models.auto.tokenization_auto'),
+    'transformers.models.llama.configuration_llama',
 ]
 
 _context = multiprocessing.get_context('forkserver')
@@ -92,6 +97,23 @@ class Program:
     def kill(self) -> None:
         """As Popen's."""
         self.send_signal(signal.SIGKILL)
+
+
+class Heard(Program):
+    """A program whose output is kept, as subprocess.Popen keeps that of pipes."""
+
+    def __init__(self, command: Sequence[str], *, cwd: Path, env: Mapping[str, str]) -> None:
+        """Starts it; the arguments are those of `Program`."""
+        folder = Path(tempfile.mkdtemp())
+        weakref.finalize(self, shutil.rmtree, folder)
+        self._said = [folder / name for name in ('stdout', 'stderr')]
+        super().__init__(command, cwd=cwd, env=env, stdout=self._said[0], stderr=self._said[1])
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """Waits for the end; returns what was written to standard output and standard error."""
+        self.wait(timeout)
+        output, errors = (path.read_text('utf-8') if path.exists() else '' for path in self._said)
+        return output, errors
 
 
 def run(

@@ -22,7 +22,7 @@ from belle_jax.synthesis.review_page import SHOWN, ReviewPage
 from belle_jax.synthesis.settings import Settings
 from belle_jax.synthesis.sources import read_seeds
 from belle_jax.texts.similarity import Similarity
-from generate_runs import fails, start
+from generate_runs import fails, start_piped
 from generate_runs import run as program
 
 EVIL = '</script><script>alert(1)</script>'
@@ -397,7 +397,7 @@ def post(address, path, **values):
 
 def served(rows):
     """The program, and the address that it printed."""
-    process = start('review', f'--rows={rows}', key=None)
+    process = start_piped('review', f'--rows={rows}', key=None)
     assert process.stdout
     line = process.stdout.readline()
     assert line.startswith('Open http://127.0.0.1:'), line

@@ -77,6 +77,7 @@ def test_a_rule_treats_each_layer_of_a_stack_alone(name):
         name=name, learning_rate=0.1, weight_decay=0.1, schedule='constant', rank=4
     )
 
+    @jax.jit
     def moved(params, grads):
         specs = {
             n: models.ParamSpec(p.shape, s.axes, s.init)
