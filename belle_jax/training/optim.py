@@ -115,21 +115,29 @@ def _rule(
             consistent_rms=0.2,  # the size of AdamW's steps: one learning rate suits both
         )
     if optim.name == 'galore':
-        rule = optax.contrib.galore(
+        projected = optax.contrib.galore(
             rate,
             rank=optim.rank,
             scale=0.25,  # of the paper's recipes, as the gap of 200 steps is
             base_optimizer=optax.scale_by_adam(eps=optim.eps, **adam),
-            weight_dimension_numbers=_galore_axes,  # type: ignore[arg-type]
             **decay,
         )
-    else:
-        rule = optax.adafactor(
-            rate,
-            multiply_by_parameter_scale=False,
-            weight_decay_rate=optim.weight_decay or None,
-            weight_decay_mask=mask,
+        # Products alone: gradients of tables are sparse.
+        kinds = {name: name.endswith('.kernel') for name in specs}
+        kernels = {name: spec for name, spec in specs.items() if kinds[name]}
+        return optax.partition(
+            {
+                True: _per_layer_matrices(projected, kernels),
+                False: optax.adamw(rate, eps=optim.eps, **adam, **decay),
+            },
+            kinds,
         )
+    rule = optax.adafactor(
+        rate,
+        multiply_by_parameter_scale=False,
+        weight_decay_rate=optim.weight_decay or None,
+        weight_decay_mask=mask,
+    )
     return _per_layer_matrices(rule, specs)
 
 
@@ -189,12 +197,6 @@ def _muon_axes(name: str, axes: tuple[str | None, ...]) -> Any:
     return optax.contrib.MuonDimensionNumbers(rest[:split], rest[split:])
 
 
-def _galore_axes(params: Params) -> dict[str, Any]:
-    """Products alone are projected: gradients of tables are sparse."""
-    axes = optax.contrib.GaLoreDimensionNumbers()
-    return {name: axes if name.endswith('.kernel') else None for name in params}
-
-
 def _per_layer_matrices(
     rule: optax.GradientTransformation, specs: Mapping[str, ParamSpec]
 ) -> optax.GradientTransformation:
@@ -236,7 +238,7 @@ def _per_layer_matrices(
         return made
 
     def update(updates: Any, state: Any, params: Any = None) -> Any:
-        out, new_state = {}, {}
+        out, new_state = dict(updates), {}
         for layers in groups:
             run = rule.update
             if layers:

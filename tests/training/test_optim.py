@@ -140,3 +140,12 @@ def test_of_a_table_the_rows_before_the_first_that_is_trained_stay_to_the_byte()
     table = np.asarray(moved['embed.table'])
     assert table[:5].tobytes() == np.ones((5, 4), np.float32).tobytes()
     assert (table[5:] < 0.8).all() and (np.asarray(moved['final_norm.scale']) < 0.8).all()
+
+
+@pytest.mark.parametrize('name', ['adamw', 'adafactor', 'lion', 'muon', 'galore'])
+@pytest.mark.parametrize('fields', [{}, {'moment_dtype': '8bit', 'offload': True}])
+def test_no_array_of_a_state_is_empty_for_those_cannot_be_saved(name, fields):
+    specs = models.specs(models.Blueprint(tiny.LLAMA))
+    rule = optim.make(config.Optim(name=name, **fields), STEPS, specs)
+    params = {n: jax.ShapeDtypeStruct(s.shape, 'float32') for n, s in specs.items()}
+    assert all(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(rule.init, params)))
