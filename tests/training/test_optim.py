@@ -3,6 +3,8 @@
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
 # pyright: reportOptionalMemberAccess=false, reportOperatorIssue=false
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -132,7 +134,8 @@ def test_of_a_table_the_rows_before_the_first_that_is_trained_stay_to_the_byte()
     specs = {n: models.ParamSpec(p.shape, (None,) * p.ndim, 'normal') for n, p in params.items()}
     settings = config.Optim(learning_rate=0.1, weight_decay=0.1, schedule='constant')
     rule = optim.make(settings, STEPS, specs, rows_from=5)
-    state, moved = rule.init(params), params
+    state = rule.init(params)
+    moved: Any = params
     for step in range(1, 4):
         grads = {name: step * jnp.ones_like(p) for name, p in params.items()}
         updates, state = rule.update(grads, state, moved)
