@@ -112,7 +112,7 @@ class Adapter:
 
     rank: int = at_least(0, 0)
     alpha: float = positive(16.0)  # an adapter is multiplied by alpha / rank
-    dropout: float = fraction()  # of what an adapter reads
+    dropout: float = within(0, 0.99, 0.0)  # of what an adapter reads
     targets: str = ''  # products, 'query,value' or 'q_proj,v_proj'; '' is all of every layer
     rslora: bool = False  # alpha over the root of the rank
     dora: bool = False  # a magnitude for each output beside
@@ -279,9 +279,10 @@ def _check(run: Run) -> None:
                 f'--config.adapter.{field.name}={getattr(run.adapter, field.name)} is set and '
                 'adapter.rank is 0: there is no adapter. Set --config.adapter.rank, 8 or 16 say.'
             )
-    if run.adapter.rank and run.train.only:
-        raise ValueError(
-            f'--config.train.only={run.train.only!r} is set beside an adapter: what is trained '
-            'beside an adapter is named by --config.adapter.also.'
-        )
+    for field in ('only', 'freeze'):
+        if run.adapter.rank and (patterns := getattr(run.train, field)):
+            raise ValueError(
+                f'--config.train.{field}={patterns!r} is set beside an adapter, beside which all '
+                'is frozen: what is trained there as well is named by --config.adapter.also.'
+            )
     _ = run.data.sources  # raises on a malformed weight

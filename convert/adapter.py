@@ -17,7 +17,6 @@ from typing import Any
 from absl import flags
 
 from belle_jax import cli
-from belle_jax.config import parse_sources
 from belle_jax.flag_readers import require_read, table
 from belle_jax.runs import adapter_files, combined
 from belle_jax.weights.tensors import DTYPES
@@ -38,7 +37,7 @@ DTYPE = flags.DEFINE_enum(
 def main(action: str) -> object:
     """Converts, and returns the directory."""
     require_read(table({'combine density seed': 'to_peft merge', 'dtype': 'merge'}), action)
-    sources = [(s.path, s.weight) for s in parse_sources(str(SOURCE.value), '--source')]
+    sources = [_weighted(part) for part in str(SOURCE.value).split(',')]
     base, target = str(BASE.value), Path(str(TARGET.value))
     if action == 'from_peft':
         if len(sources) > 1:
@@ -48,6 +47,15 @@ def main(action: str) -> object:
     if action == 'to_peft':
         return adapter_files.to_peft(sources, base, target, **how)
     return adapter_files.merge(sources, base, target, str(DTYPE.value), **how)
+
+
+def _weighted(part: str) -> tuple[str, float]:
+    """'adapters/a=0.7' -> ('adapters/a', 0.7); without a number 1."""
+    place, _, weight = part.rpartition('=')
+    try:
+        return place.strip(), float(weight)
+    except ValueError:
+        return part.strip(), 1.0
 
 
 if __name__ == '__main__':

@@ -12,7 +12,7 @@ from belle_jax.data.records import Message
 from belle_jax.decoding.engine import Engine
 from belle_jax.formats import huggingface
 from belle_jax.runs import run_directory
-from belle_jax.runs.load import load_model
+from belle_jax.runs.load import load_model, refuse_adapter
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +56,7 @@ def voice(path: str | Path, template: str = '', system: str | None = None) -> Vo
         ValueError: there is no tokenizer or no good checkpoint, or the template does not exist.
     """
     directory = huggingface.resolve(path)
+    refuse_adapter(directory)
     run, checkpoint = {}, None
     if run_directory.is_run_directory(directory):
         checkpoint = run_directory.open_checkpoint(directory)

@@ -159,17 +159,17 @@ class _Settings:
         if values.get('bias', 'none') != 'none':
             raise ValueError(f'{path}: bias={values["bias"]!r:.80}: only none is read.')
         self.path, self.values = path, values
-        self.rank = int(self._number(values.get('r'), 'r'))
+        self.rank = int(self._number(values.get('r'), 'r', whole=True))
         self.alpha = self._number(values.get('lora_alpha', 8), 'lora_alpha')
         self.rslora, self.dora = bool(values.get('use_rslora')), bool(values.get('use_dora'))
 
     def of(self, module: str) -> tuple[int, float]:
         """The rank of a module, and what its B A is multiplied by."""
-        rank = int(self._pattern('rank_pattern', module, self.rank))
+        rank = int(self._pattern('rank_pattern', module, self.rank, whole=True))
         alpha = self._pattern('alpha_pattern', module, self.alpha)
         return rank, alpha / (math.sqrt(rank) if self.rslora else rank)
 
-    def _pattern(self, field: str, module: str, default: float) -> float:
+    def _pattern(self, field: str, module: str, default: float, whole: bool = False) -> float:
         patterns = self.values.get(field) or {}
         if not isinstance(patterns, dict):
             raise ValueError(f'{self.path}: {field}={patterns!r:.80} must be a table.')
@@ -178,12 +178,13 @@ class _Settings:
                 raise ValueError(f'{self.path}: {field} has {name!r:.80}: only names are read.')
             name = name.removeprefix('^')
             if module == name or module.endswith(f'.{name}'):
-                return self._number(value, f'{field}.{name}')
+                return self._number(value, f'{field}.{name}', whole)
         return default
 
-    def _number(self, value: Any, name: str) -> float:
-        if type(value) not in (int, float) or not 0 < value < 2**31:
-            raise ValueError(f'{self.path}: {name}={value!r:.80} must be a number above 0.')
+    def _number(self, value: Any, name: str, whole: bool = False) -> float:
+        if type(value) not in (int, *(() if whole else (float,))) or not 0 < value < 2**31:
+            kind = 'whole number' if whole else 'number'
+            raise ValueError(f'{self.path}: {name}={value!r:.80} must be a {kind} above 0.')
         return value
 
 
@@ -235,6 +236,8 @@ def _filled(layer: _Layer | None, part: str, entry: TensorMap, scale: float) -> 
     if layer is None:
         return out
     array = getattr(layer, part).astype(np.float32)
+    if not np.isfinite(array).all():
+        raise ValueError(f'{entry.theirs} of the adapter has numbers that are not finite.')
     if part == 'b' and layer.scale != scale:
         array = array * np.float32(layer.scale / scale)
     out[tuple(slice(0, n) for n in array.shape)] = array
@@ -257,8 +260,18 @@ def _replaced(stored: dict[str, Stored], architecture: Architecture) -> dict[str
                 )
         index = tuple(slice(0, n) for n in entry.our_shape)
         arrays[entry.ours] = entry.take([t.array for t in theirs if t], index, DTYPES['float32'])
-    if whole.keys() == {HEAD} and architecture.tied:
-        del whole[HEAD]  # the same table once more
+        if architecture.tied and entry.padded:
+            head, table = whole.pop(HEAD, None), theirs[0]
+            if not (head and table and np.array_equal(head.array, table.array)):
+                raise ValueError(
+                    f'{entry.theirs} was trained apart from the output table, which is the same in '
+                    'this model: merge the adapter with peft, which unties them.'
+                )
+    if any('.lora_' in name for name in whole):
+        raise ValueError(
+            f'{next(name for name in whole if ".lora_" in name)} adapts a table or another part '
+            'than the products of layers, which is not read here: merge the adapter with peft.'
+        )
     if whole:
         raise ValueError(
             f'{next(iter(whole.values())).place} belongs to no part of a {architecture.family} '

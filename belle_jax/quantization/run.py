@@ -23,6 +23,7 @@ from belle_jax.quantization.process import Method, Quantiser
 from belle_jax.quantization.rotation import Rotated
 from belle_jax.quantization.store import Store, layers_path, left
 from belle_jax.runs import conversion, run_directory
+from belle_jax.runs.load import open_whole
 from belle_jax.runs.parameters import Parameters, identity
 
 TABLES = ('embed.table', 'head.table')
@@ -130,10 +131,8 @@ def opened(job: Quantisation) -> tuple[PublishedModel, Parameters]:
     path = huggingface.resolve(job.model)
     if run_directory.is_run_directory(path):
         checkpoint = run_directory.open_checkpoint(path)
-        published, source = (
-            conversion.as_published(checkpoint, job.dtype),
-            conversion.whole(checkpoint),
-        )
+        published = conversion.as_published(checkpoint, job.dtype)
+        source = open_whole(checkpoint)
     else:
         published = source = huggingface.open(path)  # which refuses a quantised one
     return published, Rotated(source, job.method.seed) if job.rotate else source

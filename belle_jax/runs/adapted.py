@@ -7,7 +7,7 @@ import numpy as np
 from belle_jax import families
 from belle_jax.families import LowRank
 from belle_jax.runs.parameters import Parameters
-from belle_jax.weights.tensors import Index
+from belle_jax.weights.tensors import DTYPES, Index
 
 
 class Adapted:
@@ -71,17 +71,21 @@ class Merged:
         self.shapes = {n: s for n, s in adapted.shapes.items() if '.adapter.' not in n}
 
     def dtype_of(self, name: str) -> np.dtype:
-        """In which the base's parameter is stored: the sum is rounded to it."""
-        return self._adapted.dtype_of(name)
+        """In which a parameter is stored; a sum is float32: who rounds it looks at its range."""
+        return DTYPES['float32'] if self._is_sum(name) else self._adapted.dtype_of(name)
 
     def read(self, name: str, index: Index, dtype: np.dtype | None = None) -> np.ndarray:
         """A slice of a parameter as `dtype`; with DoRA, all inputs of a product are read."""
         dtype, own = dtype or self.dtype_of(name), name.removesuffix('kernel') + 'adapter.'
-        if name.removesuffix('kernel') == name or f'{own}a' not in self._adapted.shapes:
+        if not self._is_sum(name):
             return self._adapted.read(name, index, dtype)
         layers = range(*index[0].indices(self.shapes[name][0]))
         merged = [self._merged(name, own, layer, index[1:]) for layer in layers]
         return np.stack(merged).astype(dtype, copy=False)
+
+    def _is_sum(self, name: str) -> bool:
+        product = name.removesuffix('kernel')
+        return product != name and f'{product}adapter.a' in self._adapted.shapes
 
     def _merged(self, name: str, own: str, layer: int, index: Index) -> np.ndarray:
         """float32, a slice of one layer's product."""

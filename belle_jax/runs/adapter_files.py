@@ -15,7 +15,7 @@ from belle_jax.runs import combined, conversion, run_directory
 from belle_jax.runs.adapted import Adapted, Merged
 from belle_jax.runs.checkpoints import Checkpoints
 from belle_jax.runs.load import open_adapter, open_base, read_architecture
-from belle_jax.weights.tensors import Planned
+from belle_jax.weights.tensors import DTYPES, Planned, in_dtype
 
 
 def to_peft(sources: Sequence[tuple[str, float]], base: str, target: Path, **how: Any) -> Path:
@@ -53,12 +53,15 @@ def from_peft(source: Path, base: str, target: Path) -> Path:
         ValueError: as `peft.open`.
     """
     require_new(target)
+    if not peft.is_adapter(source):
+        raise ValueError(f'{source} is no adapter of PEFT: it has no {peft.CONFIG}.')
     base = base or _base_of(source)
     opened, numbers = open_base(base)
     own = peft.open(source, opened.architecture)
     Adapted(opened, own, source)  # refuses an adapter of another model
     adapter = own.adapter
-    also = ','.join(sorted(name for name in own.shapes if '.adapter.' not in name))
+    whole = (name for name in own.shapes if '.adapter.' not in name)
+    also = ','.join(sorted(name.replace('blocks.0.', 'layers.*.') for name in whole))
     run = config.Run(
         model=config.Model(source=base, architecture=opened.architecture),
         adapter=config.Adapter(
@@ -122,7 +125,8 @@ def merge(
     tensors: dict[str, Planned] = {}
     for entry, layer in order:
         planned = conversion.planned(merged, entry, layer)
-        tensors[planned.name] = planned
+        kept = DTYPES.get(dtype) or published.dtype_of(entry.ours)
+        tensors[planned.name] = in_dtype(planned, kept)
     return huggingface.write(dataclasses.replace(published, tensors=tensors), target, dtype)
 
 
@@ -140,7 +144,9 @@ def _base_of(place: Path) -> str:
     if run_directory.is_run_directory(place):
         base = run_directory.open_checkpoint(place).base
     else:
-        base = peft.base_of(place) if peft.is_adapter(place) else ''
+        if not peft.is_adapter(place):
+            raise ValueError(f'{place} is no adapter: it has no {peft.CONFIG}, and is no run.')
+        base = peft.base_of(place)
     if not base:
         raise ValueError(f'{place} does not say what it is an adapter of: give --base=DIR.')
     return base

@@ -23,10 +23,8 @@ from belle_jax.formats import huggingface, peft
 from belle_jax.formats.protocol import PublishedModel
 from belle_jax.json_files import read_json, write_json
 from belle_jax.runs import model_card, run_directory
-from belle_jax.runs.adapted import Adapted, Merged
-from belle_jax.runs.load import base_of
+from belle_jax.runs.load import open_whole
 from belle_jax.runs.parameters import Parameters, Saved, place
-from belle_jax.runs.rounded import PACKINGS
 from belle_jax.weights import shards
 from belle_jax.weights.tensors import DTYPES, Index, Planned, common_dtype, in_dtype, proven
 
@@ -177,7 +175,7 @@ def to_huggingface(
 
 def as_published(checkpoint: run_directory.Checkpoint, dtype: str) -> PublishedModel:
     """A checkpoint as any layout can write it, with a card that names a dtype."""
-    saved = whole(checkpoint)
+    saved = open_whole(checkpoint)
     order = families.in_published_order(saved.architecture)
     tensors = [planned(saved, entry, layer) for entry, layer in order]
     return PublishedModel(
@@ -189,19 +187,6 @@ def as_published(checkpoint: run_directory.Checkpoint, dtype: str) -> PublishedM
         config=_config(checkpoint),
         notes=[f'A newer checkpoint is passed over: {reason}' for reason in checkpoint.rejected],
     )
-
-
-def whole(checkpoint: run_directory.Checkpoint) -> Parameters:
-    """All parameters of a checkpoint, an adapter merged into what it was trained beside."""
-    saved = Saved(checkpoint)
-    if not saved.adapter:
-        return saved
-    if (frozen := checkpoint.config['model']['frozen']) in PACKINGS:
-        print(
-            f'The adapter was trained beside weights in {frozen}, and is merged into those that '
-            'they were rounded from: the model is not quite the one that was trained.'
-        )
-    return Merged(Adapted(base_of(checkpoint), saved, checkpoint.run) if checkpoint.base else saved)
 
 
 def planned(saved: Parameters, entry: TensorMap, layer: int) -> Planned:

@@ -9,7 +9,7 @@ from belle_jax.families import Architecture
 from belle_jax.formats import gptq, huggingface, peft
 from belle_jax.json_files import read_json
 from belle_jax.runs import run_directory
-from belle_jax.runs.adapted import Adapted
+from belle_jax.runs.adapted import Adapted, Merged
 from belle_jax.runs.parameters import Parameters, Saved, held_dtype, identity, place
 from belle_jax.runs.rounded import PACKINGS, Rounded
 
@@ -59,6 +59,11 @@ def open_parameters(
     """
     if adapter:
         base = open_parameters(source, architecture, weights)
+        if base.adapter:
+            raise ValueError(
+                f'{source} has an adapter of its own: merge it first (convert to_hf --merge), or '
+                'combine the two (convert adapter to_peft --source=A,B).'
+            )
         return Adapted(base, open_adapter(Path(adapter), base.architecture), adapter)
     is_open = isinstance(source, run_directory.Checkpoint)
     path = source.directory if is_open else huggingface.resolve(source)
@@ -73,14 +78,42 @@ def open_parameters(
             return saved
         frozen = checkpoint.config['model']['frozen']
         return Adapted(base_of(checkpoint, frozen), saved, checkpoint.run)
+    refuse_adapter(path)
+    if gptq.is_quantised(path):
+        return gptq.open(path)
+    return huggingface.open(path, architecture)
+
+
+def refuse_adapter(path: Path) -> None:
+    """A ValueError where a directory has an adapter and no model."""
     if peft.is_adapter(path):
         raise ValueError(
             f'{path} is an adapter of {peft.base_of(path) or "a model"}: give that as the model, '
             'and this directory as its adapter (sample --model=BASE --adapter=DIR).'
         )
-    if gptq.is_quantised(path):
-        return gptq.open(path)
-    return huggingface.open(path, architecture)
+
+
+def open_whole(
+    source: str | Path | run_directory.Checkpoint, architecture: Architecture | None = None
+) -> Parameters:
+    """As `open_parameters`, with an adapter merged into what it was trained beside.
+
+    Weights that were rounded for that are taken as they were before, which is said.
+    """
+    if not isinstance(source, run_directory.Checkpoint):
+        path = huggingface.resolve(source)
+        if not run_directory.is_run_directory(path):
+            return open_parameters(source, architecture)
+        source = run_directory.open_checkpoint(path)
+    if not source.config['adapter']['rank']:
+        return open_parameters(source, architecture)
+    saved = Saved(source)
+    if (frozen := source.config['model']['frozen']) in PACKINGS:
+        print(
+            f'The adapter was trained beside weights in {frozen}, and is merged into those that '
+            'they were rounded from: the model is not quite the one that was trained.'
+        )
+    return Merged(Adapted(base_of(source), saved, source.run) if source.base else saved)
 
 
 def open_base(
@@ -93,7 +126,7 @@ def open_base(
         frozen: As `config.Model.frozen`.
         architecture: As in `open_parameters`.
     """
-    opened = open_parameters(source, architecture)
+    opened = open_whole(source, architecture)
     held = Rounded(opened, PACKINGS[frozen]) if frozen in PACKINGS else opened
     return held, identity(opened)
 

@@ -19,6 +19,7 @@ from belle_jax.json_files import read_json
 from belle_jax.runs import run_directory
 from belle_jax.weights.tensors import DTYPES, Index, common_dtype
 
+MASTERS = (('params',), ('optimiser', 'masters'))  # where a checkpoint has parameters
 CACHE = 64 * 2**20  # bytes for TensorStore: the index of the OCDBT file and chunks half used
 
 
@@ -200,10 +201,13 @@ class Arrays:
             driver = 'zarr3' if metadata.get('use_zarr3') else 'zarr'
             base = {'driver': 'file', 'path': f'{state}/'}
             for entry in metadata['tree_metadata'].values():
-                part, *keys = [k['key'] for k in entry['key_metadata']]
-                if part == 'params':
-                    name = '.'.join(keys)
-                    kvstore = {'driver': 'ocdbt', 'base': base, 'path': f'params.{name}/'}
+                keys = [k['key'] for k in entry['key_metadata']]
+                # Where there are float32 masters, what was trained in bfloat16 is not read.
+                start = next((s for s in MASTERS if keys[: len(s)] == list(s)), ())
+                name = '.'.join(keys[len(start) :])
+                if start and (name not in self._stores or len(start) > 1):
+                    path = f'{".".join(keys)}/'
+                    kvstore = {'driver': 'ocdbt', 'base': base, 'path': path}
                     spec = {'driver': driver, 'kvstore': kvstore}
                     opened = ts.open(spec, open=True, read=True, context=context)
                     self._stores[name] = opened.result()

@@ -62,6 +62,11 @@ def partition(
         frozenset(name.split('.', 2)[2] for name in chosen if name.startswith(f'layers.{number}.'))
         for number in range(layers)
     ]
+    if whole.adapter and len(set(kinds)) > 1:
+        raise ValueError(
+            f'--config.adapter.also={also!r} names a part of some layers alone: beside adapters it '
+            'is trained in all of them, layers.*, or in none.'
+        )
     runs = [(kind, len(list(run))) for kind, run in itertools.groupby(kinds)]
     trained = {name for name in chosen if not name.startswith('layers.')}
     for group, (kind, _) in enumerate(runs):

@@ -49,6 +49,11 @@ def lay_out(
     packing = source.packing if source else PACKINGS.get(run.model.frozen)
     whole = models.Blueprint(architecture, (), packing, run.adapter.low_rank(architecture))
     parts = partition(whole, run.train.only, run.train.freeze, run.adapter.also)
+    if run.train.rows_from and not any(name.endswith('.table') for name in parts[1]):
+        raise ValueError(
+            f'--config.train.rows_from={run.train.rows_from} is set and no table is trained: name '
+            'one by --config.train.only or --config.adapter.also, such as embed.'
+        )
     grouped = Regrouped(source, parts[0].groups) if source else None
     return Layout(mesh, *parts, grouped)
 

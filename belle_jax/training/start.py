@@ -19,7 +19,13 @@ from belle_jax.files import locked, sweep
 from belle_jax.formats import huggingface
 from belle_jax.json_files import write_json
 from belle_jax.runs import conversion, run_directory
-from belle_jax.runs.load import is_quantised, open_base, open_parameters, read_architecture
+from belle_jax.runs.load import (
+    is_quantised,
+    open_base,
+    open_parameters,
+    open_whole,
+    read_architecture,
+)
 from belle_jax.runs.parameters import Parameters, Regrouped, identity, place
 from belle_jax.runs.rounded import PACKINGS
 from belle_jax.training.held import Held
@@ -53,6 +59,8 @@ class Start:
         distinct(read, {'--workdir': [workdir / name for name in run_files]})
         self.workdir, self._lock = workdir, contextlib.ExitStack()
         self.held, self.identity = Held(workdir), None
+        if self.held.converted and self.held.run.adapter.rank and not run.adapter.rank:
+            run = dataclasses.replace(run, adapter=self.held.run.adapter)  # that of PEFT's files
         # A converted directory has its own parameters: the source may be gone.
         self._source = str(workdir) if self.held.converted else run.model.source
         self.tokenizer = self._tokenizer(run)
@@ -121,7 +129,8 @@ class Start:
     def _placed(self, setup: Setup, wanted: Mapping[str, Any]) -> dict[str, jax.Array]:
         """The parameters that the source has."""
         if self.base is None or self.held.converted:
-            source = open_parameters(self._source, self.architecture)
+            opened = open_parameters if self.held.converted else open_whole
+            source = opened(self._source, self.architecture)
             self.identity = self.identity or identity(source)
         else:
             source = self.base

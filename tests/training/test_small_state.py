@@ -78,6 +78,9 @@ def test_a_run_is_continued_exactly_on_any_mesh_and_learns_what_float32_learns(t
     assert 'pinned_host' in kinds and (kinds == {'pinned_host'} or '8bit' in fields.values())
     for name, master in state.optimiser['masters'].items():
         np.testing.assert_array_equal(state.trainable[name], master.astype('bfloat16'))
+    saved = training_runs.parameters(tmp_path / 'whole')  # what is exported and sampled from
+    for name, master in state.optimiser['masters'].items():
+        np.testing.assert_array_equal(saved[name], master)
     if 'moment_dtype' in fields:
         codes = [x for x in jax.tree.leaves(state.optimiser) if x.dtype == jnp.float8_e4m3fn]
         assert sum(x.size for x in codes) > 0.7 * 2 * sum(p.size for p in state.trainable.values())
