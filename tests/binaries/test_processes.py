@@ -64,27 +64,28 @@ def said(workdir, processes):
 def test_several_processes_train_as_one_and_read_their_rows_alone(flags, tmp_path, processes):
     workdir, alone = tmp_path / 'run', tmp_path / 'alone'
     mesh = [f'--config.mesh.{axis}=2' for axis in ('data', 'fsdp', 'tensor')]
-    settings = ['--config.train.steps=15', '--config.optim.learning_rate=2e-3']
+    steps, rate = (15, 2e-3) if processes == 2 else (30, 1e-3)
+    settings = [f'--config.train.steps={steps}', f'--config.optim.learning_rate={rate}']
     running = start(workdir, [*flags, *mesh, *settings], processes, 8 // processes)
     assert codes(running) == [0] * processes, said(workdir, processes)
     run = config.load(workdir / 'config.json')
-    assert run.optim.learning_rate == 2e-3 and run.optim.warmup_steps == 5
+    assert run.optim.learning_rate == rate and run.optim.warmup_steps == 5
     Trainer(run, alone).train()  # the eight devices of this process
     losses = training_runs.losses(alone)
-    assert len(losses) == 15 and losses[-1] < losses[0] - 0.5
+    assert len(losses) == steps and losses[-1] < losses[0] - 0.5
     np.testing.assert_allclose(training_runs.losses(workdir), losses, rtol=1e-5)
 
     rows = [re.findall(r'(\d+) rows were read here, of (\d+)', x) for x in said(workdir, processes)]
     # 8 rows a step, split by data and fsdp: four parts. Two processes that differ by the tensor
     # axis alone need the same rows.
-    share = 120 // min(processes, 4)
-    assert rows == [[(str(share), '120')]] * processes
+    share = 8 * steps // min(processes, 4)
+    assert rows == [[(str(share), str(8 * steps))]] * processes
 
     shutil.copytree(workdir, tmp_path / 'restored')
     restored = Trainer(run, tmp_path / 'restored')
     restored.saving.checkpoints.close()
     stored, ours = training_runs.parameters(workdir), training_runs.parameters(alone)
-    assert restored.number == 15 and len(stored) > 10
+    assert restored.number == steps and len(stored) > 10
     for name, value in stored.items():
         np.testing.assert_array_equal(restored.state.trainable[name], value, err_msg=name)
         np.testing.assert_allclose(value, ours[name], atol=1e-5, err_msg=name)

@@ -69,11 +69,11 @@ def test_a_job_that_was_asked_to_leave_saves_and_is_queued_again_and_ends_as_one
     cluster, flags, workdir, log, tmp_path
 ):
     job = cluster.submit(log, RECIPE, str(workdir), *flags)
+    reach(cluster, job, workdir, log, 2)
+    cluster.run('scancel', '--signal=TERM', job)
     # Meanwhile: two devices of one process. A sum of two is the same in any order.
     alone = tmp_path / 'alone'
     training_runs.train(alone, [*flags, '--cpu_devices=2'])
-    reach(cluster, job, workdir, log, 2)
-    cluster.run('scancel', '--signal=TERM', job)
     finish(cluster, job, log)
     told = log.read_text()
     assert 'on 2 × cpu (data 1 × fsdp 2 × tensor 1)' in told

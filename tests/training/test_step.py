@@ -150,7 +150,9 @@ def test_training_a_part_takes_the_gradient_that_training_all_has_there(family):
 
 
 def test_patterns_choose_what_is_trained():
-    blueprint, trained = partition(tiny.LLAMA, only='layers.-1, layers.0.mlp, final_norm')
+    blueprint, trained = partition(
+        models.Blueprint(tiny.LLAMA), only='layers.-1, layers.0.mlp, final_norm'
+    )
     assert blueprint.groups == (1, 1, 1)
     assert {n for n in trained if '.2.' not in n} == {'final_norm.scale'} | {
         f'blocks.0.mlp.{layer}.{kind}'
@@ -158,9 +160,9 @@ def test_patterns_choose_what_is_trained():
         for kind in ('kernel', 'bias')
     }
     assert not any(n.startswith('blocks.1.') for n in trained)
-    assert partition(tiny.LLAMA)[0] == models.Blueprint(tiny.LLAMA)
-    assert partition(tiny.BLOOM, freeze='embed')[1].isdisjoint({'embed.table'})
-    assert 'embed_norm.scale' in partition(tiny.BLOOM, freeze='embed')[1]
+    assert partition(models.Blueprint(tiny.LLAMA))[0] == models.Blueprint(tiny.LLAMA)
+    assert partition(models.Blueprint(tiny.BLOOM), freeze='embed')[1].isdisjoint({'embed.table'})
+    assert 'embed_norm.scale' in partition(models.Blueprint(tiny.BLOOM), freeze='embed')[1]
 
 
 @pytest.mark.parametrize(
@@ -173,7 +175,7 @@ def test_patterns_choose_what_is_trained():
 )
 def test_a_pattern_that_matches_nothing_is_refused(patterns, sentence):
     with pytest.raises(ValueError, match=sentence):
-        partition(tiny.LLAMA, **patterns)
+        partition(models.Blueprint(tiny.LLAMA), **patterns)
 
 
 def test_an_objective_is_chosen_by_name_and_all_its_metrics_come_back(monkeypatch):

@@ -8,43 +8,24 @@ Source: peft 0.21.
 """
 
 import dataclasses
-import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from belle_jax import families
 from belle_jax.families import HEAD, Architecture, LowRank, TensorMap
 from belle_jax.families.low_rank import PUBLISHED, products
-from belle_jax.files import new_directory
-from belle_jax.json_files import read_json, write_json
+from belle_jax.formats.peft.settings import CONFIG, AdapterSettings
 from belle_jax.weights import safetensors, shards, torch_files
-from belle_jax.weights.tensors import DTYPES, Index, Planned, Stored, planned
+from belle_jax.weights.tensors import DTYPES, Index, Stored
 
-CONFIG = 'adapter_config.json'
 KINDS = {
     'safetensors': shards.FileFormat('adapter_model', safetensors.read, safetensors.write),
     'bin': shards.FileFormat('adapter_model', torch_files.read, torch_files.write),
 }
-UNSUPPORTED = (
-    'fan_in_fan_out', 'lora_bias', 'use_qalora', 'layer_replication', 'trainable_token_indices',
-    'target_parameters', 'use_bdlora', 'alora_invocation_tokens', 'arrow_config', 'eva_config',
-    'corda_config', 'loftq_config',
-)  # fmt: skip
-"""Settings that mean other arrays or another arithmetic, if they are set."""
-
-
-def is_adapter(directory: Path) -> bool:
-    """Whether a directory holds an adapter."""
-    return (directory / CONFIG).is_file()
-
-
-def base_of(directory: Path) -> str:
-    """What the adapter says its base is called; '' where it says nothing."""
-    return str(read_json(directory / CONFIG).get('base_model_name_or_path') or '')
 
 
 class PeftAdapter:
@@ -77,7 +58,7 @@ def open(directory: Path, architecture: Architecture) -> PeftAdapter:
         ValueError: it is damaged, of another kind than LoRA, or of another model; a tensor or a
             setting is named.
     """
-    said = _Settings(directory / CONFIG)
+    said = AdapterSettings(directory / CONFIG)
     stored = {_plain(name): tensor for name, tensor in shards.read(directory, KINDS).items()}
     found: dict[str, list[_Layer | None]] = {}
     for name, entry in products(architecture).items():
@@ -108,84 +89,7 @@ def open(directory: Path, architecture: Architecture) -> PeftAdapter:
     return PeftAdapter(adapter, arrays)
 
 
-def write(
-    own: Any,
-    architecture: Architecture,
-    target: Path,
-    base: str,
-    carry: Callable[[Path], object] = lambda directory: None,
-) -> Path:
-    """Writes an adapter, in float32.
-
-    Args:
-        own: With `adapter`, `shapes` and `read` as `PeftAdapter` has them.
-        architecture: Of the base.
-        target: A directory that does not exist yet, or is empty; it is returned.
-        base: What the base is called.
-        carry: Puts other files into the directory, before it has its name.
-    Raises:
-        ValueError: the target is not empty.
-    """
-    maps = [*families.adapter_maps(architecture, own.adapter)]
-    whole = [entry for entry in families.tensor_maps(architecture) if entry.ours in own.shapes]
-    for entry in whole:
-        maps.append(dataclasses.replace(entry, theirs=PUBLISHED + entry.theirs))
-        if architecture.tied and entry.padded:  # peft would leave the output table as it was
-            maps.append(dataclasses.replace(entry, theirs=PUBLISHED + HEAD))
-    tensors = [tensor for entry in maps for tensor in _planned(own, entry)]
-    modules = {tensor.name.split('.')[-2] for tensor in tensors if '.lora_' not in tensor.name}
-    with new_directory(target, sum(t.size for t in tensors)) as partial:
-        safetensors.write(partial / 'adapter_model.safetensors', tensors)
-        write_json(partial / CONFIG, _config(own.adapter, architecture, base, sorted(modules)))
-        carry(partial)
-    return target
-
-
 # --- reading --------------------------------------------------------------------------------------
-
-
-class _Settings:
-    """What `adapter_config.json` says of ranks and scales."""
-
-    def __init__(self, path: Path):
-        """Reads it; a ValueError names a setting that is malformed, or means something else."""
-        values = read_json(path)
-        if not isinstance(values, dict) or values.get('peft_type') != 'LORA':
-            kind = values.get('peft_type') if isinstance(values, dict) else values
-            raise ValueError(f'{path}: peft_type={kind!r:.80}: adapters of kind LORA are read.')
-        for name in UNSUPPORTED:
-            if values.get(name):
-                raise ValueError(f'{path}: {name} is set, which is not read here: merge with peft.')
-        if values.get('bias', 'none') != 'none':
-            raise ValueError(f'{path}: bias={values["bias"]!r:.80}: only none is read.')
-        self.path, self.values = path, values
-        self.rank = int(self._number(values.get('r'), 'r', whole=True))
-        self.alpha = self._number(values.get('lora_alpha', 8), 'lora_alpha')
-        self.rslora, self.dora = bool(values.get('use_rslora')), bool(values.get('use_dora'))
-
-    def of(self, module: str) -> tuple[int, float]:
-        """The rank of a module, and what its B A is multiplied by."""
-        rank = int(self._pattern('rank_pattern', module, self.rank, whole=True))
-        alpha = self._pattern('alpha_pattern', module, self.alpha)
-        return rank, alpha / (math.sqrt(rank) if self.rslora else rank)
-
-    def _pattern(self, field: str, module: str, default: float, whole: bool = False) -> float:
-        patterns = self.values.get(field) or {}
-        if not isinstance(patterns, dict):
-            raise ValueError(f'{self.path}: {field}={patterns!r:.80} must be a table.')
-        for name, value in patterns.items():
-            if not re.fullmatch(r'\^?[\w.]+', name):
-                raise ValueError(f'{self.path}: {field} has {name!r:.80}: only names are read.')
-            name = name.removeprefix('^')
-            if module == name or module.endswith(f'.{name}'):
-                return self._number(value, f'{field}.{name}', whole)
-        return default
-
-    def _number(self, value: Any, name: str, whole: bool = False) -> float:
-        if type(value) not in (int, *(() if whole else (float,))) or not 0 < value < 2**31:
-            kind = 'whole number' if whole else 'number'
-            raise ValueError(f'{self.path}: {name}={value!r:.80} must be a {kind} above 0.')
-        return value
 
 
 class _Layer(NamedTuple):
@@ -208,7 +112,7 @@ def _plain(name: str) -> str:
 
 
 def _layer(
-    stored: dict[str, Stored], stem: str, entry: TensorMap, said: _Settings
+    stored: dict[str, Stored], stem: str, entry: TensorMap, said: AdapterSettings
 ) -> _Layer | None:
     """Takes the arrays of one product out of the file's; None where it has no adapter."""
     ends = ('lora_A.weight', 'lora_B.weight', 'lora_magnitude_vector')
@@ -278,36 +182,3 @@ def _replaced(stored: dict[str, Stored], architecture: Architecture) -> dict[str
             'model of this shape: it is an adapter of another model.'
         )
     return arrays
-
-
-# --- writing --------------------------------------------------------------------------------------
-
-
-def _planned(own: Any, entry: TensorMap) -> Iterator[Planned]:
-    for layer, name in enumerate(entry.their_names):
-        rows = entry.give(lambda index: own.read(entry.ours, index), layer, 0, entry.fold[0])
-        yield planned(name, rows.astype(np.float32).reshape(entry.their_shape))
-
-
-def _config(
-    adapter: LowRank, architecture: Architecture, base: str, modules: Sequence[str]
-) -> dict[str, Any]:
-    known = products(architecture)
-    return {
-        'peft_type': 'LORA',
-        'task_type': 'CAUSAL_LM',
-        'base_model_name_or_path': base,
-        'r': adapter.rank,
-        'lora_alpha': adapter.alpha,
-        'lora_dropout': 0.0,
-        'use_rslora': adapter.rslora,
-        'use_dora': adapter.dora,
-        'target_modules': [known[name].theirs.split('.')[-2] for name in adapter.targets],
-        'modules_to_save': list(modules) or None,
-        'bias': 'none',
-        'fan_in_fan_out': False,
-        'inference_mode': True,
-        'init_lora_weights': True,
-        'rank_pattern': {},
-        'alpha_pattern': {},
-    }
