@@ -28,7 +28,8 @@ from belle_jax.api import (
 )
 
 ROOT = Path(__file__).resolve().parents[2]
-FAST = Retries(first_delay=0.01, attempt_timeout=0.3)
+FAST = Retries(first_delay=0.01, attempt_timeout=0.3)  # of servers that may hang
+PATIENT = Retries(first_delay=0.01, attempt_timeout=30)  # of others, on a machine that is busy
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +55,7 @@ def run(path, asked, use=None, *, server=None, client=None, concurrency=8, **opt
         How it ended (or its exception), the replies used, the server, the client's counters.
     """
     used = []
-    asks: dict[str, Any] = {'retries': FAST}
+    asks: dict[str, Any] = {'retries': FAST if server else PATIENT}
 
     def keep(reply):
         used.append(reply)
