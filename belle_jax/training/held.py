@@ -1,6 +1,7 @@
 """What a run directory holds from before, and what that fixes: nothing, until a model is in it."""
 
 from pathlib import Path
+from typing import Any
 
 from flax.traverse_util import flatten_dict
 
@@ -58,7 +59,8 @@ class Held:
             raise self.another('model.source')
         before = self.run.adapter
         if self.converted and before.rank:  # of PEFT's files
-            what = [a.low_rank(self.run.model.architecture) for a in (before, now.adapter)]
+            architecture: Any = self.run.model.architecture
+            what = [a.low_rank(architecture) for a in (before, now.adapter)]
             if what[0] != what[1] or before.also != now.adapter.also:
                 raise self.another('adapter')
         before, values = (flatten_dict(r.to_dict(), sep='.') for r in (self.run, now))

@@ -59,8 +59,9 @@ class Start:
         distinct(read, {'--workdir': [workdir / name for name in run_files]})
         self.workdir, self._lock = workdir, contextlib.ExitStack()
         self.held, self.identity = Held(workdir), None
-        if self.held.converted and self.held.run.adapter.rank and not run.adapter.rank:
-            run = dataclasses.replace(run, adapter=self.held.run.adapter)  # that of PEFT's files
+        kept = self.held.run if self.held.converted else None
+        if kept and kept.adapter.rank and not run.adapter.rank:
+            run = dataclasses.replace(run, adapter=kept.adapter)  # that of PEFT's files
         # A converted directory has its own parameters: the source may be gone.
         self._source = str(workdir) if self.held.converted else run.model.source
         self.tokenizer = self._tokenizer(run)

@@ -1,6 +1,7 @@
 """Moments in 8 bits and in the host's memory: what they keep, and that runs are as without."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +53,7 @@ def test_what_is_rounded_by_chance_is_right_on_average_and_what_is_exact_stays()
 
 def run_of(folder, **fields) -> config.Run:
     """Four steps of a tiny LLaMA; two micro-batches."""
-    c = recipe.get_config('llama')
+    c: Any = recipe.get_config('llama')
     for flag in training_runs.make_data(folder):
         name, _, value = flag.removeprefix('--config.data.').partition('=')
         c.data[name] = value
