@@ -10,11 +10,11 @@ import jax.numpy as jnp
 from belle_jax import config, families
 from belle_jax.data import tokenizer
 from belle_jax.files import new_directory, require_new
-from belle_jax.formats import gptq, huggingface, peft
+from belle_jax.formats import huggingface, peft
 from belle_jax.runs import combined, conversion, run_directory
 from belle_jax.runs.adapted import Adapted, Merged
 from belle_jax.runs.checkpoints import Checkpoints
-from belle_jax.runs.load import open_adapter, open_base, read_architecture
+from belle_jax.runs.load import open_adapter, open_base, open_parameters, read_architecture
 from belle_jax.weights.tensors import DTYPES, Planned, in_dtype
 
 
@@ -112,13 +112,7 @@ def merge(
         raise ValueError(
             f'--base={base} is a run directory: convert it with `belle-jax convert to_hf` first.'
         )
-    if gptq.is_quantised(path):
-        raise ValueError(
-            f'--base={base} is quantised: a sum would have to be rounded again, which costs what '
-            'the adapter was trained to make up for. Merge into the model that it was made from '
-            'and quantise that, or keep the two apart (sample --adapter).'
-        )
-    published = huggingface.open(path)
+    published: Any = open_parameters(path)
     own = _one(sources, published.architecture, how)
     merged = Merged(Adapted(published, own, first))
     order = families.in_published_order(published.architecture)

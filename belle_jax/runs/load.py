@@ -71,9 +71,7 @@ def open_parameters(
         return gptq.open(path, weights)
     if is_open or run_directory.is_run_directory(path):
         checkpoint = source if is_open else run_directory.open_checkpoint(path)
-        for reason in checkpoint.rejected:
-            logging.warning('A newer checkpoint is passed over: %s', reason)
-        saved = Saved(checkpoint)
+        saved = _saved(checkpoint)
         if not checkpoint.base:
             return saved
         frozen = checkpoint.config['model']['frozen']
@@ -82,6 +80,13 @@ def open_parameters(
     if gptq.is_quantised(path):
         return gptq.open(path)
     return huggingface.open(path, architecture)
+
+
+def _saved(checkpoint: run_directory.Checkpoint) -> Saved:
+    """What a checkpoint holds; newer ones that were passed over are warned of."""
+    for reason in checkpoint.rejected:
+        logging.warning('A newer checkpoint is passed over: %s', reason)
+    return Saved(checkpoint)
 
 
 def refuse_adapter(path: Path) -> None:
@@ -107,7 +112,7 @@ def open_whole(
         source = run_directory.open_checkpoint(path)
     if not source.config['adapter']['rank']:
         return open_parameters(source, architecture)
-    saved = Saved(source)
+    saved = _saved(source)
     if (frozen := source.config['model']['frozen']) in PACKINGS:
         print(
             f'The adapter was trained beside weights in {frozen}, and is merged into those that '
@@ -164,7 +169,7 @@ def open_adapter(path: Path, architecture: Architecture) -> Any:
         ValueError: it is neither, or of another model.
     """
     if run_directory.is_run_directory(path):
-        saved = Saved(run_directory.open_checkpoint(path))
+        saved = _saved(run_directory.open_checkpoint(path))
         if saved.adapter and saved.architecture == architecture:
             return saved
         raise ValueError(f'{path} is a run that trained no adapter of this model.')

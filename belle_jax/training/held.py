@@ -57,11 +57,11 @@ class Held:
             return
         if bool(self.run.model.source) != bool(now.model.source):
             raise self.another('model.source')
-        before = self.run.adapter
-        if self.converted and before.rank:  # of PEFT's files
+        own = self.run.adapter
+        if self.converted and own.rank:  # of PEFT's files
             architecture: Any = self.run.model.architecture
-            what = [a.low_rank(architecture) for a in (before, now.adapter)]
-            if what[0] != what[1] or before.also != now.adapter.also:
+            what = [a.low_rank(architecture) for a in (own, now.adapter)]
+            if what[0] != what[1] or own.also != now.adapter.also:
                 raise self.another('adapter')
         before, values = (flatten_dict(r.to_dict(), sep='.') for r in (self.run, now))
         for name, value in values.items() if self.trained else ():

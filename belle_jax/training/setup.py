@@ -24,7 +24,7 @@ class Layout(NamedTuple):
     mesh: jax.sharding.Mesh
     blueprint: models.Blueprint  # its layers grouped by what is trained
     trained: frozenset[str]  # names of the parameters that the optimiser moves
-    source: Any = None  # `Parameters` of what is frozen beside an adapter, grouped as the blueprint
+    source: Regrouped | None = None  # what is frozen beside an adapter, grouped as the blueprint
 
 
 def lay_out(

@@ -19,7 +19,7 @@ TOP = 448.0  # the largest number of float8_e4m3fn
 BOTTOM = 2.0**-9  # the smallest above zero
 
 
-class Eighth(NamedTuple):
+class EightBits(NamedTuple):
     """A float32 array in 8 bits an entry."""
 
     codes: jax.Array  # float8_e4m3fn, of its shape
@@ -88,25 +88,25 @@ def _encoded(state: Any, key: jax.Array) -> Any:
 
 def _decoded(state: Any) -> Any:
     def of_leaf(path: Any, leaf: Any) -> Any:
-        if not isinstance(leaf, Eighth):
+        if not isinstance(leaf, EightBits):
             return leaf
         wide = jnp.repeat(leaf.scales, BLOCK, axis=-1)[..., : leaf.codes.shape[-1]]
         value = leaf.codes.astype(jnp.float32) * wide
         return value if _kind(path) == 'mu' else value * value
 
     return jax.tree_util.tree_map_with_path(
-        of_leaf, state, is_leaf=lambda leaf: isinstance(leaf, Eighth)
+        of_leaf, state, is_leaf=lambda leaf: isinstance(leaf, EightBits)
     )
 
 
-def _encode(array: jax.Array, rounded: Callable[[jax.Array], jax.Array]) -> Eighth:
+def _encode(array: jax.Array, rounded: Callable[[jax.Array], jax.Array]) -> EightBits:
     last = array.shape[-1]
     padded = jnp.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, -last % BLOCK)])
     blocks = padded.reshape(*array.shape[:-1], -1, BLOCK)
     scales = jnp.abs(blocks).max(axis=-1) / TOP
     wide = jnp.where(scales == 0, 1, scales)[..., None]
     codes = rounded(blocks / wide).reshape(padded.shape)[..., :last]
-    return Eighth(codes.astype(jnp.float8_e4m3fn), scales)
+    return EightBits(codes.astype(jnp.float8_e4m3fn), scales)
 
 
 def _by_chance(scaled: jax.Array, key: jax.Array) -> jax.Array:
