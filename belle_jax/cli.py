@@ -293,6 +293,8 @@ def _parse(argv: list[str]) -> list[str]:
 
 def _said(text: str) -> str:
     """What happened: absl quotes ml_collections, and holds a recipe's traceback in its error."""
-    text = text.replace('\\n', ' ').replace("\\'", '').strip('\'"')
+    text = text.replace('\\n', ' ').replace("\\'", '')
+    if text[:1] == text[-1:] and text[:1] in ('"', "'"):
+        text = text[1:-1]
     raised = re.findall(r'^\w+Error: (.*)$', text, re.MULTILINE)
     return raised[-1] if raised else text

@@ -6,6 +6,7 @@ is run through transformers and compared by token ids before anybody is given it
 """
 
 import json
+import os
 from typing import Any
 
 from belle_jax.data.template_process import STANDING
@@ -99,6 +100,8 @@ def export(template: Template) -> tuple[str | None, str]:
         moves = MOVES if 'strftime_now' in template.own.source else ''
         return template.own.source, "The tokenizer's own." + moves
     tokenizer, style = template.tokenizer, template.style
+    # It would tell everybody who has no torch that there is none, which nobody needs here.
+    os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
     from transformers import AutoTokenizer
 
     try:

@@ -34,6 +34,7 @@ def to_peft(sources: Sequence[tuple[str, float]], base: str, target: Path, **how
     architecture = read_architecture(base)
     own = _one(sources, architecture, how)
     words = _tokenizer_of(Path(sources[0][0]))
+    conversion.tell_of_base(base)
 
     def carry(partial: Path) -> None:
         if words:

@@ -156,6 +156,7 @@ def to_huggingface(
     origin = run_directory.read_origin(checkpoint.run)
     most = dtype or origin.get('dtype', 'float32')
     if checkpoint.base and not merge:
+        tell_of_base(checkpoint.base)
         return peft.write(
             Saved(checkpoint),
             checkpoint.architecture,
@@ -171,6 +172,15 @@ def to_huggingface(
         tensors = {t.name: in_dtype(t, DTYPES[kept[t.name]]) for t in model.planned()}
         model = dataclasses.replace(model, tensors=tensors, dtype=most)
     return huggingface.write(model, target, dtype, max_shard_size, kind)
+
+
+def tell_of_base(base: str) -> None:
+    """Says where an adapter's base is nothing that PEFT can load."""
+    if run_directory.is_run_directory(huggingface.resolve(base)):
+        print(
+            f'The base {base} is a run directory, which PEFT does not read: convert it with '
+            'belle-jax convert to_hf, and write its place into adapter_config.json.'
+        )
 
 
 def as_published(checkpoint: run_directory.Checkpoint, dtype: str) -> PublishedModel:

