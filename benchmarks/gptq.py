@@ -204,6 +204,8 @@ class Sides:
         }
         begun = time.monotonic()
         text = self._text._replace(held=self._text.held[:0])
+        if options.get('rounding'):  # which no text changes
+            text = text._replace(tokens=text.tokens[:1], mask=text.mask[:1])
         quantiser = Quantiser(source, method, text, made)
         layers = [quantiser.layer(number) for number in range(source.architecture.layers)]
         took = time.monotonic() - begun

@@ -28,7 +28,7 @@ from belle_jax.api import (
 )
 
 ROOT = Path(__file__).resolve().parents[2]
-FAST = Retries(first_delay=0.01, attempt_timeout=0.3)  # of servers that may hang
+FAST = Retries(first_delay=0.01, attempt_timeout=3)  # of servers that may hang
 PATIENT = Retries(first_delay=0.01, attempt_timeout=30)  # of others, on a machine that is busy
 
 
