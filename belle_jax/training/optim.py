@@ -11,6 +11,7 @@ from absl import logging
 from belle_jax import config, sharding
 from belle_jax.models import ParamSpec
 from belle_jax.training import small_state
+from belle_jax.training.layerwise import LayerByLayer
 
 Params = Mapping[str, jax.Array]
 
@@ -62,8 +63,8 @@ def make(
     specs: Mapping[str, ParamSpec],
     ratio: float = 1.0,
     rows_from: int = 0,
-) -> optax.GradientTransformation:
-    """The update rule of a run.
+) -> optax.GradientTransformation | LayerByLayer:
+    """The update rule of a run, for `moved`.
 
     Args:
         optim: Which one, and its numbers.
@@ -74,17 +75,41 @@ def make(
     Returns:
         Clipping by the norm over all parameters, then the optimiser.
     """
-    rule = _rule(optim, schedule(optim, steps), specs)
-    if optim.moment_dtype == '8bit':
-        rule = small_state.in_eight_bits(rule)
-    if ratio != 1.0:
-        rule = optax.chain(rule, optax.masked(optax.scale(ratio), _is_b))
+    rows = optax.stateless(lambda tree, _: _of_rows(tree, rows_from))
+    rows = rows if rows_from else optax.identity()
+
+    def of_group(specs: Mapping[str, ParamSpec]) -> optax.GradientTransformation:
+        rule = _rule(optim, schedule(optim, steps), specs)
+        if optim.moment_dtype == '8bit':
+            rule = small_state.in_eight_bits(rule)
+        return rule if ratio == 1.0 else optax.chain(rule, optax.masked(optax.scale(ratio), _is_b))
+
+    if optim.offload or optim.moment_dtype == '8bit':
+        layers = {n: spec.shape[0] if spec.axes[0] == 'layers' else 0 for n, spec in specs.items()}
+        one = {
+            n: spec._replace(shape=spec.shape[1:], axes=spec.axes[1:]) if layers[n] else spec
+            for n, spec in specs.items()
+        }
+        rules = {
+            count: optax.chain(of_group({n: one[n] for n in one if layers[n] == count}), rows)
+            for count in sorted(set(layers.values()))
+        }
+        return LayerByLayer(rules, layers, optim.clip_norm, rows, masters=optim.offload)
+    rule = of_group(specs)
     if optim.clip_norm:
         rule = optax.chain(optax.clip_by_global_norm(optim.clip_norm), rule)
-    if rows_from:
-        rows = optax.stateless(lambda tree, _: _of_rows(tree, rows_from))
-        rule = optax.chain(rows, rule, rows)
-    return small_state.in_host_memory(rule) if optim.offload else rule
+    return optax.chain(rows, rule, rows) if rows_from else rule
+
+
+def moved(
+    rule: optax.GradientTransformation | LayerByLayer, grads: Params, state: Any, params: Params
+) -> tuple[dict[str, jax.Array], Any]:
+    """Parameters after a step of a rule from `make`, and its state."""
+    if isinstance(rule, LayerByLayer):
+        return rule.move(grads, state, params)
+    updates, state = rule.update(dict(grads), state, dict(params))
+    new: Any = optax.apply_updates(dict(params), updates)
+    return new, state
 
 
 def _rule(
@@ -142,7 +167,7 @@ def _rule(
 
 
 def state_shapes(
-    optimiser: optax.GradientTransformation,
+    optimiser: optax.GradientTransformation | LayerByLayer,
     params: Mapping[str, Any],
     replicated: Any,
     offload: bool = False,

@@ -1,7 +1,4 @@
-"""Optimiser state that takes less of a device's memory: in 8 bits, or in the host's memory.
-
-Both are wrapped around any rule of optax, which sees float32 arrays.
-"""
+"""Optimiser state in 8 bits, around any rule of optax, which sees float32 arrays."""
 
 import zlib
 from collections.abc import Callable
@@ -44,29 +41,6 @@ def in_eight_bits(rule: optax.GradientTransformation) -> optax.GradientTransform
         key = jax.random.fold_in(jax.random.key(0), counts[0] if counts else 0)
         updates, state = rule.update(grads, _decoded(state), params)
         return updates, _encoded(state, key)
-
-    return optax.GradientTransformation(init, update)  # type: ignore[arg-type]
-
-
-def in_host_memory(rule: optax.GradientTransformation) -> optax.GradientTransformation:
-    """The rule for bfloat16 parameters, whose float32 masters it keeps with its own state.
-
-    What `state_shapes` places in the host's memory comes to the device for the update, parameter
-    after parameter.
-    """
-
-    def init(params: Any) -> Any:
-        masters = jax.tree.map(lambda p: p.astype(jnp.float32), dict(params))
-        return {'masters': masters, 'rule': rule.init(masters)}
-
-    def update(grads: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        state = jax.device_put(state, jax.memory.Space.Device)
-        masters = state['masters']
-        wide = jax.tree.map(lambda g: g.astype(jnp.float32), grads)
-        updates, inner = rule.update(wide, state['rule'], masters)
-        moved: Any = optax.apply_updates(masters, updates)
-        difference = jax.tree.map(lambda m, p: m - p.astype(jnp.float32), moved, dict(params))
-        return difference, {'masters': moved, 'rule': inner}
 
     return optax.GradientTransformation(init, update)  # type: ignore[arg-type]
 

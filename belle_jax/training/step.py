@@ -9,6 +9,8 @@ import optax
 
 from belle_jax import models
 from belle_jax.models import Blueprint, Execution
+from belle_jax.training import optim
+from belle_jax.training.layerwise import LayerByLayer
 from belle_jax.training.objectives import Objective
 
 Params = dict[str, Any]
@@ -26,7 +28,7 @@ def make_step(
     blueprint: Blueprint,
     execution: Execution,
     objective: Objective,
-    optimiser: optax.GradientTransformation,
+    optimiser: optax.GradientTransformation | LayerByLayer,
     seed: int,
 ) -> Callable[..., tuple[tuple[Params, Any], dict[str, jax.Array]]]:
     """The function that a run compiles; `seed` is dropout's.
@@ -56,14 +58,12 @@ def make_step(
         grads, sums = _over_micro_batches(of_micro_batch, trainable, frozen, batch, key)
         # A batch without a trained token changes nothing, instead of dividing by zero.
         grads = jax.tree.map(lambda g: g / jnp.maximum(sums['weight'], 1.0), grads)
-        updates: Any
-        updates, optimiser_state = optimiser.update(grads, optimiser_state, trainable)
+        moved, optimiser_state = optim.moved(optimiser, grads, optimiser_state, trainable)
         metrics = reduced(objective, sums) | {
             'grad_norm': optax.tree.norm(grads),
             'trained_tokens': sums['weight'],
             'tokens': sums['tokens'],
         }
-        moved: Any = optax.apply_updates(trainable, updates)
         return (moved, optimiser_state), metrics
 
     return step

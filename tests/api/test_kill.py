@@ -18,7 +18,7 @@ def start(command):
 
 
 @pytest.mark.parametrize(
-    ('kills', 'requests'), [(4, 400), pytest.param(10, 2000, marks=pytest.mark.soak)]
+    ('kills', 'requests'), [(2, 200), pytest.param(10, 2000, marks=pytest.mark.soak)]
 )
 def test_a_run_killed_at_random_moments_ends_as_one_that_was_not(tmp_path, kills, requests):
     with ServerProcess(tmp_path / 'calm.log') as server:

@@ -114,7 +114,10 @@ def test_one_that_is_asked_to_stop_stops_all_and_other_numbers_go_on_exactly(fla
         np.testing.assert_array_equal(ours[name], value, err_msg=name)
 
 
-@pytest.mark.parametrize(('number', 'how'), [(0, signal.SIGKILL), (1, signal.SIGSTOP)])
+@pytest.mark.parametrize(
+    ('number', 'how'),
+    [(0, signal.SIGKILL), pytest.param(1, signal.SIGSTOP, marks=pytest.mark.soak)],
+)
 def test_one_that_is_lost_in_a_step_ends_the_other_before_jax_does(flags, tmp_path, number, how):
     """JAX's own end is SIGABRT; here the code is 75, and the last line is a sentence."""
     workdir = tmp_path / 'run'

@@ -149,7 +149,7 @@ def test_what_is_held_is_the_texts_states_one_open_stage_and_one_layer(family, t
     """Bytes of all arrays that are alive, in the midst of layers and between them."""
     monkeypatch.setattr(process, 'STEP_TOKENS', 96)
     architecture = dataclasses.replace(tiny.FAMILIES[family], layers=4)
-    source, calibration = Source(architecture), text(architecture, 64, held=0)
+    source, calibration = Source(architecture), text(architecture, 32, held=0)
     method = dataclasses.replace(PROPAGATING, tuning=Tuning(1) if tuned else None)
     alive = []
 

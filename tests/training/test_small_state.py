@@ -1,6 +1,7 @@
 """Moments in 8 bits and in the host's memory: what they keep, and that runs are as without."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -9,8 +10,10 @@ import numpy as np
 import optax
 import pytest
 
+import tiny
 import training_runs
-from belle_jax import config
+from belle_jax import config, models
+from belle_jax.training import optim as training_optim
 from belle_jax.training import small_state
 from belle_jax.training.loop import Trainer
 from recipes import tiny as recipe
@@ -64,10 +67,41 @@ def run_of(folder, **fields) -> config.Run:
     return config.resolve(c)
 
 
+@pytest.mark.parametrize('name', ['adamw', 'adafactor', 'lion', 'muon', 'galore'])
+def test_layer_after_layer_masters_become_what_a_rule_makes_of_all_at_once(name):
+    specs = models.specs(models.Blueprint(tiny.LLAMA))
+    optim = config.Optim(name=name, clip_norm=0.5, learning_rate=1e-2, weight_decay=0.1, rank=4)
+    rng = np.random.default_rng(0)
+
+    def drawn():
+        arrays = {n: rng.normal(size=spec.shape) for n, spec in specs.items()}
+        return {n: jnp.asarray(a, 'bfloat16') for n, a in arrays.items()}
+
+    def wide(tree):
+        return {n: a.astype('float32') for n, a in tree.items()}
+
+    params, grads = drawn(), [drawn() for _ in range(3)]
+    whole, layered = (
+        training_optim.make(dataclasses.replace(optim, offload=offload), 10, specs)
+        for offload in (False, True)
+    )
+    held, state, other = wide(params), whole.init(wide(params)), layered.init(params)
+    move = jax.jit(functools.partial(training_optim.moved, layered))
+    for grad in grads:
+        held, state = training_optim.moved(whole, wide(grad), state, held)
+        params, other = move(grad, other, params)
+    for n, master in other['masters'].items():
+        np.testing.assert_allclose(master, held[n], rtol=2e-5, atol=2e-6, err_msg=n)
+        np.testing.assert_array_equal(params[n], master.astype('bfloat16'))
+
+
 @pytest.mark.parametrize(
     'fields', [{'offload': True}, {'offload': True, 'moment_dtype': '8bit'}], ids=['host', 'both']
 )
-def test_a_run_is_continued_exactly_on_any_mesh_and_learns_what_float32_learns(tmp_path, fields):
+def test_a_run_is_continued_exactly_on_any_mesh_and_learns_what_float32_learns(
+    tmp_path, fields, monkeypatch
+):
+    monkeypatch.setattr(small_state, 'LEAST', 256)  # a layer's arrays are that small
     run = run_of(tmp_path, **fields)
     whole = Trainer(run, tmp_path / 'whole')
     whole.train()
