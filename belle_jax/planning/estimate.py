@@ -7,9 +7,13 @@ compilers give no cycles: there the floors alone are known, of FLOPs, bytes and 
 """
 
 import dataclasses
+import functools
 import math
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
+
+import numpy as np
 
 from belle_jax.planning.chips import Chip
 from belle_jax.planning.program import (
@@ -27,7 +31,7 @@ KERNEL = 'tpu_custom_call'
 PRODUCTS = {'_fwd': 2, '_dkv': 4, '_dq': 3}
 OPERANDS = re.compile(r'operand_layout_constraints=\{(.*?\})\}')
 LISTED = re.compile(r'replica_groups=\{\{([\d,]+)\}')
-IOTA = re.compile(r'replica_groups=\[\d+,(\d+)\]')
+IOTA = re.compile(r'replica_groups=\[\d+,(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?')
 MESH = re.compile(r'replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}')
 CHANNEL = re.compile(r'channel_id=(\d+)')
 SCATTERED = 'calls=%all-reduce-scatter'  # the TPU compiler's reduce-scatter
@@ -42,6 +46,7 @@ class Collective(NamedTuple):
         shape: That it gives, the largest array.
         times: How often it runs.
         sent: Bytes that a device sends each time.
+        beyond: Of these, what goes to another slice or machine.
         seconds: That its links take each time.
         hidden: Of these, behind what is computed meanwhile.
     """
@@ -50,6 +55,7 @@ class Collective(NamedTuple):
     shape: str
     times: int
     sent: float
+    beyond: float
     seconds: float
     hidden: float
 
@@ -63,6 +69,8 @@ class Estimate(NamedTuple):
         waits: Of collectives that nothing hides.
         links: Of all collectives, if nothing hid any.
         sent: Bytes that a device sends.
+        beyond: Of these, to other slices or machines.
+        slow: Seconds that those take.
         collectives: By kind and shape, the largest first.
     """
 
@@ -71,6 +79,8 @@ class Estimate(NamedTuple):
     waits: float
     links: float
     sent: float
+    beyond: float
+    slow: float
     collectives: list[Collective]
 
     @property
@@ -84,17 +94,19 @@ class Estimate(NamedTuple):
         return 1 - self.waits / self.links if self.links else 1.0
 
 
-def estimate(program: CompiledProgram, chip: Chip) -> Estimate:
+def estimate(program: CompiledProgram, chip: Chip, slices: Sequence[int] = ()) -> Estimate:
     """Estimates a step.
 
     Args:
         program: Compiled for the chip.
         chip: Whose figures count.
+        slices: In which each device of the mesh is; by default all are in one.
     """
     fusions = kernels = clock = 0.0
     running: dict[str, tuple[Scheduled, float]] = {}
     chains: dict[str, _Chain] = {}
     found: list[Collective] = []
+    reckon = functools.partial(_collective, chip, slices)
     for step in program.schedule:
         instruction = step.instruction
         took = instruction.cycles / chip.clock if chip.clock else 0.0
@@ -110,15 +122,15 @@ def estimate(program: CompiledProgram, chip: Chip) -> Estimate:
             if started and started[1] in running:
                 begun, at = running.pop(started[1])
                 hidden = (clock - at) / begun.times
-                found.append(_collective(begun.instruction, begun.times, chip, hidden))
+                found.append(reckon(begun.instruction, begun.times, hidden))
         elif instruction.collective and instruction.opcode.endswith('-start'):
             running[instruction.name] = step, clock
         elif instruction.collective:
-            found.append(_collective(instruction, step.times, chip, 0.0))
+            found.append(reckon(instruction, step.times, 0.0))
         clock += took * step.times
     for chain in chains.values():
         hidden = chain.took / chain.times
-        found.append(_collective(chain.instruction, chain.times, chip, hidden, chain.scattered))
+        found.append(reckon(chain.instruction, chain.times, hidden, chain.scattered))
     found.sort(key=lambda c: -c.sent * c.times)
     return Estimate(
         fusions,
@@ -126,6 +138,8 @@ def estimate(program: CompiledProgram, chip: Chip) -> Estimate:
         sum(max(c.seconds - c.hidden, 0) * c.times for c in found),
         sum(c.seconds * c.times for c in found),
         sum(c.sent * c.times for c in found),
+        (beyond := sum(c.beyond * c.times for c in found)),
+        beyond / chip.slow,
         found,
     )
 
@@ -172,10 +186,16 @@ def _kernel(instruction: Instruction, chip: Chip) -> float:
 
 
 def _collective(
-    instruction: Instruction, times: int, chip: Chip, hidden: float, scattered: bool = False
+    chip: Chip,
+    slices: Sequence[int],
+    instruction: Instruction,
+    times: int,
+    hidden: float,
+    scattered: bool = False,
 ) -> Collective:
     """What a collective takes; `scattered`: an all-reduce of which each device keeps its part."""
-    kind, among = instruction.collective, group(instruction)
+    kind, members = instruction.collective, group(instruction)
+    among, joined = len(members), len({slices[m] for m in members} if slices else (0,))
     dtype, sizes = largest(instruction.shape)
     # One that was started gives what went in beside what comes out; several are combined into one.
     started = instruction.opcode.endswith('-start')
@@ -187,21 +207,26 @@ def _collective(
         'collective-permute': whole,
     }.get(kind, whole * share)
     kind = 'reduce-scatter' if scattered else kind
-    seconds = sent / chip.link
-    if chip.together and among > chip.together:  # rings through machines send this much between
-        machines = among / chip.together
-        seconds = max(seconds, sent / share * (machines - 1) / machines / among / chip.slow)
+    # Each slice sends its parts to the others once, over the links of all its devices.
+    beyond = sent / (among - 1) * (joined - 1) if among > 1 else 0.0
     shape = f'{dtype}[{",".join(map(str, sizes))}]'
-    return Collective(kind, shape, times, sent, seconds, hidden)
+    seconds = max(sent / chip.link, beyond / chip.slow)
+    return Collective(kind, shape, times, sent, beyond, seconds, hidden)
 
 
-def group(instruction: Instruction) -> int:
-    """How many devices take part in a collective."""
+def group(instruction: Instruction) -> list[int]:
+    """Places in the mesh of the devices that take part in a collective, in its first group."""
     if listed := LISTED.search(instruction.rest):
-        return listed[1].count(',') + 1
+        return [int(n) for n in listed[1].split(',')]
     if iota := IOTA.search(instruction.rest):
-        return int(iota[1])
+        sizes = [int(n) for n in iota[2].split(',')]
+        places = np.arange(math.prod(sizes)).reshape(sizes)
+        if iota[3]:
+            places = places.transpose([int(n) for n in iota[3].split(',')])
+        return places.reshape(-1, int(iota[1]))[0].tolist()
     if mesh := MESH.search(instruction.rest):
-        sizes = dict(re.findall(r"'([^']+)'=(\d+)", mesh[1]))
-        return math.prod(int(sizes[name]) for name in re.findall(r"'([^']+)'", mesh[2]))
-    return 2
+        named = [(n, int(size)) for n, size in re.findall(r"'([^']+)'=(\d+)", mesh[1])]
+        taken = re.findall(r"'([^']+)'", mesh[2])
+        places = np.arange(math.prod(size for _, size in named)).reshape([s for _, s in named])
+        return places[tuple(slice(None) if n in taken else 0 for n, _ in named)].ravel().tolist()
+    return [0, 1]
