@@ -35,6 +35,10 @@ IOTA = re.compile(r'replica_groups=\[\d+,(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?
 MESH = re.compile(r'replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}')
 CHANNEL = re.compile(r'channel_id=(\d+)')
 SCATTERED = 'calls=%all-reduce-scatter'  # the TPU compiler's reduce-scatter
+# Between TPU slices the compiler has hosts exchange what one device sends and receives.
+EXCHANGE = re.compile(
+    r'_host_transfer_rendezvous="([^"]+)".*_megascale_target="?\{\{?([\d,:]+)\}.*_transfer_type="(\w+)"'
+)
 START = 'AsyncCollectiveStart'  # the fusion with it begins a collective that later ones go on with
 
 
@@ -102,8 +106,9 @@ def estimate(program: CompiledProgram, chip: Chip, slices: Sequence[int] = ()) -
         chip: Whose figures count.
         slices: In which each device of the mesh is; by default all are in one.
     """
-    fusions = kernels = clock = 0.0
+    fusions = kernels = clock = busy = 0.0
     running: dict[str, tuple[Scheduled, float]] = {}
+    received: dict[str, str] = {}
     chains: dict[str, _Chain] = {}
     found: list[Collective] = []
     reckon = functools.partial(_collective, chip, slices)
@@ -117,11 +122,18 @@ def estimate(program: CompiledProgram, chip: Chip, slices: Sequence[int] = ()) -
             fusions += took * step.times
         if instruction.opcode == 'fusion':
             _fused(program, step, took, chains)
-        elif instruction.opcode.endswith('-done'):
+        elif meeting := EXCHANGE.search(instruction.rest):
+            if instruction.opcode == 'send':
+                at = max(clock, busy)  # one link takes what goes to other slices, one by one
+                busy = at + reckon(instruction, step.times, 0.0).seconds * step.times
+                running[meeting[1]] = step, at
+            received[instruction.name] = meeting[1]
+        elif instruction.opcode.endswith('-done') and instruction.opcode != 'send-done':
             started = re.search(r'%([\w.\-]+)', instruction.rest)
-            if started and started[1] in running:
-                begun, at = running.pop(started[1])
-                hidden = (clock - at) / begun.times
+            name = received.get(started[1], started[1]) if started else ''
+            if name in running:
+                begun, at = running.pop(name)
+                hidden = max(clock - at, 0.0) / begun.times
                 found.append(reckon(begun.instruction, begun.times, hidden))
         elif instruction.collective and instruction.opcode.endswith('-start'):
             running[instruction.name] = step, clock
@@ -164,7 +176,8 @@ def _fused(
     for instruction in inner:
         if instruction.collective:
             channel = CHANNEL.search(instruction.rest)
-            name = channel[1] if channel else instruction.name
+            # Reductions in parts are whole where they stand, and may share a channel.
+            name = channel[1] if channel and not scattered else instruction.name
             chain = chains.setdefault(name, _Chain(instruction, step.times, scattered))
             chain.took += took * step.times
             if begins:
@@ -194,6 +207,8 @@ def _collective(
     scattered: bool = False,
 ) -> Collective:
     """What a collective takes; `scattered`: an all-reduce of which each device keeps its part."""
+    if exchange := EXCHANGE.search(instruction.rest):
+        return _exchanged(chip, instruction, times, hidden, *exchange.groups()[1:])
     kind, members = instruction.collective, group(instruction)
     among, joined = len(members), len({slices[m] for m in members} if slices else (0,))
     dtype, sizes = largest(instruction.shape)
@@ -212,6 +227,19 @@ def _collective(
     shape = f'{dtype}[{",".join(map(str, sizes))}]'
     seconds = max(sent / chip.link, beyond / chip.slow)
     return Collective(kind, shape, times, sent, beyond, seconds, hidden)
+
+
+def _exchanged(
+    chip: Chip, instruction: Instruction, times: int, hidden: float, slices: str, kind: str
+) -> Collective:
+    """What goes from a device to those in its place of other slices, such as '1,2' or '0:3'."""
+    ranges = [[int(n) for n in part.split(':')] for part in slices.split(',')]
+    count = sum(r[-1] - r[0] + 1 for r in ranges)
+    (dtype, sizes), kind = largest(instruction.shape), kind.lower().replace('_', '-')
+    share = {'all-reduce': 2 / count, 'all-gather': 1}.get(kind, 1 / count) * (count - 1)
+    sent = width(dtype) * math.prod(sizes) * share
+    shape = f'{dtype}[{",".join(map(str, sizes))}]'
+    return Collective(kind, shape, times, sent, sent, sent / chip.slow, hidden)
 
 
 def group(instruction: Instruction) -> list[int]:

@@ -241,9 +241,9 @@ def _kinds(p: StepPlan) -> dict[str, int]:
 
 
 def _merged(e: Estimate) -> list[Any]:
-    """Collectives of one kind, shape and reach as one, the largest first."""
-    merged: dict[tuple[str, str, float], Any] = {}
+    """Collectives of one kind, size and reach as one, the largest first."""
+    merged: dict[Any, Any] = {}
     for c in e.collectives:
-        before = merged.get(key := (c.kind, c.shape, c.beyond))
+        before = merged.get(key := (c.kind, c.shape, c.sent, c.beyond))
         merged[key] = c._replace(times=c.times + (before.times if before else 0))
     return sorted(merged.values(), key=lambda c: -c.sent * c.times)
