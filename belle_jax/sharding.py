@@ -110,8 +110,8 @@ def _devices_of_a_slice(shape: config.Mesh, devices: Sequence[Any]) -> int:
     if len(found) != shape.dcn_data * shape.dcn_fsdp:
         raise ValueError(
             f'{flags} does not fit {len(found)} slice{"s" if len(found) > 1 else ""}: their '
-            'product is the number of TPU slices or, elsewhere, of machines, and 1 lays the axes '
-            f'over all devices as they come. Set --config.mesh.dcn_data={len(found)}.'
+            'product is the number of TPU slices or, elsewhere, of machines. Set '
+            f'--config.mesh.dcn_data={len(found)} --config.mesh.dcn_fsdp=1.'
         )
     if len({*found.values()}) > 1:
         raise ValueError(
