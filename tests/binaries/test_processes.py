@@ -29,19 +29,10 @@ def flags(tmp_path_factory):
     return training_runs.make_data(tmp_path_factory.mktemp('data'))
 
 
-def job(processes):
-    """Flags for each process of a job."""
-    with socket.socket() as probe:
-        probe.bind(('localhost', 0))
-        port = probe.getsockname()[1]
-    same = [f'--coordinator=localhost:{port}', f'--processes={processes}', '--cluster_timeout=60']
-    return [[*same, f'--process={n}'] for n in range(processes)]
-
-
 def start(workdir, flags, processes, devices):
     """The processes of a run, started."""
     flags = [*flags, f'--cpu_devices={devices}']
-    return [training_runs.start(workdir, [*own, *flags]) for own in job(processes)]
+    return [training_runs.start(workdir, [*own, *flags]) for own in programs.job(processes)]
 
 
 def codes(running):
@@ -170,7 +161,8 @@ def test_what_one_process_has_begun_to_answer_two_answer_in_the_same_words(tmp_p
     command = ['python', '-m', 'belle_jax.sample', *flags]
     env = os.environ | {'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(programs.ROOT)}
     running = [
-        programs.Program([*command, *own], cwd=programs.ROOT, env=env, stdout=log) for own in job(2)
+        programs.Program([*command, *own], cwd=programs.ROOT, env=env, stdout=log)
+        for own in programs.job(2)
     ]
     assert codes(running) == [0, 0], log.read_text()
     assert log.read_text().count('5 answers are in') == 1
