@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import mesh_utils
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from belle_jax import config
@@ -257,6 +257,18 @@ def exchange(x: jax.Array, axis: str, split: int, join: int) -> jax.Array:
     if shards(axis) == 1:
         return x
     return jax.lax.all_to_all(x, _names(axis), split_axis=split, concat_axis=join, tiled=True)
+
+
+def on_host(arrays: Any) -> Any:
+    """Arrays as NumPy's, whole in each of the processes whose devices share them."""
+    return jax.tree.map(
+        lambda a: (
+            multihost_utils.process_allgather(a, tiled=True)
+            if isinstance(a, jax.Array) and not a.is_fully_addressable
+            else np.asarray(a)
+        ),
+        arrays,
+    )
 
 
 def _names(axis: str) -> tuple[str, ...]:
