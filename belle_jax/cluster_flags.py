@@ -24,6 +24,24 @@ def find() -> cluster.ClusterJob | None:
     return cluster.find(COORDINATOR.value, PROCESSES.value, PROCESS.value)
 
 
+def all_devices(flag: flags.FlagHolder[int]) -> int:
+    """The devices of all processes of a job, each of which takes part in one model.
+
+    Args:
+        flag: --devices, which cannot ask for others.
+    Raises:
+        ValueError: it does.
+    """
+    import jax
+
+    if flag.present and flag.value != jax.device_count():
+        raise ValueError(
+            f'--devices={flag.value}: {jax.process_count()} processes have {jax.device_count()} '
+            'devices, and share the work among all. Leave it out.'
+        )
+    return jax.device_count()
+
+
 def joined(
     job: cluster.ClusterJob | None,
     logs: Path,

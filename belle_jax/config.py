@@ -132,11 +132,16 @@ class Adapter:
 
 @dataclasses.dataclass(frozen=True)
 class Mesh:
-    """Devices along each axis; -1 once: the remaining ones."""
+    """Devices along each axis of a slice; -1 once: the remaining ones.
+
+    A slice is what fast links join: a TPU slice, a machine of GPUs.
+    """
 
     data: int = 1
     fsdp: int = -1
     tensor: int = 1
+    dcn_data: int = at_least(1, 1)  # slices along data, whose links (data-centre network) are slow
+    dcn_fsdp: int = at_least(1, 1)  # and along fsdp: 1 and 1 lay the axes over all as they come
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,12 +6,13 @@
     belle-jax plan --config=sft_llama:7b --topology=h200:1 --sample=8x2048
 
 The training step is compiled by the real compilers (`.ci/compilers FOLDER` installs them: put the
-folder on PYTHONPATH), for a topology such as v4:2x2x4, v5e:4x8, v5p:2x2x2, v6e:4x4, h200:8 or
-h200:8x4 (four machines). Weights need not be there: the shape of a model follows from its name. On
-TPUs time is the compiler's own estimate, kernels and links by their makers' figures; on GPUs only
-what a step takes at least is known. --search tries meshes, rows of a micro-batch and what is kept
-for the backward pass; it takes a minute or two each. --sample plans the loop of `belle-jax sample`
-instead, for so many answers at a time and tokens of each, the model split over all devices.
+folder on PYTHONPATH), for a topology such as v4:2x2x4, v5e:4x8, v5p:2x2x2, v6e:4x4, 2xv5e:4x8
+(two slices), h200:8 or h200:8x4 (four machines). Weights need not be there: the shape of a model
+follows from its name. On TPUs time is the compiler's own estimate, kernels and links by their
+makers' figures; on GPUs only what a step takes at least is known. --search tries meshes, rows of a
+micro-batch and what is kept for the backward pass; it takes a minute or two each. --sample plans
+the loop of `belle-jax sample` instead, for so many answers at a time and tokens of each, the model
+split over all devices.
 """
 
 import json

@@ -205,7 +205,7 @@ def _answer(rows: list[Any], voice: Any, chosen: dict[str, Any], settings: Any) 
     same = {f'--{name}': value for name, value in run.items()}
     with cluster_flags.joined(job, Path(f'{path}.logs'), same, place=f'--output={path}'):
         output = prompt_file.Output(path, rows, run, writes=not (job and job.process))
-        engine = _engine(voice, _all_devices() if job else DEVICES.value)
+        engine = _engine(voice, cluster_flags.all_devices(DEVICES) if job else DEVICES.value)
         prompt_file.answer(engine, voice, rows, output, settings)
         print(f'{len(rows):,} answers are in {path}')
 
@@ -222,18 +222,6 @@ def _engine(voice: Any, devices: int) -> Any:
         weights=str(WEIGHTS.value),
         adapter=str(ADAPTER.value),
     )
-
-
-def _all_devices() -> int:
-    """Those of all processes, each of which takes part."""
-    import jax
-
-    if DEVICES.present and DEVICES.value != jax.device_count():
-        raise ValueError(
-            f'--devices={DEVICES.value}: {jax.process_count()} processes have '
-            f'{jax.device_count()} devices, and split each weight over all. Leave it out.'
-        )
-    return jax.device_count()
 
 
 if __name__ == '__main__':

@@ -5,12 +5,14 @@ Outside a mesh (`jax.set_mesh`) every function here is the identity, so that mod
 device without any set-up.
 """
 
+import collections
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from belle_jax import config
@@ -46,13 +48,22 @@ Axes = Sequence[str | None]
 def make_mesh(shape: config.Mesh, devices: Sequence[Any] | None = None) -> jax.sharding.Mesh:
     """The mesh of a run.
 
+    Slices that slow links join get the outer factors, so that an axis of 2 slices × 8 devices has
+    16 entries, of which the first 8 lie in the first slice.
+
     Args:
-        shape: Devices along each axis; -1 at most once, for the remaining ones.
+        shape: Devices along each axis of a slice, -1 at most once for the remaining ones; and how
+            many slices lie along it.
         devices: All of jax.devices() by default.
     Raises:
-        ValueError: the axes do not multiply to the number of devices.
+        ValueError: the axes do not multiply to the number of devices, or of slices.
     """
-    count = len(jax.devices() if devices is None else devices)
+    given = list(jax.devices() if devices is None else devices)
+    outer = (shape.dcn_data, shape.dcn_fsdp, 1)
+    count, whose = len(given), f'{len(given)} device{"s" if len(given) > 1 else ""}'
+    if math.prod(outer) > 1:
+        count = _devices_of_a_slice(shape, given)
+        whose = f'the {count} of each slice'
     sizes = [shape.data, shape.fsdp, shape.tensor]
     flags = ' '.join(f'--config.mesh.{n}={s}' for n, s in zip(MESH_AXES, sizes, strict=True))
     if sizes.count(-1) > 1 or any(s < 1 and s != -1 for s in sizes):
@@ -60,14 +71,54 @@ def make_mesh(shape: config.Mesh, devices: Sequence[Any] | None = None) -> jax.s
     rest, left_over = divmod(count, math.prod(s for s in sizes if s != -1))
     if left_over or (-1 not in sizes and rest != 1) or rest == 0:
         raise ValueError(
-            f'{flags} does not fit {count} device{"s" if count > 1 else ""}: the product of the '
+            f'{flags} does not fit {whose}: the product of the '
             f'axes must be {count}. Set one of them to -1 to take what remains.'
         )
     sizes = [rest if s == -1 else s for s in sizes]
     auto = (AxisType.Auto,) * len(sizes)
-    if devices is not None:
-        return jax.sharding.Mesh(np.asarray(devices).reshape(sizes), MESH_AXES, axis_types=auto)
+    slices = slices_of(given)
+    if math.prod(outer) > 1:
+        laid_out = mesh_utils.create_hybrid_device_mesh(
+            sizes,
+            outer,
+            given,
+            process_is_granule=[d.process_index for d in given] == slices,
+            allow_split_physical_axes=True,
+        )
+        return jax.sharding.Mesh(laid_out, MESH_AXES, axis_types=auto)
+    if devices is not None or len({*slices}) > 1:  # which jax.make_mesh refuses
+        return jax.sharding.Mesh(np.asarray(given).reshape(sizes), MESH_AXES, axis_types=auto)
     return jax.make_mesh(tuple(sizes), MESH_AXES, axis_types=auto)
+
+
+def slices_of(devices: Sequence[Any]) -> list[int]:
+    """In which slice each device is, within which links are fast.
+
+    That is what devices say. Where they know of one slice alone and are no TPUs, whose hosts have
+    fast links between them, a process's devices are one: those of a machine.
+    """
+    told = [getattr(d, 'slice_index', 0) for d in devices]
+    if len({*told}) > 1 or devices[0].platform == 'tpu':
+        return told
+    return [d.process_index for d in devices]
+
+
+def _devices_of_a_slice(shape: config.Mesh, devices: Sequence[Any]) -> int:
+    """How many each slice has, where they fit the outer factors."""
+    found = collections.Counter(slices_of(devices))
+    flags = f'--config.mesh.dcn_data={shape.dcn_data} --config.mesh.dcn_fsdp={shape.dcn_fsdp}'
+    if len(found) != shape.dcn_data * shape.dcn_fsdp:
+        raise ValueError(
+            f'{flags} does not fit {len(found)} slice{"s" if len(found) > 1 else ""}: their '
+            'product is the number of TPU slices or, elsewhere, of machines. Set '
+            f'--config.mesh.dcn_data={len(found)} --config.mesh.dcn_fsdp=1.'
+        )
+    if len({*found.values()}) > 1:
+        raise ValueError(
+            f'{flags}: the slices have {", ".join(map(str, found.values()))} devices, and the mesh '
+            'is the same in each. Take slices of one size.'
+        )
+    return found.popitem()[1]
 
 
 def check_divides(architecture: config.Architecture, mesh: jax.sharding.Mesh) -> None:
@@ -84,8 +135,8 @@ def check_divides(architecture: config.Architecture, mesh: jax.sharding.Mesh) ->
         if size % shards:
             raise ValueError(
                 f'--config.mesh.{name}={shards} does not divide {dimension}={size} of the model: '
-                f'each shard holds a whole number of them. Set --config.mesh.{name} to a divisor '
-                f'of {size}.'
+                f'each shard holds a whole number of them. Set --config.mesh.{name}'
+                f'{", times dcn_fsdp," if name == "fsdp" else ""} to a divisor of {size}.'
             )
 
 
@@ -206,6 +257,18 @@ def exchange(x: jax.Array, axis: str, split: int, join: int) -> jax.Array:
     if shards(axis) == 1:
         return x
     return jax.lax.all_to_all(x, _names(axis), split_axis=split, concat_axis=join, tiled=True)
+
+
+def on_host(arrays: Any) -> Any:
+    """Arrays as NumPy's, whole in each of the processes whose devices share them."""
+    return jax.tree.map(
+        lambda a: (
+            multihost_utils.process_allgather(a, tiled=True)
+            if isinstance(a, jax.Array) and not a.is_fully_addressable
+            else np.asarray(a)
+        ),
+        arrays,
+    )
 
 
 def _names(axis: str) -> tuple[str, ...]:

@@ -11,7 +11,6 @@ found, so that the next run goes on. A minute or two each; the compilers are on 
 """
 
 import json
-import math
 import os
 import subprocess
 import sys
@@ -70,8 +69,7 @@ def cell(preset: str, topology: str) -> dict[str, Any]:
     from belle_jax.config import PRESETS
     from belle_jax.planning import chips
 
-    _, chip, sizes = chips.read(topology)
-    devices = math.prod(sizes)
+    _, chip, _, _, devices = chips.read(topology)
     state = STATE * models.count_parameters(models.Blueprint(PRESETS[preset])) / devices
     if state > chip.memory:
         return {'fits': False, 'bytes_per_device': state}

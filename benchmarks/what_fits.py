@@ -46,9 +46,7 @@ def measured(model: str, fields: dict[str, Any], length: int, topology: str) -> 
     from belle_jax.planning.compiling import compile_step
 
     c: Any = config.default()
-    devices = 1
-    for size in chips.read(topology)[2]:
-        devices *= size
+    devices = chips.read(topology).devices
     settings = {
         'model.preset': model,
         'model.dtype': 'bfloat16',

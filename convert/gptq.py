@@ -10,14 +10,16 @@ that training reads; text like what the model is for serves best. Its last tenth
 perplexity is measured on it before and after.
 
 A process that was stopped goes on after the last whole layer when the same command is given again.
-The directory has a report of every matrix, quantization_report.html.
+The directory has a report of every matrix, quantization_report.html. Several processes, started as
+those of `belle-jax sample`, spread the text over the devices of all; process 0 writes.
 """
 
+import dataclasses
 from pathlib import Path
 
 from absl import flags
 
-from belle_jax import cli
+from belle_jax import cli, cluster_flags
 from belle_jax.families.packing import BITS
 
 MODEL = flags.DEFINE_string(
@@ -129,7 +131,13 @@ def main() -> object:
         dtype=DTYPE.value,
         devices=DEVICES.value,
     )
-    return run.quantise(job)
+    together = cluster_flags.find()
+    same = dataclasses.asdict(job)  # where --devices stands, it does for all
+    place = f'--target={TARGET.value}'
+    with cluster_flags.joined(together, Path(f'{TARGET.value}.logs'), same, place=place):
+        if together:
+            job = dataclasses.replace(job, devices=cluster_flags.all_devices(DEVICES))
+        return run.quantise(job)
 
 
 if __name__ == '__main__':

@@ -7,7 +7,8 @@
 #
 # Run it from the repository's root, with a .venv there (pip install -e '.[cuda]'), the same version
 # on all machines; WORKDIR and the weights lie on storage that all of them see. One process drives
-# all GPUs of its machine. Ctrl-C or SIGTERM on one machine saves, and ends all.
+# all GPUs of its machine. Ctrl-C or SIGTERM on one machine saves, and ends all. Where machines have
+# slow links between them, --config.mesh.dcn_data=MACHINES keeps a copy on each: docs/clusters.md.
 #
 # A machine that was lost is started again by hand; the others wait for it and go on together.
 set -euo pipefail

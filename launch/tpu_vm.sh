@@ -13,7 +13,7 @@
 #
 # Needs gcloud, logged in, with a project. WORKDIR and the weights lie on storage that all hosts
 # see: a bucket (gs://...), or Filestore mounted on them. After a slice was taken away: delete,
-# create, setup, and train with the same WORKDIR, which goes on from its last checkpoint.
+# create, setup, and train with the same WORKDIR. Several slices at once: launch/jobset.yaml.
 set -euo pipefail
 name=${NAME:-belle-jax}
 zone=${ZONE:-europe-west4-b}

@@ -15,7 +15,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 
 from belle_jax import sharding
@@ -64,7 +63,7 @@ class AnswerBatch:
         """Reads the prompts and makes each answer's first token."""
         with self.engine.on_mesh():
             self._state = loop.prefill(*self.prompts)
-        return [[int(t)] for t in _fetched(self._state.token)[: self._count]]
+        return [[int(t)] for t in sharding.on_host(self._state.token)[: self._count]]
 
     def advance(self, stopped: Sequence[bool], steps: int) -> list[list[int]]:
         """Makes up to `steps` tokens more in rows that go on."""
@@ -74,7 +73,7 @@ class AnswerBatch:
             self._state, out = loop.advance(
                 self.program, self.engine.params, self._state, self.rows, ended, steps
             )
-        return [[int(t) for t in row if t >= 0] for row in _fetched(out)[: self._count]]
+        return [[int(t) for t in row if t >= 0] for row in sharding.on_host(out)[: self._count]]
 
 
 def mesh_of(params: Mapping[str, jax.Array]) -> contextlib.AbstractContextManager[Any]:
@@ -84,13 +83,6 @@ def mesh_of(params: Mapping[str, jax.Array]) -> contextlib.AbstractContextManage
         if isinstance(held, NamedSharding) and held.mesh.size > 1:
             return jax.set_mesh(held.mesh)  # type: ignore[arg-type]
     return contextlib.nullcontext()
-
-
-def _fetched(tokens: jax.Array) -> np.ndarray:
-    """The whole array on this process, and on every other that takes part."""
-    if tokens.is_fully_addressable:
-        return np.asarray(tokens)
-    return np.asarray(multihost_utils.process_allgather(tokens, tiled=True))
 
 
 def bucket(size: int, smallest: int) -> int:

@@ -15,7 +15,9 @@ stopped, and none of which asks anything twice:
     report   report.html, scores.json and scores.md in --output.
 
 The key of a server comes from OPENAI_API_KEY. Without --questions and --prompts our own are taken;
-BELLE's eval_set.json and eval_prompt.json are read as they are. Other actions:
+BELLE's eval_set.json and eval_prompt.json are read as they are. Several processes, started as those
+of `belle-jax sample`, answer with one model, split over the devices of all; process 0 alone writes
+and asks the judge. Other actions:
 
     belle-jax evaluate page --judge=gpt-4.1                  score single answers in a browser
     belle-jax evaluate check-set --questions=mine.jsonl      is it a good set of questions?
@@ -34,13 +36,14 @@ from typing import Any
 
 from absl import flags
 
-from belle_jax import cli, server_flags
+from belle_jax import cli, cluster_flags, server_flags
 from belle_jax.evaluate import options
 from belle_jax.evaluate.actions import ACTIONS
 from belle_jax.flag_readers import require_read, table
 
 flags.adopt_module_key_flags(options)
 flags.adopt_module_key_flags(server_flags)
+flags.adopt_module_key_flags(cluster_flags)
 ASKING = 'run answer judge page'
 READ_BY = {
     'model': 'run answer page harness perplexity',
@@ -54,6 +57,7 @@ READ_BY = {
     'others name person': 'run report',
     'train': 'run report check-set contamination',
     'temperature max_new_tokens seed': 'run answer page',
+    'coordinator processes process cluster_timeout': 'run answer',
     'template system': 'run answer page harness',
     'dtype batch_size devices': 'run answer page harness perplexity',
     'host port': 'page',

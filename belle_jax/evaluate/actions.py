@@ -1,5 +1,6 @@
 """What the actions do; each returns what to print, or the exit code."""
 
+import hashlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 from absl import flags
 
-from belle_jax import server_flags
+from belle_jax import cluster, cluster_flags, server_flags
 from belle_jax.disk import distinct
 from belle_jax.evaluate import options
 from belle_jax.json_files import write_json
@@ -18,11 +19,21 @@ FLAGS = flags.FLAGS
 def run() -> int:
     """All three stages; returns the exit code."""
     _rubrics().require(question.kind for question in _questions())
-    return answer() or judge() or report()
+    job = cluster_flags.find()
+    return _answer(job) or (0 if job and job.process else judge() or report())
 
 
 def answer() -> int:
     """The first stage."""
+    return _answer(cluster_flags.find())
+
+
+def _answer(job: cluster.ClusterJob | None) -> int:
+    """The first stage, to which the processes of a job come together for a model of ours alone."""
+    if not (options.ANSWERS.value or options.MODEL_URL.value) and options.MODEL.value:
+        return _answer_together(job)
+    if job and job.process:
+        return _said('process 0 does this alone.')
     from belle_jax.judging import answering
     from belle_jax.judging.evaluation import Evaluation
 
@@ -39,23 +50,44 @@ def answer() -> int:
         return _said(f'{len(given):,} answers of {options.ANSWERS.value}.')
     if not options.MODEL.value:
         raise ValueError(f'--model is missing, or --answers. {FLAGS["model"].help}')
-    sampling = _sampling()
-    by = 'server' if options.MODEL_URL.value else 'model'
-    evaluation = Evaluation.begin(
+    evaluation = _begun(asked, 'server')
+    model = _asked(
+        str(options.MODEL.value), options.MAX_NEW_TOKENS.value, options.TEMPERATURE.value
+    )
+    client = server_flags.client(model.model, options.MODEL_URL.value)
+    return _ended(evaluation.ask_server(model, client))
+
+
+def _answer_together(job: cluster.ClusterJob | None) -> int:
+    """Answers with a model of ours; of several processes one writes."""
+    from belle_jax.judging import answering
+    from belle_jax.judging.evaluation import ANSWERS
+
+    asked, directory = _questions(), Path(options.OUTPUT.value)
+    same = {f'--{name}': value for name, value in (_model() | _sampling()).items()}
+    same['--questions'] = hashlib.sha256(repr(asked).encode('utf-8', 'replace')).hexdigest()
+    place = f'--output={directory}'
+    with cluster_flags.joined(job, directory / 'logs', same, place=place, stopped=130):
+        writes = not (job and job.process)
+        if writes:
+            _begun(asked, 'model')
+        devices = cluster_flags.all_devices(options.DEVICES) if job else options.DEVICES.value
+        chosen = _model() | {'devices': devices, 'options': _sampling(), 'writes': writes}
+        answering.from_model(asked, directory / ANSWERS, **chosen)
+        return _said(f'{len(asked):,} answers are in {directory / ANSWERS}')
+
+
+def _begun(asked: list[Any], by: str) -> Any:
+    """The evaluation of --model, made or opened."""
+    from belle_jax.judging.evaluation import Evaluation
+
+    return Evaluation.begin(
         options.OUTPUT.value,
         asked,
         model=options.MODEL.value,
         answered_by=by,
-        answer_settings=sampling,
+        answer_settings=_sampling(),
     )
-    if by == 'server':
-        model = _asked(
-            str(options.MODEL.value), options.MAX_NEW_TOKENS.value, options.TEMPERATURE.value
-        )
-        client = server_flags.client(model.model, options.MODEL_URL.value)
-        return _ended(evaluation.ask_server(model, client))
-    answering.from_model(asked, evaluation.output, options=sampling, **_model())
-    return _said(f'{len(asked):,} answers are in {evaluation.output}')
 
 
 def judge() -> int:

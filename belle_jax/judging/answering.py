@@ -47,6 +47,7 @@ def from_model(
     batch_size: int = 8,
     devices: int = 1,
     options: Mapping[str, Any],
+    writes: bool = True,
 ) -> None:
     """Answers with a model of ours, in batches; stopped work goes on behind the last answer.
 
@@ -58,8 +59,9 @@ def from_model(
         system: Message of that role; None: the run's.
         dtype: Of weights and activations.
         batch_size: Questions at a time.
-        devices: That share each weight.
+        devices: That share each weight; of several processes all, and all call this.
         options: Fields of `Sampling`.
+        writes: Whether this process writes the file, which one does.
     Raises:
         ValueError: the model cannot be used, or the file has answers of another model.
     """
@@ -81,8 +83,9 @@ def from_model(
         'batch_size': batch_size,
         'settings': dict(options),
     }
-    answers = prompt_file.Output(output, rows, run)
+    answers = prompt_file.Output(output, rows, run, writes)
     try:
+        answers.agree()
         if answers.done < len(rows):
             engine = assistant.engine(
                 model, voice, dtype=dtype, batch_size=batch_size, devices=devices

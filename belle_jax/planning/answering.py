@@ -104,7 +104,7 @@ def plan(
     Raises:
         ValueError: model and devices do not fit each other, or the compilers are not there.
     """
-    architecture, chip = architecture_of(run), chips.read(topology)[1]
+    architecture, chip = architecture_of(run), chips.read(topology).chip
     devices, platform, given = described(topology)
     mesh = sharding.make_mesh(config.Mesh(1, 1, len(devices)), devices)
     sharding.check_divides(architecture, mesh)

@@ -7,9 +7,13 @@ compilers give no cycles: there the floors alone are known, of FLOPs, bytes and 
 """
 
 import dataclasses
+import functools
 import math
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
+
+import numpy as np
 
 from belle_jax.planning.chips import Chip
 from belle_jax.planning.program import (
@@ -27,10 +31,14 @@ KERNEL = 'tpu_custom_call'
 PRODUCTS = {'_fwd': 2, '_dkv': 4, '_dq': 3}
 OPERANDS = re.compile(r'operand_layout_constraints=\{(.*?\})\}')
 LISTED = re.compile(r'replica_groups=\{\{([\d,]+)\}')
-IOTA = re.compile(r'replica_groups=\[\d+,(\d+)\]')
+IOTA = re.compile(r'replica_groups=\[\d+,(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?')
 MESH = re.compile(r'replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}')
 CHANNEL = re.compile(r'channel_id=(\d+)')
 SCATTERED = 'calls=%all-reduce-scatter'  # the TPU compiler's reduce-scatter
+# Between TPU slices the compiler has hosts exchange what one device sends and receives.
+EXCHANGE = re.compile(
+    r'_host_transfer_rendezvous="([^"]+)".*_megascale_target="?\{\{?([\d,:]+)\}.*_transfer_type="(\w+)"'
+)
 START = 'AsyncCollectiveStart'  # the fusion with it begins a collective that later ones go on with
 
 
@@ -42,6 +50,7 @@ class Collective(NamedTuple):
         shape: That it gives, the largest array.
         times: How often it runs.
         sent: Bytes that a device sends each time.
+        beyond: Of these, what goes to another slice or machine.
         seconds: That its links take each time.
         hidden: Of these, behind what is computed meanwhile.
     """
@@ -50,6 +59,7 @@ class Collective(NamedTuple):
     shape: str
     times: int
     sent: float
+    beyond: float
     seconds: float
     hidden: float
 
@@ -63,6 +73,8 @@ class Estimate(NamedTuple):
         waits: Of collectives that nothing hides.
         links: Of all collectives, if nothing hid any.
         sent: Bytes that a device sends.
+        beyond: Of these, to other slices or machines.
+        slow: Seconds that those take.
         collectives: By kind and shape, the largest first.
     """
 
@@ -71,6 +83,8 @@ class Estimate(NamedTuple):
     waits: float
     links: float
     sent: float
+    beyond: float
+    slow: float
     collectives: list[Collective]
 
     @property
@@ -84,17 +98,20 @@ class Estimate(NamedTuple):
         return 1 - self.waits / self.links if self.links else 1.0
 
 
-def estimate(program: CompiledProgram, chip: Chip) -> Estimate:
+def estimate(program: CompiledProgram, chip: Chip, slices: Sequence[int] = ()) -> Estimate:
     """Estimates a step.
 
     Args:
         program: Compiled for the chip.
         chip: Whose figures count.
+        slices: In which each device of the mesh is; by default all are in one.
     """
-    fusions = kernels = clock = 0.0
+    fusions = kernels = clock = busy = 0.0
     running: dict[str, tuple[Scheduled, float]] = {}
+    received: dict[str, str] = {}
     chains: dict[str, _Chain] = {}
     found: list[Collective] = []
+    reckon = functools.partial(_collective, chip, slices)
     for step in program.schedule:
         instruction = step.instruction
         took = instruction.cycles / chip.clock if chip.clock else 0.0
@@ -105,20 +122,27 @@ def estimate(program: CompiledProgram, chip: Chip) -> Estimate:
             fusions += took * step.times
         if instruction.opcode == 'fusion':
             _fused(program, step, took, chains)
-        elif instruction.opcode.endswith('-done'):
+        elif meeting := EXCHANGE.search(instruction.rest):
+            if instruction.opcode == 'send':
+                at = max(clock, busy)  # one link takes what goes to other slices, one by one
+                busy = at + reckon(instruction, step.times, 0.0).seconds * step.times
+                running[meeting[1]] = step, at
+            received[instruction.name] = meeting[1]
+        elif instruction.opcode.endswith('-done') and instruction.opcode != 'send-done':
             started = re.search(r'%([\w.\-]+)', instruction.rest)
-            if started and started[1] in running:
-                begun, at = running.pop(started[1])
-                hidden = (clock - at) / begun.times
-                found.append(_collective(begun.instruction, begun.times, chip, hidden))
+            name = received.get(started[1], started[1]) if started else ''
+            if name in running:
+                begun, at = running.pop(name)
+                hidden = max(clock - at, 0.0) / begun.times
+                found.append(reckon(begun.instruction, begun.times, hidden))
         elif instruction.collective and instruction.opcode.endswith('-start'):
             running[instruction.name] = step, clock
         elif instruction.collective:
-            found.append(_collective(instruction, step.times, chip, 0.0))
+            found.append(reckon(instruction, step.times, 0.0))
         clock += took * step.times
     for chain in chains.values():
         hidden = chain.took / chain.times
-        found.append(_collective(chain.instruction, chain.times, chip, hidden, chain.scattered))
+        found.append(reckon(chain.instruction, chain.times, hidden, chain.scattered))
     found.sort(key=lambda c: -c.sent * c.times)
     return Estimate(
         fusions,
@@ -126,6 +150,8 @@ def estimate(program: CompiledProgram, chip: Chip) -> Estimate:
         sum(max(c.seconds - c.hidden, 0) * c.times for c in found),
         sum(c.seconds * c.times for c in found),
         sum(c.sent * c.times for c in found),
+        (beyond := sum(c.beyond * c.times for c in found)),
+        beyond / chip.slow,
         found,
     )
 
@@ -150,7 +176,8 @@ def _fused(
     for instruction in inner:
         if instruction.collective:
             channel = CHANNEL.search(instruction.rest)
-            name = channel[1] if channel else instruction.name
+            # Reductions in parts are whole where they stand, and may share a channel.
+            name = channel[1] if channel and not scattered else instruction.name
             chain = chains.setdefault(name, _Chain(instruction, step.times, scattered))
             chain.took += took * step.times
             if begins:
@@ -172,10 +199,18 @@ def _kernel(instruction: Instruction, chip: Chip) -> float:
 
 
 def _collective(
-    instruction: Instruction, times: int, chip: Chip, hidden: float, scattered: bool = False
+    chip: Chip,
+    slices: Sequence[int],
+    instruction: Instruction,
+    times: int,
+    hidden: float,
+    scattered: bool = False,
 ) -> Collective:
     """What a collective takes; `scattered`: an all-reduce of which each device keeps its part."""
-    kind, among = instruction.collective, group(instruction)
+    if exchange := EXCHANGE.search(instruction.rest):
+        return _exchanged(chip, instruction, times, hidden, *exchange.groups()[1:])
+    kind, members = instruction.collective, group(instruction)
+    among, joined = len(members), len({slices[m] for m in members} if slices else (0,))
     dtype, sizes = largest(instruction.shape)
     # One that was started gives what went in beside what comes out; several are combined into one.
     started = instruction.opcode.endswith('-start')
@@ -187,21 +222,39 @@ def _collective(
         'collective-permute': whole,
     }.get(kind, whole * share)
     kind = 'reduce-scatter' if scattered else kind
-    seconds = sent / chip.link
-    if chip.together and among > chip.together:  # rings through machines send this much between
-        machines = among / chip.together
-        seconds = max(seconds, sent / share * (machines - 1) / machines / among / chip.slow)
+    # Each slice sends its parts to the others once, over the links of all its devices.
+    beyond = sent / (among - 1) * (joined - 1) if among > 1 else 0.0
     shape = f'{dtype}[{",".join(map(str, sizes))}]'
-    return Collective(kind, shape, times, sent, seconds, hidden)
+    seconds = max(sent / chip.link, beyond / chip.slow)
+    return Collective(kind, shape, times, sent, beyond, seconds, hidden)
 
 
-def group(instruction: Instruction) -> int:
-    """How many devices take part in a collective."""
+def _exchanged(
+    chip: Chip, instruction: Instruction, times: int, hidden: float, slices: str, kind: str
+) -> Collective:
+    """What goes from a device to those in its place of other slices, such as '1,2' or '0:3'."""
+    ranges = [[int(n) for n in part.split(':')] for part in slices.split(',')]
+    count = sum(r[-1] - r[0] + 1 for r in ranges)
+    (dtype, sizes), kind = largest(instruction.shape), kind.lower().replace('_', '-')
+    share = {'all-reduce': 2 / count, 'all-gather': 1}.get(kind, 1 / count) * (count - 1)
+    sent = width(dtype) * math.prod(sizes) * share
+    shape = f'{dtype}[{",".join(map(str, sizes))}]'
+    return Collective(kind, shape, times, sent, sent, sent / chip.slow, hidden)
+
+
+def group(instruction: Instruction) -> list[int]:
+    """Places in the mesh of the devices that take part in a collective, in its first group."""
     if listed := LISTED.search(instruction.rest):
-        return listed[1].count(',') + 1
+        return [int(n) for n in listed[1].split(',')]
     if iota := IOTA.search(instruction.rest):
-        return int(iota[1])
+        sizes = [int(n) for n in iota[2].split(',')]
+        places = np.arange(math.prod(sizes)).reshape(sizes)
+        if iota[3]:
+            places = places.transpose([int(n) for n in iota[3].split(',')])
+        return places.reshape(-1, int(iota[1]))[0].tolist()
     if mesh := MESH.search(instruction.rest):
-        sizes = dict(re.findall(r"'([^']+)'=(\d+)", mesh[1]))
-        return math.prod(int(sizes[name]) for name in re.findall(r"'([^']+)'", mesh[2]))
-    return 2
+        named = [(n, int(size)) for n, size in re.findall(r"'([^']+)'=(\d+)", mesh[1])]
+        taken = re.findall(r"'([^']+)'", mesh[2])
+        places = np.arange(math.prod(size for _, size in named)).reshape([s for _, s in named])
+        return places[tuple(slice(None) if n in taken else 0 for n, _ in named)].ravel().tolist()
+    return [0, 1]

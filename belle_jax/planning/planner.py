@@ -2,10 +2,10 @@
 
 import dataclasses
 import itertools
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from belle_jax import sharding
 from belle_jax.config import Run
 from belle_jax.planning import chips
 from belle_jax.planning.chips import Chip
@@ -78,30 +78,35 @@ class StepPlan:
 
 def plan(run: Run, topology: str, options: Mapping[str, str] | None = None) -> StepPlan:
     """Compiles a run's step for a topology and estimates it; arguments as in `compile_step`."""
-    _, chip, sizes = chips.read(topology)
+    where = chips.read(topology)
     step = compile_step(run, topology, options)
-    found = estimate(CompiledProgram(step.text), chip) if step.text else None
+    slices = sharding.slices_of([*step.setup.mesh.devices.flat])
+    found = estimate(CompiledProgram(step.text), where.chip, slices) if step.text else None
     per_token = training_flops_per_token(architecture_of(run), step.setup.sizes, run.data.seq_len)
     tokens = run.batch.size * run.data.seq_len
-    return StepPlan(topology, chip, math.prod(sizes), step, found, per_token * tokens)
+    return StepPlan(topology, where.chip, where.devices, step, found, per_token * tokens)
 
 
 def candidates(run: Run, topology: str) -> Iterator[Run]:
     """The sensible ways to lay a run out, the likeliest first.
 
     Rows of a micro-batch are one, two or four a device, the micro-batches as many as the run's
-    step then has; a step of fewer rows than devices gets a row for each.
+    step then has; a step of fewer rows than devices gets a row for each. Slices hold copies, unless
+    the run has them otherwise.
     """
-    count = math.prod(chips.read(topology)[2])
+    where, mesh = chips.read(topology), run.mesh
+    if mesh.dcn_data * mesh.dcn_fsdp == 1:
+        mesh = dataclasses.replace(mesh, dcn_data=where.slices)
+    count = where.devices // (mesh.dcn_data * mesh.dcn_fsdp)
     architecture = architecture_of(run)
     for rows, tensor, remat in itertools.product((1, 2, 4), (1, 2, 4), ('dots', 'block', 'none')):
         if (
             count % tensor
             or architecture.kv_heads % tensor
-            or architecture.embed % (count // tensor)
+            or architecture.embed % (count // tensor * mesh.dcn_fsdp)
         ):
             continue
-        micro = rows * count // tensor
+        micro = rows * where.devices // tensor
         accumulation = max(1, run.batch.size // micro)
         yield dataclasses.replace(
             run,
@@ -109,7 +114,7 @@ def candidates(run: Run, topology: str) -> Iterator[Run]:
             batch=dataclasses.replace(
                 run.batch, size=micro * accumulation, accumulation=accumulation
             ),
-            mesh=dataclasses.replace(run.mesh, data=1, fsdp=count // tensor, tensor=tensor),
+            mesh=dataclasses.replace(mesh, data=1, fsdp=count // tensor, tensor=tensor),
         )
 
 
@@ -156,9 +161,15 @@ def text(p: StepPlan, tokens: float | None, price: float | None) -> str:
             f'links                {e.sent / chips.GB:.1f} GB sent by a device, {e.links:.3f} s at '
             'least' + (f', {e.hidden:.0%} hidden behind products' if p.chip.clock else '')
         )
+        if e.beyond:
+            lines.append(
+                f'{"":21}{e.beyond / chips.GB:.2f} GB of it leaves the slice or machine, '
+                f'{e.slow:.3f} s at {p.chip.slow / chips.GB:.1f} GB/s'
+            )
         for c in _merged(e)[:SHOWN]:
             sent = c.sent * c.times / chips.GB
-            lines.append(f'{"":21}{c.kind} {c.shape} × {c.times:,}: {sent:.2f} GB')
+            where = ' to other slices' if c.beyond else ''
+            lines.append(f'{"":21}{c.kind} {c.shape} × {c.times:,}: {sent:.2f} GB{where}')
     if p.seconds and p.estimate:
         e = p.estimate
         lines.append(
@@ -204,9 +215,10 @@ def facts(p: StepPlan) -> dict[str, Any]:
     if e:
         found |= {
             'bytes_sent_per_device': e.sent,
+            'bytes_sent_beyond_slice': e.beyond,
             'link_seconds': e.links,
             'binds': p.binds,
-            'collectives': [[c.kind, c.shape, c.times, c.sent] for c in _merged(e)],
+            'collectives': [[c.kind, c.shape, c.times, c.sent, c.beyond] for c in _merged(e)],
         }
     if p.seconds and e:
         found |= {
@@ -229,9 +241,9 @@ def _kinds(p: StepPlan) -> dict[str, int]:
 
 
 def _merged(e: Estimate) -> list[Any]:
-    """Collectives of one kind and shape as one, the largest first."""
-    merged: dict[tuple[str, str], Any] = {}
+    """Collectives of one kind, size and reach as one, the largest first."""
+    merged: dict[Any, Any] = {}
     for c in e.collectives:
-        before = merged.get((c.kind, c.shape))
-        merged[c.kind, c.shape] = c._replace(times=c.times + (before.times if before else 0))
+        before = merged.get(key := (c.kind, c.shape, c.sent, c.beyond))
+        merged[key] = c._replace(times=c.times + (before.times if before else 0))
     return sorted(merged.values(), key=lambda c: -c.sent * c.times)

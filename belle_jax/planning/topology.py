@@ -7,6 +7,8 @@ import os
 import tempfile
 from typing import Any
 
+from belle_jax.planning import chips
+
 H200 = """
 gpu_device_info {
   threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152
@@ -34,27 +36,29 @@ def topology(target: str):
     """What to compile for a device with.
 
     Args:
-        target: A TPU topology (v4:2x2x4, v5e:4x4, …), h200:1 or h200:8.
+        target: As `chips.read` takes it.
     Returns:
         Descriptions of the devices, JAX's name of their platform, and compiler options.
     """
     from jax.experimental import topologies
 
-    if not target.startswith('h200:'):
+    chip, _, shape, slices, _ = chips.read(target)
+    if chip != 'h200':
         if importlib.util.find_spec('libtpu'):
             _claim_libtpu()
-        chip, _, shape = target.partition(':')
         # A host has four chips or more unless told otherwise, and the two cores of a v4 would be a
         # device each.
         told: dict[str, Any] = {'chip_config_name': 'megacore'} if chip == 'v4' else {}
         told |= {'chips_per_host_bounds': (1, 1, 1)} if {*shape.split('x')} == {'1'} else {}
-        described = topologies.get_topology_desc(platform='tpu', topology_name=target, **told)
+        told |= {'num_slices': slices} if slices > 1 else {}
+        name = f'{chip}:{shape}'
+        described = topologies.get_topology_desc(platform='tpu', topology_name=name, **told)
         return described.devices, 'tpu', {}
     from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
     # JAX asks the GPU at hand whether it is a Hopper; there is none at hand, and the target is one.
     cudnn.check_compute_capability = lambda capability: float(capability) <= 9.0
-    gpus, _, machines = target.split(':')[1].partition('x')
+    gpus, _, machines = shape.partition('x')
     described = topologies.get_topology_desc(
         platform='cuda',
         topology_name='h200',

@@ -181,7 +181,8 @@ class Walk:
         self._half = 0
 
     def _step(self, params: Params) -> np.ndarray:
-        return np.asarray(self._program.follow(params, self._half, self.x_btd, self._known))
+        read = self._program.follow(params, self._half, self.x_btd, self._known)
+        return sharding.on_host(read)
 
 
 class Ends:

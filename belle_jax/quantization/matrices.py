@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from belle_jax import sharding
 from belle_jax.quantization import solver, sums
 from belle_jax.quantization.solver import Columns, Solution, Solving
 
@@ -46,12 +47,12 @@ def quantise(
     factored = damp = None
     for higher in (method.damp, *(step for step in LADDER if step > method.damp)):
         attempt = solver.factor(h, higher, method.solving)
-        if np.isfinite(attempt.scale).all() and np.isfinite(np.asarray(attempt.r[0])).all():
+        if all(np.isfinite(sharding.on_host(a)).all() for a in (attempt.scale, attempt.r[0])):
             factored, damp = attempt, higher
             break
     solved = _solved(list(parts), h, c, factored, method.solving, method.propagate)
     # On the host: what reads them next finds them whole on every device.
-    solutions, errors = jax.device_get(solved)
+    solutions, errors = sharding.on_host(solved)
     made = zip(solutions, errors, strict=True)
     return [(one, float(error), float(rounding)) for one, (error, rounding) in made], damp
 

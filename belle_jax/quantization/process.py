@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from belle_jax import sharding
 from belle_jax.quantization import sums
 from belle_jax.quantization.calibration import Calibration
 from belle_jax.quantization.layer import Params, Walk, programs
@@ -173,8 +174,8 @@ class Quantiser:
     def _losses(self, ends: Mapping[str, jax.Array], walks: Sequence[Walk]) -> np.ndarray:
         rows = [np.zeros(0)]
         for walk, (tokens, mask) in zip(walks, self._held, strict=True):
-            losses = np.asarray(self._ends.losses(ends, walk.x_btd, tokens), np.float64)
-            rows.append(losses.mean(axis=1)[mask.all(axis=1)])
+            losses = sharding.on_host(self._ends.losses(ends, walk.x_btd, tokens))
+            rows.append(losses.mean(axis=1, dtype=np.float64)[mask.all(axis=1)])
         return np.concatenate(rows)
 
     def _embedded(
@@ -182,7 +183,7 @@ class Quantiser:
     ) -> list[Walk]:
         """A text before the first layer."""
         states = (self._ends.embedded(ends, tokens) for tokens, _ in batches)
-        return [Walk(self._program, np.asarray(x_btd)) for x_btd in states]
+        return [Walk(self._program, sharding.on_host(x_btd)) for x_btd in states]
 
     def _tune(self, number: int, exact: dict[str, jax.Array], made: Quantised) -> Quantised:
         assert self._tuner and self._method.tuning

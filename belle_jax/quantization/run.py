@@ -1,5 +1,6 @@
 """From a model directory to a quantised one: read, quantise, write, report."""
 
+import contextlib
 import dataclasses
 import sys
 import time
@@ -8,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 from belle_jax import __version__, config, families, sharding
 from belle_jax.data import tokenizer
@@ -79,6 +82,8 @@ class Quantisation:
 def quantise(job: Quantisation) -> Path:
     """Quantises a model; work that was stopped goes on after the last whole layer.
 
+    Several processes share the work where each calls it with the devices of all; process 0 writes.
+
     Returns:
         The directory.
     Raises:
@@ -87,20 +92,22 @@ def quantise(job: Quantisation) -> Path:
         OSError: no room, no permission, or another process is at the same work.
     """
     begun = time.monotonic()
-    if not (stopped := left(job.target)):
+    writes = jax.process_index() == 0
+    if not (stopped := _agreed(left(job.target))):
         require_new(job.target)
     if job.devices > (available := len(jax.devices())):
         raise ValueError(f'--devices={job.devices}: this machine has {available}.')
     published, source = opened(job)
     text = _text(job, published)
     settings = _settings(job, source, text)
-    if stopped and report.is_of(job.target, settings):  # only that was left to do
-        remove(layers_path(job.target))
+    if _agreed(stopped and report.is_of(job.target, settings)):  # only that was left to do
+        if writes:
+            remove(layers_path(job.target))
         return job.target
     require_new(job.target)
     store = Store(job.target, settings, job.packing.bits)
     mesh = sharding.make_mesh(config.Mesh(job.devices, 1, 1), jax.devices()[: job.devices])
-    with store.opened(), jax.set_mesh(mesh):
+    with store.opened() if writes else contextlib.nullcontext(), jax.set_mesh(mesh):
         made = {
             name: tables.quantised(source, name, job.table_bits, job.packing.group_size)
             for name in TABLES
@@ -108,8 +115,11 @@ def quantise(job: Quantisation) -> Path:
         }
         rows = {name: table.rows for name, table in made.items()}
         quantiser = Quantiser(source, job.method, text, rows, job.devices)
-        _layers(quantiser, store, source.architecture.layers)
+        _layers(quantiser, store, source.architecture.layers, writes)
         before, after = quantiser.losses()
+        if not writes:
+            _agreed(True)
+            return job.target
         account = settings | report.account(
             store.accounts(source.architecture.layers), before, after, time.monotonic() - begun
         )
@@ -122,6 +132,7 @@ def quantise(job: Quantisation) -> Path:
         model = dataclasses.replace(model, carry=carry)
         gptq.write(model, job.target, job.layout, job.dtype, meta=_meta(job))
         remove(store.path)
+        _agreed(True)
     print(report.summary(account))
     return job.target
 
@@ -157,13 +168,18 @@ def _text(job: Quantisation, published: PublishedModel) -> Calibration:
     return text
 
 
-def _layers(quantiser: Quantiser, store: Store, count: int) -> None:
+def _agreed(value: bool) -> bool:
+    """What process 0 says, for which the others wait."""
+    return bool(multihost_utils.broadcast_one_to_all(np.bool_(value)))
+
+
+def _layers(quantiser: Quantiser, store: Store, count: int, writes: bool) -> None:
     progress = Progress('quantising', 'layers', count)
     for number in range(count):
         done = store.load(number)
         seen = len(quantiser.outcomes), len(quantiser.tunings)
         layer = quantiser.layer(number, done)
-        if not done:
+        if not done and writes:
             made = {
                 'matrices': [dataclasses.asdict(o) for o in quantiser.outcomes[seen[0] :]],
                 'tuning': [dataclasses.asdict(t) for t in quantiser.tunings[seen[1] :]],

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from belle_jax import sharding
 from belle_jax.quantization import grid
 from belle_jax.quantization.grid import Codes, Grid
 from belle_jax.runs.parameters import Parameters
@@ -43,7 +44,7 @@ def quantised(source: Parameters, name: str, bits: int, group_size: int) -> Tabl
     for start in range(0, size, ROWS):
         rows = slice(start, min(start + ROWS, size))
         w = source.read(name, (rows, slice(0, width)), np.dtype(np.float32)).T
-        code, made = jax.device_get(rounded(w, codes, group_size))
+        code, made = sharding.on_host(rounded(w, codes, group_size))
         out[rows] = grid.dequantise(code, Grid(*(part[groups] for part in made))).T
         words.append(bitpacking.pack(code.astype(np.uint8), bits))
         scales.append(made.scale.astype(np.float16))

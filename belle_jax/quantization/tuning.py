@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from belle_jax import sharding
 from belle_jax.quantization.grid import Codes
 from belle_jax.quantization.layer import LayerProgram
 from belle_jax.quantization.solver import Solution
@@ -117,7 +118,8 @@ class Tuner:
             if loss < least:
                 best, least = params, loss
         found = {name: self._solution(name, best, start, s) for name, s in solutions.items()}
-        return Tuned(found, best['floats'], before, least)
+        found, floats = sharding.on_host((found, best['floats']))
+        return Tuned(found, floats, before, least)
 
     def _latent(self, kernel: jax.Array, solution: Solution) -> jax.Array:
         """Numbers that round to the codes, each on the side where its weight was."""

@@ -43,22 +43,31 @@ def written(path, rows):
     path.write_text(''.join(json.dumps(row, ensure_ascii=False) + '\n' for row in rows), 'utf-8')
 
 
-def evaluate(folder, words, url='http://127.0.0.1:9/v1', key=KEY):
+def command(words, url, key=KEY):
     environment = os.environ | {'PYTHONPATH': str(ROOT), 'OPENAI_BASE_URL': url}
     environment |= {'OPENAI_API_KEY': key}
-    command = [sys.executable, '-m', 'belle_jax.evaluate', *words.split()]
-    return programs.run(command, cwd=folder, env=environment, timeout=300)
+    return [sys.executable, '-m', 'belle_jax.evaluate', *words.split()], environment
+
+
+def evaluate(folder, words, url='http://127.0.0.1:9/v1', key=KEY):
+    program, environment = command(words, url, key)
+    return programs.run(program, cwd=folder, env=environment, timeout=300)
 
 
 def test_a_model_of_ours_is_asked_judged_and_reported_and_nothing_is_done_twice(folder):
+    """By two processes, of which one asks the judge; then by one, which finds it done."""
     words = (
         'run --model=model --judge=test --judgings=2 --output=evals/ours --max_new_tokens=4 '
         '--questions=questions.jsonl --prompts=prompts.jsonl'
     )
     with serving(content=judge_replies.judge, **BAD) as server:
-        done = evaluate(folder, words, server.url)
-        assert done.returncode == 0, done.stderr
-        assert KEY not in done.stdout + done.stderr
+        program, environment = command(words, server.url)
+        both = [
+            programs.Heard([*program, *own], cwd=folder, env=environment) for own in programs.job(2)
+        ]
+        told = [''.join(process.communicate(timeout=300)) for process in both]
+        assert [process.returncode for process in both] == [0, 0], told
+        assert KEY not in told[0] and 'report.html' in told[0] and not told[1]
         asked = questions.read(folder / 'questions.jsonl')
         answers = answering.read(folder / 'evals/ours/answers.jsonl', asked)
         assert [a.finish_reason == answering.TOO_LONG for a in answers] == [False] * 6 + [True]
@@ -73,6 +82,11 @@ def test_a_model_of_ours_is_asked_judged_and_reported_and_nothing_is_done_twice(
         again = evaluate(folder, words, server.url)
         assert again.returncode == 0 and len(server.log) == before[0]
         assert {p: p.read_bytes() for p in (folder / 'evals/ours').glob('*.json*')} == before[1]
+    alone = words.replace('run', 'answer').replace('evals/ours', 'evals/alone')
+    alone = alone.replace('--judge=test --judgings=2', '').replace('--prompts=prompts.jsonl', '')
+    assert evaluate(folder, alone).returncode == 0
+    made = [(folder / 'evals' / name / 'answers.jsonl').read_bytes() for name in ('ours', 'alone')]
+    assert made[0] == made[1]
     page = (folder / 'evals/ours/report.html').read_text('utf-8')
     assert '2加2等于几' in page
 

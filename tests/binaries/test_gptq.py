@@ -29,8 +29,16 @@ def folder(tmp_path):
     return tmp_path
 
 
-def start(folder, *flags, code=0):
-    """Runs the program, and gives what it prints; on standard error where it fails."""
+def start(folder, *flags, code=0, jobs=((),), devices=1):
+    """Runs the program, and gives what it prints; on standard error where it fails.
+
+    Args:
+        folder: Where.
+        *flags: Beside the usual ones.
+        code: That it ends with.
+        jobs: Further flags of each of several processes.
+        devices: That each process has.
+    """
     command = [sys.executable, '-m', 'convert.gptq', '--model=model', '--target=out', *FLAGS]
     if not any(flag.startswith('--calibration') for flag in flags):
         command.append('--calibration=text.txt')
@@ -39,10 +47,14 @@ def start(folder, *flags, code=0):
         'PATH': '',
         'JAX_PLATFORMS': 'cpu',
         'HF_HUB_OFFLINE': '1',
+        'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
     }
-    done = programs.run([*command, *flags], cwd=folder, env=environment, timeout=300)
-    assert done.returncode == code, done.stderr
-    return done.stdout if not code else done.stderr
+    running = [
+        programs.Heard([*command, *flags, *own], cwd=folder, env=environment) for own in jobs
+    ]
+    told = [process.communicate(timeout=300) for process in running]
+    assert [process.returncode for process in running] == [code] * len(jobs), told
+    return told[0][bool(code)]
 
 
 def fails(folder, *flags):
@@ -76,6 +88,18 @@ def test_a_model_is_quantised_reported_and_runs(folder):
     assert 'attention.query' in page and '<polyline' in page
     settings = json.loads((folder / 'out' / 'quantize_config.json').read_text())
     assert settings['bits'] == 4 and settings['sym'] and not settings['desc_act']
+
+
+def test_two_processes_make_the_same_model_as_one_with_two_devices(folder):
+    few = ('--noclip', '--measure=0', '--samples=4', '--seq_len=32')  # what else is compiled
+    start(folder, *few, jobs=programs.job(2))
+    start(folder, *few, '--devices=2', '--target=alone', devices=2)
+    assert (folder / 'out.logs' / 'process-1.log').is_file()
+    files = {path.name: path.read_bytes() for path in (folder / 'alone').iterdir()}
+    assert files.keys() == {path.name for path in (folder / 'out').iterdir()}
+    for name, held in files.items():
+        if not name.startswith('quantization_report'):  # which tells how long it took
+            assert (folder / 'out' / name).read_bytes() == held, name
 
 
 def test_every_format_holds_the_same_model(folder):

@@ -74,7 +74,39 @@ def test_shapes_have_their_bytes():
     )
     assert [*arrays('u32[3]{0}, f8e4m3fn[2,2]')] == [('u32', (3,)), ('f8e4m3fn', (2, 2))]
     groups = {step.instruction.name: step.instruction for step in CompiledProgram(TEXT).schedule}
-    assert group(groups['start']) == group(groups['bare']) == 16
+    assert group(groups['start']) == [*range(0, 32, 2)]
+    assert group(groups['bare']) == [*range(16)]
+    turned = groups['bare']._replace(rest='replica_groups=[16,2]<=[2,4,4]T(1,2,0), dimensions={0}')
+    assert group(turned) == [0, 16]
+
+
+def test_what_leaves_a_slice_is_told_apart():
+    """Of 32 devices in two slices the all-gather along x has both, the other one alone."""
+    chip = chips.Chip('', 1e12, 1e9, 1e11, 1e6, 1e6, 1e5)
+    found = estimate(CompiledProgram(TEXT), chip, [n // 16 for n in range(32)])
+    beyond = {(c.kind, c.shape): c.beyond for c in found.collectives}
+    # Eight devices of a slice get what eight of the other have: each sends a sixteenth.
+    assert beyond == {
+        ('all-gather', 'bf16[1024,128]'): pytest.approx(1024 * 128 * 2 / 16),
+        ('all-gather', 'bf16[512,128]'): 0,
+        ('reduce-scatter', 'bf16[1024,128]'): 0,
+    }
+    assert found.beyond == pytest.approx(3 * 1024 * 128 * 2 / 16)
+    assert found.slow == pytest.approx(found.beyond / 1e5)
+
+
+def test_transfers_between_tpu_slices_take_the_slow_link_in_turn():
+    chip = chips.Chip('', 1e12, 1e9, 1e11, 1e6, 1e6, 1e5)
+    words = '_xla_host_transfer_rendezvous="{0}",_xla_megascale_target="{{1,2}}x{{0:3}}",'
+    words += '_xla_megascale_transfer_type="ALL_REDUCE"'
+    lines = [f'%s{n} = (f32[100], u32[], token[]) send(%a), {words.format(n)}' for n in (1, 2)]
+    lines += [f'%r{n} = (f32[100], u32[], token[]) recv(%a), {words.format(n)}' for n in (1, 2)]
+    lines.append('%f = f32[1] fusion(%a), backend_config={"estimated_cycles":"5000"}')
+    lines += [f'%d{n} = (f32[100], token[]) recv-done(%r{n})' for n in (1, 2)]
+    body = '\n'.join(f'  {line}' for line in lines)
+    found = estimate(CompiledProgram('ENTRY %main (a: f32[]) -> f32[] {\n' + body + '\n}'), chip)
+    assert found.beyond == found.sent == 2 * 400 and found.slow == 0.008
+    assert found.waits == pytest.approx(0.008 - 0.005)
 
 
 def test_what_runs_meanwhile_hides_a_collective():

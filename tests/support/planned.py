@@ -17,9 +17,11 @@ def planned(job):
     """The facts of a plan, and its program.
 
     Args:
-        job: preset, layers, topology, and either sample (rows, slots) or fields of a run.
+        job: preset, layers, topology, and either sample (rows, slots) or fields of a run; shape
+            has further fields of the model that are not the preset's.
     """
-    shape = dataclasses.replace(config.PRESETS[job['preset']], layers=job['layers'])
+    preset, other = config.PRESETS[job['preset']], job.get('shape', {})
+    shape = dataclasses.replace(preset, layers=job['layers'], **other)
     run = config.from_dict(job.get('fields', {}))
     model = dataclasses.replace(run.model, architecture=shape, dtype='bfloat16')
     run = dataclasses.replace(run, model=model)

@@ -12,6 +12,7 @@ import resource
 import runpy
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -130,6 +131,15 @@ def run(
             program.kill()
         said = [path.read_text('utf-8') for path in (stdout, stderr)]
     return subprocess.CompletedProcess(command, code, *said)
+
+
+def job(processes: int) -> list[list[str]]:
+    """Flags for each process of a job on this machine."""
+    with socket.socket() as probe:
+        probe.bind(('localhost', 0))
+        port = probe.getsockname()[1]
+    same = [f'--coordinator=localhost:{port}', f'--processes={processes}', '--cluster_timeout=60']
+    return [[*same, f'--process={n}'] for n in range(processes)]
 
 
 def _run(

@@ -244,6 +244,59 @@ def test_a_mesh_that_does_not_fit_the_devices_is_refused(mesh, sentence):
         sharding.make_mesh(mesh)
 
 
+@dataclasses.dataclass(frozen=True)
+class Described:
+    """A device that is not there."""
+
+    id: int
+    platform: str
+    slice_index: int
+    process_index: int
+    device_kind: str = ''
+
+
+def described(platform, *places):
+    """Devices by the slice and the process of each, numbered as they come."""
+    return [Described(number, platform, *place) for number, place in enumerate(places)]
+
+
+TWO_SLICES = [(n % 2, n % 4) for n in range(8)]  # even numbers are slice 0, of processes 0 and 2
+TWO_MACHINES = [(0, n % 2) for n in range(8)]  # which know of one slice
+
+
+@pytest.mark.parametrize('places', [TWO_SLICES, TWO_MACHINES])
+def test_outer_axes_are_laid_over_slices_and_inner_ones_within(places):
+    devices = described('gpu', *places)
+    for shape, wanted in (
+        (config.Mesh(1, -1, 1, dcn_data=2), [[[0], [2], [4], [6]], [[1], [3], [5], [7]]]),
+        (config.Mesh(2, 1, 2, dcn_fsdp=2), [[[0, 2], [1, 3]], [[4, 6], [5, 7]]]),
+    ):
+        mesh = sharding.make_mesh(shape, devices)
+        ids = np.vectorize(lambda d: d.id, otypes=[int])(mesh.devices)
+        np.testing.assert_array_equal(ids, wanted)
+        assert mesh.axis_names == sharding.MESH_AXES
+    as_they_come = sharding.make_mesh(config.Mesh(), devices).devices.ravel()
+    assert [d.id for d in as_they_come] == [*range(8)]
+
+
+@pytest.mark.parametrize(
+    ('mesh', 'devices', 'sentence'),
+    [
+        (
+            config.Mesh(dcn_data=3),
+            described('gpu', *TWO_SLICES),
+            r'not fit 2 slices: .*Set --config\.mesh\.dcn_data=2 ',
+        ),
+        (config.Mesh(dcn_data=2), described('tpu', (0, 0), (0, 1)), 'does not fit 1 slice:'),
+        (config.Mesh(dcn_data=2, tensor=3), described('gpu', *TWO_SLICES), 'the 4 of each slice'),
+        (config.Mesh(dcn_data=2), described('gpu', (0, 0), (1, 1), (1, 1)), 'have 1, 2 devices'),
+    ],
+)
+def test_outer_axes_that_do_not_fit_the_slices_are_refused(mesh, devices, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        sharding.make_mesh(mesh, devices)
+
+
 def test_a_mesh_that_does_not_divide_the_model_or_the_batch_is_refused():
     mesh = sharding.make_mesh(config.Mesh(1, 2, 4))
     with pytest.raises(ValueError, match=r'mesh\.tensor=4 does not divide kv_heads=2'):
