@@ -97,12 +97,11 @@ class Place:
         with self._explaining():
             store = _store(self._scheme)
             store.invalidate_cache()
-            found = store.find(self._key, detail=True)
-            names = {n[len(self._key) :].strip('/'): e for n, e in found.items() if n[-1] != '/'}
-            times = {n: e.get('LastModified') or e['mtime'] for n, e in names.items()}
-        if outside := [n for n in names if '..' in n.split('/') or '\\' in n]:
+            entries = store.find(self._key, detail=True).items()
+        found = {n[len(self._key) :].strip('/'): e for n, e in entries if _is_file(n, e)}
+        if outside := [n for n in found if '..' in n.split('/')]:
             raise ValueError(f'{self}/{outside[0]} would lie outside of its copy: rename it.')
-        return {n: (int(e['size']), times[n].timestamp()) for n, e in names.items()}
+        return {n: (int(e['size']), _time(e)) for n, e in found.items()}
 
     def files(self) -> Files:
         """Those of the copy, without what is hidden or not whole."""
@@ -159,8 +158,7 @@ class Place:
             while block := remote.read(CHUNK):
                 file.write(block)
             file.flush()
-            when = remote.details.get('LastModified') or remote.details['mtime']
-            os.utime(file.fileno(), (when.timestamp(), when.timestamp()))
+            os.utime(file.fileno(), (_time(remote.details),) * 2)
 
     def _put(self, name: str) -> None:
         _store(self._scheme).put_file(str(self.copy / name), f'{self._key}/{name}')
@@ -254,7 +252,17 @@ def _store(scheme: str) -> Any:
     os.environ.setdefault('GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT', 'false')
     import fsspec
 
-    return fsspec.filesystem(scheme, use_listings_cache=False)
+    return fsspec.filesystem(scheme, use_listings_cache=False, skip_instance_cache=True)
+
+
+def _is_file(name: str, entry: Mapping[str, Any]) -> bool:
+    """Whether it is one, and not a name that stands for a folder."""
+    return entry['type'] == 'file' and not name.endswith('/')
+
+
+def _time(entry: Mapping[str, Any]) -> float:
+    """When a file was put there: S3 says it by one name, Google by another."""
+    return (entry.get('LastModified') or entry['mtime']).timestamp()
 
 
 def _changed(these: Files, those: Files) -> list[str]:

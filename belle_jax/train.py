@@ -31,7 +31,9 @@ CONFIG = config_flags.DEFINE_config_file(
     'The recipe: a name or a file, NAME or configs/NAME.py, or either with :VARIANT.',
     lock_config=True,
 )
-WORKDIR = flags.DEFINE_string('workdir', None, 'The run directory: made, or continued; also gs://… or s3://….')
+WORKDIR = flags.DEFINE_string(
+    'workdir', None, 'The run directory: made, or continued; also gs://… or s3://….'
+)
 STOPPED = 143
 """Exit code after SIGTERM or Ctrl-C: the run is saved and not finished."""
 

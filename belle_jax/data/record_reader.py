@@ -7,6 +7,7 @@ skipped and counted by reason; what no layout reads is counted by name. `records
 
 import collections
 import hashlib
+import pathlib
 import re
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar

@@ -114,8 +114,9 @@ def resolve(name: str | Path) -> Path:
     """A local directory from a path or a hub name such as BelleGroup/BELLE-7B-2M.
 
     Args:
-        name: A directory, here or on an object store, or a model's name on the hub, which is downloaded to the hub's cache: its
-            configuration, tokenizer and weights (safetensors where it has them), no code.
+        name: A directory, here or on an object store; or a model's name on the hub, which is
+            downloaded to the hub's cache: its configuration, tokenizer and weights (safetensors
+            where it has them), no code.
     Raises:
         ValueError: there is no such directory, and no such name on the hub or no way to it.
     """
