@@ -158,7 +158,8 @@ class Place:
             while block := remote.read(CHUNK):
                 file.write(block)
             file.flush()
-            os.utime(file.fileno(), (_time(remote.details),) * 2)
+            when = _time(remote.details)
+            os.utime(file.fileno(), (when, when))
 
     def _put(self, name: str) -> None:
         _store(self._scheme).put_file(str(self.copy / name), f'{self._key}/{name}')

@@ -32,7 +32,7 @@ CONFIG = config_flags.DEFINE_config_file(
     lock_config=True,
 )
 WORKDIR = flags.DEFINE_string(
-    'workdir', None, 'The run directory: made, or continued; also gs://… or s3://….'
+    'workdir', None, 'The run directory, or gs://… or s3://…: made, or continued.'
 )
 STOPPED = 143
 """Exit code after SIGTERM or Ctrl-C: the run is saved and not finished."""

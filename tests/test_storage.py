@@ -192,6 +192,7 @@ def test_a_model_on_a_store_answers_as_on_a_disk(url, tmp_path):
     np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_while_it_sends_goes_on_on_another_machine(
     s3, tmp_path, cache, monkeypatch
 ):
@@ -252,10 +253,12 @@ def test_what_cannot_be_had_is_one_sentence_and_no_secret_is_told(s3, tmp_path, 
         's3://bucket/run may not be used with the credentials here: set AWS_ACCESS_KEY_ID and '
         'AWS_SECRET_ACCESS_KEY, or AWS_PROFILE.'
     )
-    refused = said('s3://bucket/run', AWS_ENDPOINT_URL='http://127.0.0.1:1')
+    elsewhere = {'AWS_ENDPOINT_URL': 'http://127.0.0.1:1', 'AWS_MAX_ATTEMPTS': '1'}
+    refused = said('s3://bucket/run', **elsewhere)
     assert refused.startswith('s3://bucket/run does not answer (Could not connect to the endpoint')
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, 's3fs', None)
+        patch.delitem(sys.modules['fsspec.registry']._registry, 's3')
         assert "not installed: pip install 'belle-jax[remote]'" in said('s3://bucket/run')
 
 

@@ -21,7 +21,8 @@ def serving(scheme: str) -> Iterator[dict[str, str]]:
         for name, value in variables.items():
             patch.setenv(name, value)
         storage._store.cache_clear()
-        storage._store(scheme).mkdir(BUCKET)
+        with contextlib.suppress(FileExistsError):  # moto's stores are those of the process
+            storage._store(scheme).mkdir(BUCKET)
         yield variables
     storage._store.cache_clear()
 
