@@ -19,7 +19,8 @@ URL = re.compile(r'(?:^|(?<=,))(?:gs|s3)://[^,=]+')
 # What is read, by any program; and what is looked after where it is used.
 FETCHED = (
     'adapter add against answers base calibration categories characters corpus delta key model '
-    'others prompts prompt_file questions report_text seeds source text train tuned weights'
+    'others prompts prompt_file questions report_text seed_tasks_path seeds source text train tuned '
+    'weights'
 ).split()
 REMOTE = (
     'workdir config.model.source config.data.path config.data.validation.path '
@@ -73,18 +74,21 @@ def fetch_places() -> None:
         ValueError: a flag names what is written, or what must lie on a disk for another reason.
         OSError: as `storage.local`.
     """
-    for flag in (flags.FLAGS[name] for name in list(flags.FLAGS)):
-        values = flag.value if isinstance(flag.value, list) else [flag.value]
-        found = [v for v in values if isinstance(v, str) and URL.search(v)]
-        if not found or flag.name in REMOTE:
-            continue
-        if flag.name not in FETCHED:
+    given = {}
+    for name, value in flags.FLAGS.flag_values_dict().items():
+        texts = value if isinstance(value, list) else [value]
+        found = [text for text in texts if isinstance(text, str) and URL.search(text)]
+        if found and name not in (*REMOTE, *FETCHED):
             raise ValueError(
-                f'--{flag.name}={found[0]} must be on a disk: on an object store may lie what a '
-                "program reads, and training's --workdir. Copy it here before, or from here "
-                'afterwards (gcloud storage cp, aws s3 cp).'
+                f'--{name}={found[0]} must be on a disk: on an object store may lie what a program '
+                "reads, and training's --workdir. Copy it here before, or from here afterwards "
+                '(gcloud storage cp, aws s3 cp).'
             )
-        here = [URL.sub(lambda url: str(storage.local(url[0])), str(v)) for v in values]
+        if found and name in FETCHED:
+            given[name] = texts
+    for name, texts in given.items():
+        here = [URL.sub(lambda url: str(storage.local(url[0])), text) for text in texts]
+        flag = flags.FLAGS[name]
         flag.value = here if isinstance(flag.value, list) else here[0]
 
 

@@ -14,6 +14,7 @@ import re
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from logging import CRITICAL, getLogger
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -202,7 +203,8 @@ class Workdir:
         self.path = self._place.copy if self._place else Path(place)
 
     def __str__(self) -> str:
-        return f'{self._place} (here {self.path})' if self._place else str(self.path)
+        here = f'{self._place} (here {self.path}, below BELLE_JAX_CACHE)'
+        return here if self._place else str(self.path)
 
     def fetch(self) -> None:
         """Makes the copy what the store has, unless it has a newer checkpoint that was not sent.
@@ -253,6 +255,8 @@ def _store(scheme: str) -> Any:
     os.environ.setdefault('GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT', 'false')
     import fsspec
 
+    for name in ('gcsfs', 's3fs'):  # they log a traceback of what they raise
+        getLogger(name).setLevel(CRITICAL)
     return fsspec.filesystem(scheme, use_listings_cache=False, skip_instance_cache=True)
 
 
