@@ -19,8 +19,8 @@ URL = re.compile(r'(?:^|(?<=,))(?:gs|s3)://[^,=]+')
 # What is read, by any program; and what is looked after where it is used.
 FETCHED = (
     'adapter add against answers base calibration categories characters corpus delta key model '
-    'others prompts prompt_file questions report_text seed_tasks_path seeds source text train tuned '
-    'weights'
+    'others prompts prompt_file questions report_text seed_tasks_path seeds source text train '
+    'tuned weights'
 ).split()
 REMOTE = (
     'workdir config.model.source config.data.path config.data.validation.path '

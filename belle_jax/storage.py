@@ -118,9 +118,18 @@ class Place:
         """Makes the copy what is there, or those of its files that have one of the names."""
         here = self.files()
         for name in here.keys() - there.keys():
-            if (not names or PurePosixPath(name).name in names) and not name.startswith('logs/'):
+            if not names or PurePosixPath(name).name in names:
                 (self.copy / name).unlink(missing_ok=True)
-        self._each('fetching', self._get, _changed(there, here), there)
+        changed, got = _changed(there, here), []
+        total = sum(there[name][0] for name in changed) // 10**6
+        progress = Progress(f'fetching {self}', 'MB', max(total, 1))
+
+        def told(size: int) -> None:
+            got.append(size)
+            progress.show(sum(got) // 10**6)
+
+        self._each(lambda name: self._get(name, told), changed)
+        progress.end(total)
 
     def send(self) -> None:
         """Makes what is there the copy: manifests last, and only then old checkpoints go."""
@@ -129,35 +138,30 @@ class Place:
         saved = {n: re.match(STEP, n) for n in there.keys() - here.keys() if SAVED.match(n)}
         left = {n for n, step in saved.items() if step and f'{step[0]}{MANIFEST}' in here}
         self._delete(there.keys() & {n for n in new if n.endswith(MANIFEST)})
-        self._each('sending', self._put, [n for n in new if not n.endswith(MANIFEST)], here)
+        self._each(self._put, [n for n in new if not n.endswith(MANIFEST)])
         self._delete(left)  # of an upload that was cut
-        self._each('sending', self._put, [n for n in new if n.endswith(MANIFEST)], here)
+        self._each(self._put, [n for n in new if n.endswith(MANIFEST)])
         self._delete(sorted(saved.keys() - left, key=lambda n: not n.endswith(MANIFEST)))
         for name, (size, when) in self.list().items() if new else ():
             with contextlib.suppress(FileNotFoundError):
                 if name in new and (self.copy / name).stat().st_size == size:
                     os.utime(self.copy / name, (when, when))
 
-    def _each(self, what: str, do: Callable[[str], None], names: Iterable[str], of: Files) -> None:
-        """Does something with files, some at a time, manifests after all others."""
-        names = [*names]
-        total = sum(of[n][0] for n in names) // 10**6
-        progress, done = Progress(f'{what} {self}', 'MB', max(total, 1)), 0
+    def _each(self, do: Callable[[str], None], names: Collection[str]) -> None:
+        """Does something with files, some at a time, with manifests after all others."""
         with self._explaining(), ThreadPoolExecutor(THREADS) as pool:
             for last in (False, True):
-                batch = [n for n in names if n.endswith(MANIFEST) == last]
-                for name, _ in zip(batch, pool.map(do, batch), strict=True):
-                    done += of[name][0]
-                    progress.show(done // 10**6)
-        progress.end(total)
+                for _ in pool.map(do, [n for n in names if n.endswith(MANIFEST) == last]):
+                    pass
 
-    def _get(self, name: str) -> None:
+    def _get(self, name: str, told: Callable[[int], None]) -> None:
         path = self.copy / name
         path.parent.mkdir(parents=True, exist_ok=True)
         store, key = _store(self._scheme), f'{self._key}/{name}'.rstrip('/')
         with whole_file(path, wait=True) as file, store.open(key, cache_type='none') as remote:
             while block := remote.read(CHUNK):
                 file.write(block)
+                told(len(block))
             file.flush()
             when = _time(remote.details)
             os.utime(file.fileno(), (when, when))
@@ -280,11 +284,13 @@ def _changed(these: Files, those: Files) -> list[str]:
 
 
 def _whole(files: Files) -> Files:
-    """Without what is no part of a whole checkpoint."""
+    """Without what is no part of a whole checkpoint, and without logs, which are of one start."""
 
     def kept(name: str) -> bool:
+        if not SAVED.match(name):
+            return not name.startswith('logs/')
         step = re.match(STEP, name)
-        return not SAVED.match(name) or bool(step and f'{step[0]}{MANIFEST}' in files)
+        return bool(step and f'{step[0]}{MANIFEST}' in files)
 
     return {name: file for name, file in files.items() if kept(name)}
 

@@ -85,7 +85,9 @@ def test_what_is_read_is_fetched_where_it_changed_and_what_is_gone_goes(url, tmp
     fetched = []
     real = storage.Place._get
     monkeypatch.setattr(
-        storage.Place, '_get', lambda self, name: (fetched.append(name), real(self, name))
+        storage.Place,
+        '_get',
+        lambda self, name, told: (fetched.append(name), real(self, name, told)),
     )
     storage._fetched.cache_clear()
     assert storage.local(url) == here and not fetched
@@ -115,7 +117,12 @@ def test_a_run_is_sent_with_its_manifest_last_and_a_cut_upload_is_no_checkpoint(
     work.fetch()
     fill(work.path, config_json='{}', tokenizer__tokenizer_json='{}')
     checkpoint(work.path, 5, 'five')
-    fill(work.path, checkpoints__7__state__half='not whole', _hidden='here alone')
+    fill(
+        work.path,
+        checkpoints__7__state__half='not whole',
+        _hidden='here alone',
+        logs__process='too',
+    )
     work.send()
     five = {'checkpoints/5/state/a', 'checkpoints/5/meta/metadata', 'checkpoints/5.manifest.json'}
     assert names(url) == five | {'config.json', 'tokenizer/tokenizer.json'}
