@@ -3,7 +3,6 @@
 import os
 import shutil
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -30,8 +29,8 @@ def scheme(request):
 
 @pytest.fixture(scope='module')
 def s3():
-    with object_stores.serving('s3') as variables:
-        yield variables
+    with object_stores.serving('s3') as server:
+        yield server
 
 
 @pytest.fixture(autouse=True)
@@ -218,12 +217,12 @@ def test_a_run_that_is_killed_while_it_sends_goes_on_on_another_machine(
             stdout=tmp_path / f'{disk}.log',
         )
 
-    process, end = start('first'), time.monotonic() + 120
-    while not any(name.startswith('checkpoints/10/') for name in names(url)):
-        assert process.poll() is None and time.monotonic() < end
-    process.kill()
-    process.wait()
-    assert 'checkpoints/5.manifest.json' in names(url)
+    with object_stores.holding(s3, '/10.manifest.json') as arrived:
+        process = start('first')
+        assert arrived.wait(120), (tmp_path / 'first.log').read_text()
+        process.kill()
+        process.wait()
+    assert {'checkpoints/5.manifest.json', 'checkpoints/10/meta/metadata'} <= names(url)
     assert 'checkpoints/10.manifest.json' not in names(url)
     assert start('second').wait(timeout=300) == 0, (tmp_path / 'second.log').read_text()
     log = (tmp_path / 'second.log').read_text()
