@@ -99,7 +99,9 @@ class Place:
             store = _store(self._scheme)
             store.invalidate_cache()
             entries = store.find(self._key, detail=True).items()
-        found = {n[len(self._key) :].strip('/'): e for n, e in entries if _is_file(n, e)}
+        # A name that ends in / stands for a folder.
+        files = {n: e for n, e in entries if e['type'] == 'file' and n[-1] != '/'}
+        found = {name[len(self._key) :].strip('/'): entry for name, entry in files.items()}
         if outside := [n for n in found if '..' in n.split('/')]:
             raise ValueError(f'{self}/{outside[0]} would lie outside of its copy: rename it.')
         return {n: (int(e['size']), _time(e)) for n, e in found.items()}
@@ -137,11 +139,13 @@ class Place:
         new = _changed(here, there)
         saved = {n: re.match(STEP, n) for n in there.keys() - here.keys() if SAVED.match(n)}
         left = {n for n, step in saved.items() if step and f'{step[0]}{MANIFEST}' in here}
+        # A step that is saved once more: what its manifest vouches for changes from here on.
         self._delete(there.keys() & {n for n in new if n.endswith(MANIFEST)})
         self._each(self._put, [n for n in new if not n.endswith(MANIFEST)])
         self._delete(left)  # of an upload that was cut
         self._each(self._put, [n for n in new if n.endswith(MANIFEST)])
         self._delete(sorted(saved.keys() - left, key=lambda n: not n.endswith(MANIFEST)))
+        # What has arrived whole has the same time from now on, by which it is known again.
         for name, (size, when) in self.list().items() if new else ():
             with contextlib.suppress(FileNotFoundError):
                 if name in new and (self.copy / name).stat().st_size == size:
@@ -207,8 +211,9 @@ class Workdir:
         self.path = self._place.copy if self._place else Path(place)
 
     def __str__(self) -> str:
-        here = f'{self._place} (here {self.path}, below BELLE_JAX_CACHE)'
-        return here if self._place else str(self.path)
+        if self._place is None:
+            return str(self.path)
+        return f'{self._place} (here {self.path}, below BELLE_JAX_CACHE)'
 
     def fetch(self) -> None:
         """Makes the copy what the store has, unless it has a newer checkpoint that was not sent.
@@ -262,11 +267,6 @@ def _store(scheme: str) -> Any:
     for name in ('gcsfs', 's3fs'):  # they log a traceback of what they raise
         getLogger(name).setLevel(CRITICAL)
     return fsspec.filesystem(scheme, use_listings_cache=False, skip_instance_cache=True)
-
-
-def _is_file(name: str, entry: Mapping[str, Any]) -> bool:
-    """Whether it is one, and not a name that stands for a folder."""
-    return entry['type'] == 'file' and not name.endswith('/')
 
 
 def _time(entry: Mapping[str, Any]) -> float:

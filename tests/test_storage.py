@@ -260,6 +260,8 @@ def test_what_cannot_be_had_is_one_sentence_and_no_secret_is_told(s3, tmp_path, 
         's3://bucket/run may not be used with the credentials here: set AWS_ACCESS_KEY_ID and '
         'AWS_SECRET_ACCESS_KEY, or AWS_PROFILE.'
     )
+    storage._store('s3').pipe_file('bucket/outside/a/../../../b', b'')
+    assert 'would lie outside of its copy: rename it' in said('s3://bucket/outside')
     elsewhere = {'AWS_ENDPOINT_URL': 'http://127.0.0.1:1', 'AWS_MAX_ATTEMPTS': '1'}
     refused = said('s3://bucket/run', **elsewhere)
     assert refused.startswith('s3://bucket/run does not answer (Could not connect to the endpoint')
