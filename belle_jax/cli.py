@@ -6,7 +6,6 @@ A program is a module that defines flags and ends with `cli.run(main)`. `belle-j
 
 import ast
 import contextlib
-import math
 import os
 import re
 import runpy
@@ -18,7 +17,7 @@ from typing import Any, NoReturn
 from absl import app, flags, logging
 
 from belle_jax import __version__, disk, signals
-from belle_jax.flag_readers import closest, require_fields
+from belle_jax.flag_readers import closest, fetch_places, require_fields, require_finite
 
 # The map, in the order of the road from nothing to a model that is passed on.
 ROAD = {
@@ -78,9 +77,8 @@ def run(
                     raise ValueError(
                         f'--{flag.name} is missing. {flag.help} See python -m {program()} --help.'
                     )
-            for name, value in flags.FLAGS.flag_values_dict().items():
-                if isinstance(value, float) and not math.isfinite(value):
-                    raise ValueError(f'--{name}={value} must be a finite number.')
+            require_finite()
+            fetch_places()
             with signals.heeding(signals.interrupt):
                 result = main(*words)
         except BrokenPipeError:

@@ -1,4 +1,4 @@
-"""Flags, and fields of recipes, that were given and that nothing reads: they are refused.
+"""What is given on the command line and cannot be taken is refused; what lies elsewhere is fetched.
 
 A program with several actions has one table of what each of them reads; whatever stands in no table
 is read by all.
@@ -6,10 +6,26 @@ is read by all.
 
 import dataclasses
 import difflib
+import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from absl import flags
+
+from belle_jax import storage
+
+URL = re.compile(r'(?:^|(?<=,))(?:gs|s3)://[^,=]+')
+# What is read, by any program; and what is looked after where it is used.
+FETCHED = (
+    'adapter add against answers base calibration categories characters corpus delta key model '
+    'others prompts prompt_file questions report_text seed_tasks_path seeds source text train '
+    'tuned weights'
+).split()
+REMOTE = (
+    'workdir config.model.source config.data.path config.data.validation.path '
+    'config.data.tokenizer config.data.cache_dir config.train.sample_prompts'
+).split()
 
 
 def table(rows: Mapping[str, str]) -> dict[str, list[str]]:
@@ -42,6 +58,38 @@ def require_read(
         for other, idle in (unread_beside or {}).items():
             if name in idle.split():
                 raise ValueError(f'--{name} does nothing beside {other}: leave one of them out.')
+
+
+def require_finite() -> None:
+    """Refuses a number that is none: nan, inf."""
+    for name, value in flags.FLAGS.flag_values_dict().items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f'--{name}={value} must be a finite number.')
+
+
+def fetch_places() -> None:
+    """Has flags that name something on an object store, gs:// or s3://, name its copy here.
+
+    Raises:
+        ValueError: a flag names what is written, or what must lie on a disk for another reason.
+        OSError: as `storage.local`.
+    """
+    given = {}
+    for name, value in flags.FLAGS.flag_values_dict().items():
+        texts = value if isinstance(value, list) else [value]
+        found = [text for text in texts if isinstance(text, str) and URL.search(text)]
+        if found and name not in (*REMOTE, *FETCHED):
+            raise ValueError(
+                f'--{name}={found[0]} must be on a disk: on an object store may lie what a program '
+                "reads, and training's --workdir. Copy it here before, or from here afterwards "
+                '(gcloud storage cp, aws s3 cp).'
+            )
+        if found and name in FETCHED:
+            given[name] = texts
+    for name, texts in given.items():
+        here = [URL.sub(lambda url: str(storage.local(url[0])), text) for text in texts]
+        flag = flags.FLAGS[name]
+        flag.value = here if isinstance(flag.value, list) else here[0]
 
 
 def require_fields(argv: Sequence[str]) -> None:

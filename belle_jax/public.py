@@ -46,9 +46,9 @@ def train_run(run: 'config.Run | ConfigDict', workdir: str | Path) -> Path:
 
     Args:
         run: From `belle_jax.config.resolve`, or a recipe, which is resolved.
-        workdir: The run directory.
+        workdir: The run directory, or gs://… or s3://….
     Returns:
-        The run directory, for `load`.
+        The run directory here, for `load`.
     Raises:
         ValueError: a field, a file or the devices do not fit, or the loss is not finite.
         OSError: a checkpoint could not be saved.
@@ -57,7 +57,7 @@ def train_run(run: 'config.Run | ConfigDict', workdir: str | Path) -> Path:
 
     if isinstance(run, ConfigDict):
         run = config.resolve(run)
-    return Trainer(run, Path(workdir)).train()
+    return Trainer(run, workdir).train()
 
 
 def load(

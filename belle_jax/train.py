@@ -12,13 +12,13 @@ that get --coordinator, --processes and --process. If one is lost, all end with 
 """
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from absl import flags
 from ml_collections import config_flags
 
 from belle_jax import cli, cluster_flags
+from belle_jax.storage import Workdir
 
 if TYPE_CHECKING:
     from belle_jax.cluster import Stopping
@@ -31,7 +31,9 @@ CONFIG = config_flags.DEFINE_config_file(
     'The recipe: a name or a file, NAME or configs/NAME.py, or either with :VARIANT.',
     lock_config=True,
 )
-WORKDIR = flags.DEFINE_string('workdir', None, 'The run directory: made, or continued.')
+WORKDIR = flags.DEFINE_string(
+    'workdir', None, 'The run directory, or gs://… or s3://…: made, or continued.'
+)
 STOPPED = 143
 """Exit code after SIGTERM or Ctrl-C: the run is saved and not finished."""
 
@@ -50,10 +52,10 @@ def main() -> int:
         os.environ['XLA_FLAGS'] = os.environ.get('XLA_FLAGS', '') + flag
     if CPU_DEVICES.value:
         jax.config.update('jax_num_cpu_devices', CPU_DEVICES.value)
-    workdir = Path(str(WORKDIR.value))
+    workdir = Workdir(str(WORKDIR.value))
     with cluster_flags.joined(
         cluster_flags.find(),
-        workdir / 'logs',
+        workdir.path / 'logs',
         {'--config': run.to_dict()},
         place=f'--workdir={workdir}',
         stopped=STOPPED,
@@ -62,12 +64,12 @@ def main() -> int:
     return STOPPED if trainer.interrupted else 0
 
 
-def _train(run: 'Run', workdir: Path, stopping: 'Stopping | None') -> 'Trainer':
+def _train(run: 'Run', workdir: Workdir, stopping: 'Stopping | None') -> 'Trainer':
     from belle_jax.training.loop import Trainer
 
     try:
         trainer = Trainer(run, workdir, stopping)
-        workdir = trainer.train()
+        trainer.train()
     except RuntimeError as error:
         if 'RESOURCE_EXHAUSTED' not in str(error):
             raise

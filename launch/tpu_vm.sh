@@ -12,8 +12,9 @@
 #   launch/tpu_vm.sh --dry_run COMMAND ...   prints what COMMAND would run
 #
 # Needs gcloud, logged in, with a project. WORKDIR and the weights lie on storage that all hosts
-# see: a bucket (gs://...), or Filestore mounted on them. After a slice was taken away: delete,
-# create, setup, and train with the same WORKDIR. Several slices at once: launch/jobset.yaml.
+# see: Filestore mounted on them, or, for a slice of one host, a bucket (gs://...). After a slice
+# was taken away: delete, create, setup, and train with the same WORKDIR. Several slices at once:
+# launch/jobset.yaml.
 set -euo pipefail
 name=${NAME:-belle-jax}
 zone=${ZONE:-europe-west4-b}
@@ -56,7 +57,7 @@ case $action in
     on all 'set -e; rm -rf belle-jax; mkdir belle-jax; tar -xzf belle-jax.tar.gz -C belle-jax
       python3 -m pip install --quiet --user uv
       python3 -m uv venv --quiet --allow-existing --python=3.11 venv
-      python3 -m uv pip install --quiet --python=venv --editable "./belle-jax[tpu]"' ;;
+      python3 -m uv pip install --quiet --python=venv --editable "./belle-jax[tpu,remote]"' ;;
   train)
     [ $# -ge 2 ] || { echo "$usage CONFIG WORKDIR [train flags ...]" >&2; exit 2; }
     config=$1 workdir=$2

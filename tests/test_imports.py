@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # does not lead back to it.
 FLOORS = (
     'declaration disk signals progress',
-    'files json_files',
+    'files json_files storage',
     'families',
     'config',
     'sharding cluster',

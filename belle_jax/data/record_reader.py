@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
+from belle_jax import storage
 from belle_jax.data.records import BadRow, Record, layout, parse
 from belle_jax.data.row_file import RowFile
 
@@ -43,7 +44,7 @@ class RecordReader:
         Raises:
             ValueError: nothing is there, or it is empty or of no known kind.
         """
-        self.path = path
+        self.path, self.file = path, storage.local(path)
         self.rows = 0
         self.unanswered = 0
         self.done = 0.0
@@ -68,7 +69,7 @@ class RecordReader:
 
     def digest(self) -> str:
         """A hash of the source's content, hex."""
-        files = [pathlib.Path(self.path)]
+        files = [self.file]
         if self._dataset is not None:
             files = [pathlib.Path(entry['filename']) for entry in self._dataset.cache_files]
         state = hashlib.sha256()
@@ -131,10 +132,9 @@ class RecordReader:
 
     def _open(self) -> RowFile | None:
         """The file; None for a hub data set, which is loaded."""
-        file = pathlib.Path(self.path)
-        if file.is_file():
-            return RowFile(file)
-        if not file.is_dir() and not HUB_NAME.fullmatch(self.path):
+        if self.file.is_file():
+            return RowFile(self.file)
+        if not self.file.is_dir() and not HUB_NAME.fullmatch(self.path):
             raise ValueError(
                 f'{self.path} is not there, and it is not the name of a hub data set either: '
                 'correct the path (in --config.data.path a comma of a path is written \\,).'

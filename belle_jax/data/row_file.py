@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, cast
 
+from belle_jax import storage
 from belle_jax.data import containers
 from belle_jax.data.fields import BadRow
 from belle_jax.data.json_values import LONG, ROW, RowDecoder, Window, decoded
@@ -42,7 +43,7 @@ class RowFile:
         Raises:
             ValueError: it is not there, no file, empty, or of a kind that is not read.
         """
-        self.path = pathlib.Path(path)
+        self.path = storage.local(path)
         self.done = 0.0
         self._packed = False
         with self._readable():

@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
+from belle_jax import storage
 from belle_jax.data.record_reader import RecordReader
 from belle_jax.data.records import Record
 from belle_jax.data.templates import Template
@@ -78,13 +79,17 @@ def open_source(
         template: Writes the conversations.
         system: A system message for conversations that have none, or ''.
         on_bad_row: 'error' or 'skip'.
-        cache_dir: '' is `default_directory()`.
+        cache_dir: Also on an object store; '' is `default_directory()`.
     Returns:
         The tokens, mapped.
     Raises:
         ValueError: the source cannot be read; see `RecordReader`.
     """
-    cache = pathlib.Path(cache_dir) if cache_dir else default_directory()
+    remote = storage.is_remote(cache_dir)
+    if remote:
+        cache = storage.Place(cache_dir, 'tokens').copy
+    else:
+        cache = pathlib.Path(cache_dir) if cache_dir else default_directory()
     cache.mkdir(parents=True, exist_ok=True)
     reader = RecordReader(path, on_bad_row)
     made_of = (
@@ -102,11 +107,17 @@ def open_source(
     if found is None:
         with locked(cache / f'{key}.lock'):
             found = _open(entry)  # another process may have made it meanwhile
+            place = storage.Place(f'{cache_dir}/{key}', 'tokens') if remote else None
+            if found is None and place:
+                place.follow(place.list())
+                found = _open(entry)
             if found is None:
                 remove(entry)
                 with whole_directory(entry) as work:
                     _write(work, reader, template, system)
                 found = _open(entry)
+                if place:
+                    place.send()
     if found is None:
         raise ValueError(
             f'{entry} was damaged while it was written: free space there, start again.'
@@ -239,7 +250,7 @@ def _open(entry: pathlib.Path) -> Tokens | None:
 
 def _digest(reader: RecordReader, cache: pathlib.Path) -> str:
     """The source's digest, remembered by path, size and time so that a warm start reads nothing."""
-    file = pathlib.Path(reader.path)
+    file = reader.file
     if not file.is_file():
         return reader.digest()
     stat = file.stat()

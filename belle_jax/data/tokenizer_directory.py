@@ -12,6 +12,7 @@ from typing import Any
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
+from belle_jax import storage
 from belle_jax.data import sentencepiece_model, tiktoken_model, tokenizer_bounds
 from belle_jax.data.dummy_space import DummySpace
 from belle_jax.data.tokenizer_bounds import explained
@@ -44,7 +45,7 @@ LLAMA_CLASSES = ('LlamaTokenizer', 'LlamaTokenizerFast')
 
 def find(path: str | pathlib.Path) -> pathlib.Path:
     """The directory that a path or hub name stands for; see `tokenizer.load`."""
-    directory = pathlib.Path(path)
+    directory = storage.local(path, FILES)
     for candidate in (directory / 'tokenizer', directory):
         if any((candidate / name).is_file() for name in FILES[:3]):
             return candidate

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from belle_jax import families
+from belle_jax import families, storage
 from belle_jax.data import tokenizer
 from belle_jax.families import FAMILIES, Architecture
 from belle_jax.families.published import PublishedConfig
@@ -114,12 +114,13 @@ def resolve(name: str | Path) -> Path:
     """A local directory from a path or a hub name such as BelleGroup/BELLE-7B-2M.
 
     Args:
-        name: A directory, or a model's name on the hub, which is downloaded to the hub's cache: its
-            configuration, tokenizer and weights (safetensors where it has them), no code.
+        name: A directory, here or on an object store; or a model's name on the hub, which is
+            downloaded to the hub's cache: its configuration, tokenizer and weights (safetensors
+            where it has them), no code.
     Raises:
         ValueError: there is no such directory, and no such name on the hub or no way to it.
     """
-    path = Path(name).expanduser()
+    path = storage.local(name).expanduser()
     if path.exists():
         return without_dots(path)
     if not re.fullmatch(r'[\w.-]+/[\w.-]+', str(name)):

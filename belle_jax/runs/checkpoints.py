@@ -7,7 +7,7 @@ the files agree with it. Old ones are deleted after that, never before.
 import os
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,7 @@ class Checkpoints:
         keep_last: int = 2,
         keep_best: int = 1,
         concurrent_bytes: int | None = None,
+        saved: Callable[[], None] = lambda: None,
     ):
         """Opens the folder; what a killed process left half written is removed.
 
@@ -63,9 +64,10 @@ class Checkpoints:
             keep_best: Checkpoints of the lowest evaluation loss to keep.
             concurrent_bytes: How much may be on its way to the disk at once, more than the
                 largest array; None: all of it, which takes the host's memory for a second copy.
+            saved: Called by process 0 after each save, in a thread; the next save waits for it.
         """
         self.directory = directory = without_dots(directory)
-        self._keep_last, self._keep_best = keep_last, keep_best
+        self._keep_last, self._keep_best, self._saved = keep_last, keep_best, saved
         directory.mkdir(parents=True, exist_ok=True)
         options = ocp.CheckpointManagerOptions(
             max_to_keep=None, enable_async_checkpointing=True, cleanup_tmp_directories=True
@@ -182,6 +184,7 @@ class Checkpoints:
             self._manager.wait_until_finished()
             if jax.process_index() == 0:
                 run_directory.write_manifest(self.directory / str(step))
+                self._saved()
         except Exception as error:  # carried over to the main thread
             self._failure = self._error(step, error)
 

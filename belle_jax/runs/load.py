@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import logging
 
+from belle_jax import storage
 from belle_jax.families import Architecture
 from belle_jax.formats import gptq, huggingface, peft
 from belle_jax.json_files import read_json
@@ -64,11 +65,11 @@ def open_parameters(
                 f'{source} has an adapter of its own: merge it first (convert to_hf --merge), or '
                 'combine the two (convert adapter to_peft --source=A,B).'
             )
-        return Adapted(base, open_adapter(Path(adapter), base.architecture), adapter)
+        return Adapted(base, open_adapter(storage.local(adapter), base.architecture), adapter)
     is_open = isinstance(source, run_directory.Checkpoint)
     path = source.directory if is_open else huggingface.resolve(source)
     if weights:
-        return gptq.open(path, weights)
+        return gptq.open(path, storage.local(weights))
     if is_open or run_directory.is_run_directory(path):
         checkpoint = source if is_open else run_directory.open_checkpoint(path)
         saved = _saved(checkpoint)

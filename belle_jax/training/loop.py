@@ -14,6 +14,7 @@ from jax.experimental import multihost_utils
 from belle_jax import data, models, signals
 from belle_jax.config import Run
 from belle_jax.runs.run_directory import read_metrics
+from belle_jax.storage import Workdir
 from belle_jax.training import metrics, optim
 from belle_jax.training.samples import Samples
 from belle_jax.training.saving import Saving
@@ -31,25 +32,25 @@ class NotFiniteError(ValueError):
 class Trainer:
     """One run. `train()` does all of it; `self.state` is what it has reached."""
 
-    def __init__(self, run: Run, workdir: Path, stopping: Any = None):
+    def __init__(self, run: Run, workdir: str | Path | Workdir, stopping: Any = None):
         """Prepares everything up to the first step, or to the one after the last checkpoint.
 
         Args:
             run: From `config.resolve`.
-            workdir: The run directory; made if absent, continued if it holds a run.
+            workdir: The run directory, or gs://… or s3://…: made if absent, continued if it
+                holds a run.
             stopping: Of several processes, the step at which all stop (`cluster.joined`).
         Raises:
             ValueError: a field, a file or the mesh does not fit; nothing was trained.
         """
-        self.workdir, self._stopping = workdir, stopping
-
         # ─── who am I ────────────────────────────────────────────────────────────────────────────
-        start = Start(run, workdir)
+        start, self._stopping = Start(run, workdir), stopping
+        self.workdir = start.workdir
         self.run, self.architecture, tokenizer = start.run, start.architecture, start.tokenizer
 
         # ─── what it will be asked along the way ─────────────────────────────────────────────────
         asked = self.run.train.sample_prompts
-        self.samples = Samples(self.run, tokenizer, workdir) if asked else None
+        self.samples = Samples(self.run, tokenizer, self.workdir) if asked else None
 
         # ─── the mesh, and what is trained on it ─────────────────────────────────────────────────
         layout = lay_out(self.run, self.architecture, source=start.base)

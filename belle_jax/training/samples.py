@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from belle_jax import models
+from belle_jax import models, storage
 from belle_jax.config import Architecture, Run
 from belle_jax.data import Template, Tokenizer
 from belle_jax.decoding.assistant import Voice
@@ -120,8 +120,9 @@ def render(title: str, answers: Sequence[Mapping[str, Any]], metrics: Sequence[A
 
 
 def _read(path: str) -> list[PromptRow]:
+    file = storage.local(path)
     try:
-        return read_prompts(path)
+        return read_prompts(file)
     except OSError as error:
         raise ValueError(
             f'--config.train.sample_prompts={path} cannot be read ({error.strerror}): give a file '

@@ -23,7 +23,10 @@ class Saving:
         train = start.run.train
         self._start, self._setup, self._plan, self._steps = start, setup, plan, steps
         self.checkpoints = Checkpoints(
-            start.workdir / run_directory.CHECKPOINTS, train.keep_last, train.keep_best
+            start.workdir / run_directory.CHECKPOINTS,
+            train.keep_last,
+            train.keep_best,
+            saved=start.saved_to.send,
         )
 
     def restore(self) -> tuple[int, State]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 from absl import logging
+from jax.experimental import multihost_utils
 
 from belle_jax import config, families, models
 from belle_jax.config import Architecture, Run
@@ -28,6 +29,7 @@ from belle_jax.runs.load import (
 )
 from belle_jax.runs.parameters import Parameters, Regrouped, identity, place
 from belle_jax.runs.rounded import PACKINGS
+from belle_jax.storage import Workdir
 from belle_jax.training.held import Held
 from belle_jax.training.setup import Setup
 from belle_jax.weights.tensors import DTYPES
@@ -36,7 +38,7 @@ from belle_jax.weights.tensors import DTYPES
 class Start:
     """Resolves what a configuration leaves to files: the architecture and the tokenizer."""
 
-    def __init__(self, run: Run, workdir: Path):
+    def __init__(self, run: Run, workdir: str | Path | Workdir):
         """Reads them, and holds the run against the one already in the directory.
 
         Args:
@@ -44,7 +46,14 @@ class Start:
             workdir: The run directory.
         Raises:
             ValueError: the directory holds another run, or the tokenizer does not fit.
+            OSError: it lies on an object store, which cannot be read.
         """
+        self.saved_to = workdir if isinstance(workdir, Workdir) else Workdir(workdir)
+        if jax.process_index() == 0:
+            self.saved_to.fetch()
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices('workdir')
+        self.workdir, self._lock = self.saved_to.path, contextlib.ExitStack()
         run_files = (
             run_directory.CONFIG,
             run_directory.ACCOUNT,
@@ -56,17 +65,16 @@ class Start:
             '--config.data.validation.path': run.data.validation.path,
             '--config.train.sample_prompts': run.train.sample_prompts,
         }
-        distinct(read, {'--workdir': [workdir / name for name in run_files]})
-        self.workdir, self._lock = workdir, contextlib.ExitStack()
-        self.held, self.identity = Held(workdir), None
+        distinct(read, {'--workdir': [self.workdir / name for name in run_files]})
+        self.held, self.identity = Held(self.workdir), None
         kept = self.held.run if self.held.converted else None
         if kept and kept.adapter.rank and not run.adapter.rank:
             run = dataclasses.replace(run, adapter=kept.adapter)  # that of PEFT's files
         # A converted directory has its own parameters: the source may be gone.
-        self._source = str(workdir) if self.held.converted else run.model.source
+        self._source = str(self.workdir) if self.held.converted else run.model.source
         self.tokenizer = self._tokenizer(run)
         if self.held.run and run.model.source:  # the directory alone is enough to go on
-            self.architecture = run_directory.read_architecture(workdir)
+            self.architecture = run_directory.read_architecture(self.workdir)
         else:
             self.architecture = _architecture(run, self.tokenizer)
         if len(self.tokenizer) > self.architecture.vocab_size:
@@ -164,6 +172,8 @@ class Start:
 
     def unlock(self) -> None:
         """Lets the directory go, when all is saved."""
+        if jax.process_index() == 0:
+            self.saved_to.send(must=True)
         self._lock.close()
 
     def save(self, account: Any) -> None:
@@ -175,6 +185,7 @@ class Start:
         if self.held.run is None:
             self._keep_origin()
         write_json(self.workdir / run_directory.ACCOUNT, account.to_dict())
+        self.saved_to.send(must=True)  # what cannot be written there is known before the first step
 
     def _tokenizer(self, run: Run) -> Tokenizer:
         """The directory's own where it holds a model, else the one that is configured.

@@ -44,6 +44,7 @@ ELSEWHERE = {
     'belle-jax evaluate page': 'test_scoring_page serves it',
     'belle-jax plan': 'test_plan compiles the recipes',
     'belle-jax evaluate harness': "test_harness runs the page's task",
+    'belle-jax train --config=sft_llama:7b --workdir=s3:': 'test_storage trains in a bucket',
     'python -m benchmarks.train_step --shape=7b': 'needs a large accelerator',
     'python -m benchmarks.decode --size=7b': 'needs a large accelerator',
     'python -m benchmarks.packed_product': 'test_packed_product compiles its kernels',

@@ -80,17 +80,20 @@ def test_layer_after_layer_masters_become_what_a_rule_makes_of_all_at_once(name)
     def wide(tree):
         return {n: a.astype('float32') for n, a in tree.items()}
 
-    params, grads = drawn(), [drawn() for _ in range(3)]
+    params: Any = drawn()
+    grads = [drawn() for _ in range(3)]
     whole, layered = (
         training_optim.make(dataclasses.replace(optim, offload=offload), 10, specs)
         for offload in (False, True)
     )
-    held, state, other = wide(params), whole.init(wide(params)), layered.init(params)
+    held: Any = wide(params)
+    state, other = whole.init(held), layered.init(params)
     move = jax.jit(functools.partial(training_optim.moved, layered))
     for grad in grads:
         held, state = training_optim.moved(whole, wide(grad), state, held)
         params, other = move(grad, other, params)
-    for n, master in other['masters'].items():
+    masters: Any = other['masters']  # type: ignore[index]
+    for n, master in masters.items():
         np.testing.assert_allclose(master, held[n], rtol=2e-5, atol=2e-6, err_msg=n)
         np.testing.assert_array_equal(params[n], master.astype('bfloat16'))
 
