@@ -12,6 +12,7 @@ import json
 import os
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from absl import app, flags
 
@@ -28,6 +29,7 @@ WAYS: dict[str, dict[str, Any]] = {
     'LoRA, bfloat16': {'adapter.rank': 8, 'model.frozen': 'bfloat16'},
     'LoRA, int8': {'adapter.rank': 8, 'model.frozen': 'int8'},
     'LoRA, nf4': {'adapter.rank': 8, 'model.frozen': 'nf4'},
+    'LoRA, GPTQ in 4 bits': {'adapter.rank': 8, 'model.frozen': 'nf4', 'packing': True},
 }
 CARDS = (16, 24, 40, 80, 141)
 
@@ -43,8 +45,14 @@ def measured(model: str, fields: dict[str, Any], length: int, topology: str) -> 
     """Bytes by kind on one device."""
     from belle_jax import config
     from belle_jax.planning import chips
+    from belle_jax.families import Packing
     from belle_jax.planning.compiling import compile_step
+    from belle_jax.runs.rounded import PACKINGS
 
+    fields = dict(fields)
+    packings = dict(PACKINGS)
+    if fields.pop('packing', False):  # which a quantised model's directory would bring
+        packings['nf4'] = Packing(4, group_size=128)
     c: Any = config.default()
     devices = chips.read(topology).devices
     settings = {
@@ -56,7 +64,8 @@ def measured(model: str, fields: dict[str, Any], length: int, topology: str) -> 
         **fields,
     }
     c.update_from_flattened_dict(settings)
-    memory = compile_step(config.resolve(c), topology).memory
+    with mock.patch.dict(PACKINGS, packings):
+        memory = compile_step(config.resolve(c), topology).memory
     return {'bytes': memory._asdict(), 'devices': devices}
 
 

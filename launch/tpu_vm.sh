@@ -12,9 +12,8 @@
 #   launch/tpu_vm.sh --dry_run COMMAND ...   prints what COMMAND would run
 #
 # Needs gcloud, logged in, with a project. WORKDIR and the weights lie on storage that all hosts
-# see: Filestore mounted on them, or, for a slice of one host, a bucket (gs://...). After a slice
-# was taken away: delete, create, setup, and train with the same WORKDIR. Several slices at once:
-# launch/jobset.yaml.
+# see: Filestore, or, for a slice of one host, a bucket (gs://...). After a slice was taken away:
+# delete, create, setup, train with the same WORKDIR. Several slices at once: launch/jobset.yaml.
 set -euo pipefail
 name=${NAME:-belle-jax}
 zone=${ZONE:-europe-west4-b}

@@ -5,7 +5,6 @@ with more care.
 """
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from belle_jax.families.packing import NF4
 from belle_jax.weights import bitpacking
 from belle_jax.weights.tensors import Index
 
-PACKINGS: Mapping[str, Packing] = {
+PACKINGS: dict[str, Packing] = {
     'int8': Packing(8, group_size=0),
     'nf4': Packing(4, group_size=64, levels=NF4),
 }

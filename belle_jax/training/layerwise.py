@@ -51,13 +51,18 @@ class LayerByLayer:
             made[str(layers)] = init(group)
         return {'masters': wide if self.masters else {}, 'rule': made}
 
-    def move(self, grads: Params, state: Any, params: Params) -> tuple[dict[str, jax.Array], Any]:
-        """The parameters after a step, and the state."""
-        first: Any = self.first.update(dict(grads), optax.EmptyState())
-        grads, factor = first[0], jnp.float32(1)
+    def move(
+        self, sums: Params, weight: jax.Array, state: Any, params: Params
+    ) -> tuple[dict[str, jax.Array], Any, jax.Array]:
+        """As `optim.moved`. Sums are divided in the loop: whole stacks would be, in float32."""
+        first: Any = self.first.update(dict(sums), optax.EmptyState())
+        norm, whole = (
+            optax.tree.norm(jax.tree.map(lambda g: g.astype(jnp.float32), tree)) / weight
+            for tree in (first[0], sums)
+        )
+        factor = 1 / weight
         if self.clip_norm:
-            norm = optax.tree.norm(jax.tree.map(lambda g: g.astype(jnp.float32), grads))
-            factor = jnp.where(norm < self.clip_norm, 1, self.clip_norm / norm)
+            factor *= jnp.where(norm < self.clip_norm, 1, self.clip_norm / norm)
         moved, masters, rules = {}, {}, {}
         for layers, names in self._groups().items():
             update = functools.partial(_at_once, self.rules[layers], factor)
@@ -65,13 +70,13 @@ class LayerByLayer:
                 update = functools.partial(_in_turn, update, layers)
             own, held, group = (
                 {name: tree[name] for name in names if name in tree}
-                for tree in (params, state['masters'], grads)
+                for tree in (params, state['masters'], first[0])
             )
             found = update((own, held, state['rule'][str(layers)]), group)
             moved |= found[0]
             masters |= found[1]
             rules[str(layers)] = found[2]
-        return moved, {'masters': masters, 'rule': rules}
+        return moved, {'masters': masters, 'rule': rules}, whole
 
     def _groups(self) -> dict[int, list[str]]:
         """Names by the number of layers."""

@@ -102,14 +102,29 @@ def make(
 
 
 def moved(
-    rule: optax.GradientTransformation | LayerByLayer, grads: Params, state: Any, params: Params
-) -> tuple[dict[str, jax.Array], Any]:
-    """Parameters after a step of a rule from `make`, and its state."""
+    rule: optax.GradientTransformation | LayerByLayer,
+    sums: Params,
+    weight: jax.Array,
+    state: Any,
+    params: Params,
+) -> tuple[dict[str, jax.Array], Any, jax.Array]:
+    """A step of a rule from `make`.
+
+    Args:
+        rule: The rule.
+        sums: Gradients, times the weight.
+        weight: Of what they were summed over.
+        state: The rule's.
+        params: What is moved.
+    Returns:
+        The parameters after it, the state, and the norm of the gradient.
+    """
     if isinstance(rule, LayerByLayer):
-        return rule.move(grads, state, params)
-    updates, state = rule.update(dict(grads), state, dict(params))
+        return rule.move(sums, weight, state, params)
+    grads = {name: g / weight for name, g in sums.items()}
+    updates, state = rule.update(grads, state, dict(params))
     new: Any = optax.apply_updates(dict(params), updates)
-    return new, state
+    return new, state, optax.tree.norm(grads)
 
 
 def _rule(

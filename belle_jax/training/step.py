@@ -57,10 +57,12 @@ def make_step(
         key = jax.random.fold_in(jax.random.key(seed), number)
         grads, sums = _over_micro_batches(of_micro_batch, trainable, frozen, batch, key)
         # A batch without a trained token changes nothing, instead of dividing by zero.
-        grads = jax.tree.map(lambda g: g / jnp.maximum(sums['weight'], 1.0), grads)
-        moved, optimiser_state = optim.moved(optimiser, grads, optimiser_state, trainable)
+        weight = jnp.maximum(sums['weight'], 1.0)
+        moved, optimiser_state, norm = optim.moved(
+            optimiser, grads, weight, optimiser_state, trainable
+        )
         metrics = reduced(objective, sums) | {
-            'grad_norm': optax.tree.norm(grads),
+            'grad_norm': norm,
             'trained_tokens': sums['weight'],
             'tokens': sums['tokens'],
         }

@@ -13,8 +13,7 @@ import pytest
 import tiny
 import training_runs
 from belle_jax import config, models
-from belle_jax.training import optim as training_optim
-from belle_jax.training import small_state
+from belle_jax.training import optim, small_state
 from belle_jax.training.loop import Trainer
 from recipes import tiny as recipe
 
@@ -70,7 +69,7 @@ def run_of(folder, **fields) -> config.Run:
 @pytest.mark.parametrize('name', ['adamw', 'adafactor', 'lion', 'muon', 'galore'])
 def test_layer_after_layer_masters_become_what_a_rule_makes_of_all_at_once(name):
     specs = models.specs(models.Blueprint(tiny.LLAMA))
-    optim = config.Optim(name=name, clip_norm=0.5, learning_rate=1e-2, weight_decay=0.1, rank=4)
+    settings = config.Optim(name=name, clip_norm=0.5, learning_rate=1e-2, weight_decay=0.1, rank=4)
     rng = np.random.default_rng(0)
 
     def drawn():
@@ -83,15 +82,16 @@ def test_layer_after_layer_masters_become_what_a_rule_makes_of_all_at_once(name)
     params: Any = drawn()
     grads = [drawn() for _ in range(3)]
     whole, layered = (
-        training_optim.make(dataclasses.replace(optim, offload=offload), 10, specs)
+        optim.make(dataclasses.replace(settings, offload=offload), 10, specs)
         for offload in (False, True)
     )
     held: Any = wide(params)
     state, other = whole.init(held), layered.init(params)
-    move = jax.jit(functools.partial(training_optim.moved, layered))
+    weight = jnp.float32(3)
+    move = jax.jit(functools.partial(optim.moved, layered))
     for grad in grads:
-        held, state = training_optim.moved(whole, wide(grad), state, held)
-        params, other = move(grad, other, params)
+        held, state, _ = optim.moved(whole, wide(grad), weight, state, held)
+        params, other, _ = move(grad, weight, other, params)
     masters: Any = other['masters']  # type: ignore[index]
     for n, master in masters.items():
         np.testing.assert_allclose(master, held[n], rtol=2e-5, atol=2e-6, err_msg=n)
