@@ -7,7 +7,12 @@ import kills
 
 NAMES = tuple(trial.name for trial in kills.trials(''))
 pytestmark = pytest.mark.slow
-SOAK_ALONE = ('convert.adapter merge', 'training adapters')
+SOAK_ALONE = (
+    'convert.adapter merge',
+    'convert.extend_vocab',
+    'convert.prune_vocab',
+    'training adapters',
+)
 JAX = (
     'training',
     'convert.adapter from_peft',

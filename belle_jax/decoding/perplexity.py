@@ -60,6 +60,7 @@ def of_texts(
     dtype: str = 'float32',
     devices: int = 1,
     batch_size: int = 4,
+    adapter: str = '',
 ) -> list[dict[str, Any]]:
     """Measures a model of a directory on texts, each by itself, as JSON values.
 
@@ -73,12 +74,13 @@ def of_texts(
         dtype: Of weights and activations.
         devices: That share each weight.
         batch_size: Windows at a time.
+        adapter: Of the model, as in `belle_jax.load`.
     Raises:
         ValueError: model or text cannot be used.
     """
     texts = {source: corpora.text(source) for source in sources}
     voice = assistant.voice(path)
-    decoder = assistant.decoder(path, voice, dtype=dtype, devices=devices)
+    decoder = assistant.decoder(path, voice, dtype=dtype, devices=devices, adapter=adapter)
     if seq_len is None and (seq_len := window(decoder)) < SEQ_LEN:
         print(f"--seq_len={seq_len}: the model's context.", file=sys.stderr)
     figures = []
@@ -89,6 +91,7 @@ def of_texts(
             tokens = tokens[: corpus.windows and corpus.windows * seq_len]
         found = perplexity(decoder, tokens, seq_len, stride, batch_size=batch_size)
         about = {'model': path, 'step': voice.step, 'text': source, 'dtype': dtype}
+        about |= {'adapter': adapter} if adapter else {}
         about |= {'perplexity': found.value, **dataclasses.asdict(found)}
         about['bits_per_byte'] = found.loss * bits / len(text.encode())
         about['bits_per_character'] = found.loss * bits / len(text)

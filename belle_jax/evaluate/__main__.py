@@ -54,6 +54,7 @@ READ_BY = {
     'judgings against': 'run judge',
     'answers': 'run answer',
     'model_url': 'run answer page',
+    'adapter': 'run answer page harness perplexity',
     'others name person': 'run report',
     'train': 'run report check-set contamination',
     'temperature max_new_tokens seed': 'run answer page',

@@ -32,6 +32,11 @@ def _answer(job: cluster.ClusterJob | None) -> int:
     """The first stage, to which the processes of a job come together for a model of ours alone."""
     if not (options.ANSWERS.value or options.MODEL_URL.value) and options.MODEL.value:
         return _answer_together(job)
+    if _adapter():
+        raise ValueError(
+            f'--adapter={_adapter()} goes beside a model of ours: name that by --model, without '
+            '--model_url and --answers.'
+        )
     if job and job.process:
         return _said('process 0 does this alone.')
     from belle_jax.judging import answering
@@ -86,7 +91,7 @@ def _begun(asked: list[Any], by: str) -> Any:
         asked,
         model=options.MODEL.value,
         answered_by=by,
-        answer_settings=_sampling(),
+        answer_settings=_sampling() | ({'adapter': given} if (given := _adapter()) else {}),
     )
 
 
@@ -184,8 +189,17 @@ def harness() -> str:
     from belle_jax.judging import harness
 
     names = (
-        *('include_path', 'num_fewshot', 'limit', 'batch_size', 'seq_len', 'dtype', 'devices'),
-        *('apply_chat_template', 'template', 'system', 'log_samples', 'output'),
+        *(
+            'include_path',
+            'num_fewshot',
+            'limit',
+            'batch_size',
+            'seq_len',
+            'dtype',
+            'devices',
+            'adapter',
+        ),
+        *('apply_chat_template', 'template', 'system', 'log_samples', 'output', 'adapter'),
     )
     chosen: dict[str, Any] = {name: FLAGS[name].value for name in names}
     tasks: Any = FLAGS['tasks'].value
@@ -206,6 +220,7 @@ def perplexity() -> str:
         dtype=options.DTYPE.value,
         devices=options.DEVICES.value,
         batch_size=options.BATCH_SIZE.value,
+        adapter=_adapter(),
     )
     said = '\n'.join(
         (f'{found["text"]}: ' if len(figures) > 1 else '')
@@ -241,9 +256,13 @@ def _rubrics() -> Any:
     return rubrics.read(options.PROMPTS.value or rubrics.OWN[options.LANGUAGE.value])
 
 
+def _adapter() -> str:
+    return str(options.ADAPTER.value)
+
+
 def _model() -> dict[str, Any]:
     """The flags that say how a model of ours is loaded and spoken to."""
-    names = 'model template system dtype batch_size devices'.split()
+    names = 'model adapter template system dtype batch_size devices'.split()
     return {name: FLAGS[name].value for name in names}
 
 

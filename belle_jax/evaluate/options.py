@@ -5,6 +5,9 @@ from absl import flags
 MODEL = flags.DEFINE_string(
     'model', '', "Run directory, checkpoint, Hugging Face directory, hub name, or a server's model."
 )
+ADAPTER = flags.DEFINE_string(
+    'adapter', '', "An adapter of --model, PEFT's or a run's, which is not merged into it."
+)
 OUTPUT = flags.DEFINE_string(
     'output', '', 'Directory of the evaluation; of perplexity, contamination and harness a file.'
 )

@@ -46,6 +46,7 @@ def from_model(
     dtype: str = 'float32',
     batch_size: int = 8,
     devices: int = 1,
+    adapter: str = '',
     options: Mapping[str, Any],
     writes: bool = True,
 ) -> None:
@@ -60,6 +61,7 @@ def from_model(
         dtype: Of weights and activations.
         batch_size: Questions at a time.
         devices: That share each weight; of several processes all, and all call this.
+        adapter: Of the model, as in `belle_jax.load`.
         options: Fields of `Sampling`.
         writes: Whether this process writes the file, which one does.
     Raises:
@@ -83,13 +85,14 @@ def from_model(
         'batch_size': batch_size,
         'settings': dict(options),
     }
+    if adapter:
+        run['adapter'] = adapter
     answers = prompt_file.Output(output, rows, run, writes)
     try:
         answers.agree()
         if answers.done < len(rows):
-            engine = assistant.engine(
-                model, voice, dtype=dtype, batch_size=batch_size, devices=devices
-            )
+            placed: Any = {'dtype': dtype, 'devices': devices, 'adapter': adapter}
+            engine = assistant.engine(model, voice, batch_size=batch_size, **placed)
             settings = Sampling(**options)
             prompt_file.answer(
                 engine, voice, rows, answers, lambda tokens: settings, too_long=TOO_LONG
@@ -106,13 +109,15 @@ def speaker(
     dtype: str = 'float32',
     batch_size: int = 1,
     devices: int = 1,
+    adapter: str = '',
     options: Mapping[str, Any],
 ) -> Callable[[str], str]:
     """What has a model of ours answer one question; arguments and errors as in `from_model`."""
     from belle_jax.decoding import Sampling, assistant
 
     voice = assistant.voice(model, template, system)
-    engine = assistant.engine(model, voice, dtype=dtype, batch_size=batch_size, devices=devices)
+    placed: Any = {'dtype': dtype, 'devices': devices, 'adapter': adapter}
+    engine = assistant.engine(model, voice, batch_size=batch_size, **placed)
 
     def answer(text: str) -> str:
         prompt = voice.prompt([{'role': 'user', 'content': text}])

@@ -35,6 +35,7 @@ class HarnessModel:
         dtype: str = 'float32',
         batch_size: int = 8,
         devices: int = 1,
+        adapter: str = '',
     ):
         """Takes what the harness is to ask.
 
@@ -46,6 +47,7 @@ class HarnessModel:
             dtype: Of weights and activations.
             batch_size: Texts at a time.
             devices: That share each weight.
+            adapter: Of the model, as in `belle_jax.load`.
         Raises:
             ValueError: the model has no tokenizer, or reads fewer tokens than `seq_len`.
         """
@@ -55,7 +57,7 @@ class HarnessModel:
         from belle_jax.runs.load import read_architecture
 
         self._path, self._batch_size = model, batch_size
-        self._placed = {'dtype': dtype, 'devices': devices}
+        self._placed = {'dtype': dtype, 'devices': devices, 'adapter': adapter}
         self._voice = assistant.voice(model, template, system)
         self._architecture = read_architecture(model)
         limit = families.of(self._architecture).context_limit(self._architecture)

@@ -249,6 +249,18 @@ def trials(url: str) -> list[Trial]:
             _calibrated,
         ),
         Trial(
+            'convert.extend_vocab',
+            'convert.extend_vocab --model=source --target=target --train=text.txt --size=300',
+            ('target',),
+            _calibrated,
+        ),
+        Trial(
+            'convert.prune_vocab',
+            'convert.prune_vocab --model=source --target=target --corpus=text.txt',
+            ('target',),
+            _calibrated,
+        ),
+        Trial(
             'convert.adapter from_peft',
             'convert.adapter from_peft --source=adapter --target=target',
             ('target',),

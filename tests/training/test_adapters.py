@@ -15,10 +15,12 @@ import belle_jax
 import tiny
 import training_runs
 from belle_jax import config
+from belle_jax.decoding import perplexity
 from belle_jax.families import LowRank, adapter_maps
 from belle_jax.families.low_rank import PUBLISHED
 from belle_jax.families.packing import NF4
 from belle_jax.formats import huggingface, peft
+from belle_jax.judging import answering, questions
 from belle_jax.runs import adapter_files
 from belle_jax.runs.conversion import to_huggingface
 from belle_jax.runs.load import load_model, read_architecture
@@ -67,6 +69,22 @@ def test_only_the_adapter_is_saved_and_the_run_speaks_with_its_base(folder):
     spoken = logits(folder / 'run')
     assert np.abs(spoken - logits(folder / 'llama')).max() > 0.01
     np.testing.assert_array_equal(logits(folder / 'llama', adapter=folder / 'run'), spoken)
+
+
+def test_beside_its_base_an_adapter_is_measured_and_answers_as_its_run_does(folder, tmp_path):
+    (tmp_path / 'text.txt').write_text('天地玄黄 宇宙洪荒 ' * 20, 'utf-8')
+    base, run = str(folder / 'llama'), str(folder / 'run')
+    places = {'beside': (base, {'adapter': run}), 'run': (run, {}), 'base': (base, {})}
+    losses, answers = {}, {}
+    asked = [questions.Question(0, '倒写天地', '', 'rewrite')]
+    for name, (model, adapter) in places.items():
+        (found,) = perplexity.of_texts(model, [str(tmp_path / 'text.txt')], 32, **adapter)
+        losses[name] = found['loss']
+        spoken = {'template': 'belle', 'options': {'max_new_tokens': 8}}
+        answering.from_model(asked, tmp_path / name, model=model, **spoken, **adapter)
+        answers[name] = json.loads((tmp_path / name).read_text('utf-8').splitlines()[-1])['output']
+    assert losses['beside'] == losses['run'] != losses['base']
+    assert answers['beside'] == answers['run'] != answers['base']
 
 
 def test_what_is_frozen_stays_to_the_byte_and_has_no_moments(folder, tmp_path):
