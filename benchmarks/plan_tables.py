@@ -4,12 +4,13 @@
     python -m benchmarks.plan_tables --only=llama_7b --most=4 --topologies=v5e:4x8,h200:8
     python -m benchmarks.plan_tables --most=0                 # the tables of what is there
 
-A cell is a model on a topology: one row of 2,048 tokens a device, parameters split over all
-devices, and of what may be kept for the backward pass the most that fits. Each is saved as it is
-found, so that the next run goes on. A minute or two each; the compilers are on PYTHONPATH
+A cell is a model on a topology: one row of 2,048 tokens a device, parameters split over 32 devices,
+of which there are copies (over all, where they do not fit so), and of what may be kept for the
+backward pass the most that fits. Each is saved as it is found, so that the next run goes on. A minute or two each; the compilers are on PYTHONPATH
 (`.ci/compilers FOLDER`).
 """
 
+import itertools
 import json
 import os
 import subprocess
@@ -39,6 +40,7 @@ COLUMNS = {
     'v6e': ['v6e:2x4', 'v6e:8x8', 'v6e:16x16'],
     'h200': ['h200:1', 'h200:8', 'h200:8x4'],
 }
+SPLIT = 32  # devices that share a model's parameters: beyond, their collectives are not hidden
 STATE = 12  # bytes a parameter: itself and two moments
 
 
@@ -74,15 +76,16 @@ def cell(preset: str, topology: str) -> dict[str, Any]:
     if state > chip.memory:
         return {'fits': False, 'bytes_per_device': state}
     found: dict[str, Any] = {}
-    for remat in ('dots', 'block'):
-        found = planned(preset, topology, devices, remat)
+    ways = itertools.product(sorted({max(1, devices // SPLIT), 1}, reverse=True), ('dots', 'block'))
+    for copies, remat in ways:
+        found = planned(preset, topology, devices, copies, remat)
         if found['fits']:
             break
     del found['collectives'], found['warnings']
     return found
 
 
-def planned(preset: str, topology: str, rows: int, remat: str) -> dict[str, Any]:
+def planned(preset: str, topology: str, rows: int, copies: int, remat: str) -> dict[str, Any]:
     """What `belle-jax plan --output` writes."""
     with tempfile.TemporaryDirectory() as folder:
         output = f'{folder}/plan.json'
@@ -91,7 +94,7 @@ def planned(preset: str, topology: str, rows: int, remat: str) -> dict[str, Any]
             *(sys.executable, '-m', 'belle_jax.plan', f'--config={recipe}'),
             *(f'--topology={topology}', f'--output={output}', f'--config.batch.size={rows}'),
             *('--config.model.source=', f'--config.model.preset={preset}'),
-            f'--config.model.remat={remat}',
+            *(f'--config.model.remat={remat}', f'--config.mesh.data={copies}'),
         ]
         subprocess.run(command, check=True, env=os.environ, stdout=subprocess.DEVNULL)
         return json.loads(Path(output).read_text('utf-8'))[0]
