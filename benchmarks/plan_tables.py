@@ -6,8 +6,8 @@
 
 A cell is a model on a topology: one row of 2,048 tokens a device, parameters split over 32 devices,
 of which there are copies (over all, where they do not fit so), and of what may be kept for the
-backward pass the most that fits. Each is saved as it is found, so that the next run goes on. A minute or two each; the compilers are on PYTHONPATH
-(`.ci/compilers FOLDER`).
+backward pass the most that fits. Each is saved as it is found, so that the next run goes on. A
+minute or two each; the compilers are on PYTHONPATH (`.ci/compilers FOLDER`).
 """
 
 import itertools

@@ -44,8 +44,8 @@ TABLE = flags.DEFINE_boolean('table', False, 'Print what is there as Markdown.')
 def measured(model: str, fields: dict[str, Any], length: int, topology: str) -> dict[str, Any]:
     """Bytes by kind on one device."""
     from belle_jax import config
-    from belle_jax.planning import chips
     from belle_jax.families import Packing
+    from belle_jax.planning import chips
     from belle_jax.planning.compiling import compile_step
     from belle_jax.runs.rounded import PACKINGS
 

@@ -90,6 +90,7 @@ def test_a_model_is_quantised_reported_and_runs(folder):
     assert settings['bits'] == 4 and settings['sym'] and not settings['desc_act']
 
 
+@pytest.mark.soak
 def test_two_processes_make_the_same_model_as_one_with_two_devices(folder):
     few = ('--noclip', '--measure=0', '--samples=4', '--seq_len=32')  # what else is compiled
     start(folder, *few, jobs=programs.job(2))

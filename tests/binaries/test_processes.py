@@ -140,6 +140,7 @@ def test_a_mesh_that_does_not_fit_the_devices_of_all_is_one_sentence(flags, tmp_
         assert 'Traceback' not in text
 
 
+@pytest.mark.soak  # test_evaluate_run has two processes answer as well
 def test_what_one_process_has_begun_to_answer_two_answer_in_the_same_words(tmp_path):
     """One process with two devices, cut in the middle; process 0 alone writes."""
     tiny.write_model(model := tmp_path / 'model')

@@ -66,7 +66,10 @@ def run_of(folder, **fields) -> config.Run:
     return config.resolve(c)
 
 
-@pytest.mark.parametrize('name', ['adamw', 'adafactor', 'lion', 'muon', 'galore'])
+SOAKED = [pytest.param(name, marks=pytest.mark.soak) for name in ('lion', 'galore')]
+
+
+@pytest.mark.parametrize('name', ['adamw', 'adafactor', 'muon', *SOAKED])
 def test_layer_after_layer_masters_become_what_a_rule_makes_of_all_at_once(name):
     specs = models.specs(models.Blueprint(tiny.LLAMA))
     settings = config.Optim(name=name, clip_norm=0.5, learning_rate=1e-2, weight_decay=0.1, rank=4)
@@ -99,7 +102,11 @@ def test_layer_after_layer_masters_become_what_a_rule_makes_of_all_at_once(name)
 
 
 @pytest.mark.parametrize(
-    'fields', [{'offload': True}, {'offload': True, 'moment_dtype': '8bit'}], ids=['host', 'both']
+    'fields',
+    [
+        pytest.param({'offload': True}, marks=pytest.mark.soak, id='host'),
+        pytest.param({'offload': True, 'moment_dtype': '8bit'}, id='both'),
+    ],
 )
 def test_a_run_is_continued_exactly_on_any_mesh_and_learns_what_float32_learns(
     tmp_path, fields, monkeypatch

@@ -59,7 +59,9 @@ def train(architecture, made, *args, **settings):
 
 @pytest.mark.slow
 @families
-@pytest.mark.parametrize('shape', [(8, 1, 1), (1, 8, 1), (2, 2, 2)])
+@pytest.mark.parametrize(
+    'shape', [pytest.param((8, 1, 1), marks=pytest.mark.soak), (1, 8, 1), (2, 2, 2)]
+)
 def test_twenty_steps_on_eight_devices_lose_what_one_device_loses(family, shape):
     architecture = tiny.FAMILIES[family]
     made = batches(20)
