@@ -42,6 +42,7 @@ SHORTER = {
 ELSEWHERE = {
     'belle-jax generate_data review': 'test_review serves its page and ends it',
     'belle-jax evaluate page': 'test_scoring_page serves it',
+    'belle-jax train --config=sft_llama:7b --workdir=runs/sft --config.mesh.dcn': 'needs machines',
     'belle-jax plan': 'test_plan compiles the recipes',
     'belle-jax evaluate harness': "test_harness runs the page's task",
     'belle-jax train --config=sft_llama:7b --workdir=s3:': 'test_storage trains in a bucket',
