@@ -2,7 +2,9 @@
 
 import os
 import shutil
+import signal
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from belle_jax import flag_readers, storage
 from belle_jax.data import token_cache
 from belle_jax.data.templates import Template
 from belle_jax.data.tokenizer import load
+from belle_jax.runs import workdir
 from belle_jax.runs.load import load_model
 from belle_jax.runs.run_directory import verify, write_manifest
 from object_stores import names, put
@@ -37,7 +40,7 @@ def s3():
 def cache(tmp_path, monkeypatch):
     """Another disk in each test, and no waiting."""
     monkeypatch.setenv('BELLE_JAX_CACHE', str(tmp_path / 'disk'))
-    monkeypatch.setattr(storage, 'PAUSES', (0.0,))
+    monkeypatch.setattr(workdir, 'PAUSES', (0.0,))
     storage._fetched.cache_clear()
     return tmp_path / 'disk'
 
@@ -112,7 +115,7 @@ def test_what_is_read_is_fetched_where_it_changed_and_what_is_gone_goes(url, tmp
 def test_a_run_is_sent_with_its_manifest_last_and_a_cut_upload_is_no_checkpoint(
     url, cache, monkeypatch
 ):
-    work = storage.Workdir(url)
+    work = workdir.Workdir(url)
     work.fetch()
     fill(work.path, config_json='{}', tokenizer__tokenizer_json='{}')
     checkpoint(work.path, 5, 'five')
@@ -238,6 +241,78 @@ def test_a_run_that_is_killed_while_it_sends_goes_on_on_another_machine(
             np.testing.assert_array_equal(ours[name], value, err_msg=name)
 
 
+@pytest.mark.slow
+def test_two_processes_with_a_disk_each_train_in_one_place_and_one_goes_on(s3, tmp_path):
+    """Stopped, with both disks lost, and started again; then one process, which finds it whole."""
+    data = training_runs.make_data(tmp_path)
+    url = 's3://bucket/pod'
+    settings = [*data, '--config.train.steps=24', '--config.train.checkpoint_every=5']
+
+    def start(disks, *flags):
+        command = [sys.executable, '-m', 'belle_jax.train', f'--config={training_runs.RECIPE}']
+        jobs = programs.job(len(disks)) if len(disks) > 1 else [[]]
+        return [
+            programs.Program(
+                [*command, f'--workdir={url}', *settings, *own, *flags],
+                cwd=training_runs.ROOT,
+                env=os.environ
+                | {'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(training_runs.ROOT)}
+                | {'BELLE_JAX_CACHE': str(tmp_path / disk)},
+                stdout=tmp_path / f'{disk}.log',
+            )
+            for disk, own in zip(disks, jobs, strict=True)
+        ]
+
+    def codes(running):
+        return [process.wait(timeout=300) for process in running]
+
+    def run(disk):
+        return tmp_path / disk / 'runs/s3/bucket/pod'
+
+    both = start(['a', 'b'], '--cpu_devices=1')
+    while training_runs.steps_done(run('a')) < 8:
+        assert [process.poll() for process in both] == [None, None], (
+            tmp_path / 'a.log'
+        ).read_text()
+        time.sleep(0.01)
+    both[1].send_signal(signal.SIGTERM)
+    assert codes(both) == [143, 143], (tmp_path / 'a.log').read_text()
+    step = training_runs.steps_done(run('a'))
+    assert 8 <= step < 24
+    # Each disk has a part, which is no checkpoint; the place has all, under the sums of all.
+    parts = [
+        {p.relative_to(run(disk)) for p in (run(disk) / f'checkpoints/{step}').rglob('*.*')}
+        for disk in 'ab'
+    ]
+    assert parts
+    for disk in 'ab':
+        with pytest.raises(ValueError, match='missing|is not in'):
+            verify(run(disk) / f'checkpoints/{step}')
+        shutil.rmtree(tmp_path / disk)
+    verify(storage.local(url) / f'checkpoints/{step}')
+    assert codes(start(['c', 'd'], '--cpu_devices=1', '--config.train.max_steps=20')) == [0, 0]
+    assert not list(run('d').glob('metrics/*.png'))
+    undisturbed = tmp_path / 'undisturbed'
+    training_runs.train(undisturbed, [*settings, '--cpu_devices=2', '--config.train.max_steps=20'])
+    same(url, undisturbed)
+    # One process goes on, on a disk that has a part of it, and two with a part of what it wrote.
+    assert codes(start(['d'], '--cpu_devices=2', '--config.train.max_steps=22')) == [0]
+    assert codes(start(['c', 'd'], '--cpu_devices=1')) == [0, 0]
+    training_runs.train(undisturbed, [*settings, '--cpu_devices=2'])
+    same(url, undisturbed)
+
+
+def same(url, undisturbed):
+    """The run that is there has every bit of one on a disk."""
+    storage._fetched.cache_clear()
+    there = storage.local(url)
+    assert training_runs.losses(there) == training_runs.losses(undisturbed)
+    ours, theirs = map(training_runs.parameters, (there, undisturbed))
+    assert ours.keys() == theirs.keys() and len(ours) > 10
+    for name, value in theirs.items():
+        np.testing.assert_array_equal(ours[name], value, err_msg=name)
+
+
 def test_what_cannot_be_had_is_one_sentence_and_no_secret_is_told(s3, tmp_path, monkeypatch):
     def said(url, **variables):
         storage._store.cache_clear()
@@ -246,7 +321,7 @@ def test_what_cannot_be_had_is_one_sentence_and_no_secret_is_told(s3, tmp_path, 
                 patch.setenv(name, value) if value else patch.delenv(name)
             patch.setenv('AWS_EC2_METADATA_DISABLED', 'true')
             with pytest.raises((OSError, ValueError)) as error:
-                storage.Workdir(url).fetch() if 'run' in url else storage.local(url)
+                workdir.Workdir(url).fetch() if 'run' in url else storage.local(url)
         storage._store.cache_clear()
         assert 'a-secret' not in str(error.value) and '\n' not in str(error.value)
         return str(error.value)

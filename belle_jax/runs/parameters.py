@@ -208,6 +208,8 @@ class Arrays:
                 if start and (name not in self._stores or len(start) > 1):
                     path = f'{".".join(keys)}/'
                     kvstore = {'driver': 'ocdbt', 'base': base, 'path': path}
+                    if not (state / 'manifest.ocdbt').exists():  # of several disks
+                        kvstore = {'driver': 'file', 'path': f'{state}/{path}'}
                     spec = {'driver': driver, 'kvstore': kvstore}
                     opened = ts.open(spec, open=True, read=True, context=context)
                     self._stores[name] = opened.result()
