@@ -330,10 +330,9 @@ def test_of_several_copies_each_has_a_part_and_the_manifest_waits_for_all(
 def test_two_processes_with_a_disk_each_train_in_one_place_and_one_goes_on(s3, tmp_path):
     """Stopped, both disks lost, started again; then one process, on a disk that has a part."""
     data = training_runs.make_data(tmp_path)
-    url, flags = (
-        's3://bucket/pod',
-        [*data, '--config.train.steps=24', '--config.train.freeze=embed'],
-    )
+    url = 's3://bucket/pod'
+    flags = [*data, '--config.train.freeze=embed', '--config.train.steps=24']
+    flags += ['--config.train.checkpoint_every=9']
 
     def start(disks, *more):
         command = [sys.executable, '-m', 'belle_jax.train', f'--config={training_runs.RECIPE}']
