@@ -305,7 +305,9 @@ def test_of_several_copies_each_has_a_part_and_the_manifest_waits_for_all(
     with monkeypatch.context() as patch:
         refuse(patch, '_put', '10/state/c1')
         for said in both(10, must=True):
-            assert re.search('the network is down.* lost with .*goes on from what was sent', said)
+            assert said and re.search(
+                'the network is down.* lost with .*goes on from what was sent', said
+            )
     assert names(url) == files(5) | files(10) - {
         'checkpoints/10/state/c1', 'checkpoints/10.manifest.json'
     } | {'config.json'}  # fmt: skip

@@ -269,14 +269,9 @@ def _manager(directory: Path, limit: float | None, apart: bool) -> ocp.Checkpoin
         arrays = type_handlers.ArrayHandler(
             primary_host=None, replica_id=0, use_replica_parallel=False
         )
-        own: dict[str, Any] = {
-            'use_ocdbt': False,
-            'use_zarr3': True,
-            'multiprocessing_options': processes,
-            'type_handler_registry': type_handlers.create_type_handler_registry(
-                (jax.Array, arrays)
-            ),
-        }
+        registry = type_handlers.create_type_handler_registry((jax.Array, arrays))
+        own: dict[str, Any] = {'use_ocdbt': False, 'use_zarr3': True}
+        own |= {'multiprocessing_options': processes, 'type_handler_registry': registry}
         state = ocp.PyTreeCheckpointHandler(save_concurrent_gb=limit, **(own if apart else {}))  # type: ignore[arg-type]
         meta = ocp.JsonCheckpointHandler(multiprocessing_options=processes)
         handlers = {'state': state, 'meta': meta}

@@ -115,8 +115,7 @@ class Workdir:
             failure += f' What was to be sent is kept in {self.path}'
         else:
             failure = self._member.decide(
-                _tries(place.send_parts),
-                lambda failures: next(filter(None, failures), '') or _tries(place.send),
+                _tries(place.send_parts), lambda all_: max(all_) or _tries(place.send)
             )
             if not failure:
                 return
@@ -129,12 +128,12 @@ class Workdir:
 
 def _tries(send: Callable[[], None]) -> str:
     """Sends, some times if need be; returns what went wrong, or ''."""
-    for pause in (*PAUSES, None):
+    failure = ''
+    for pause in (0.0, *PAUSES):
+        time.sleep(pause)
         try:
             send()
             return ''
         except OSError as error:
-            if pause is None:
-                return str(error)
-            time.sleep(pause)
-    return ''
+            failure = str(error)
+    return failure
