@@ -2,7 +2,7 @@
 
 Each device's shard is read by itself, so that no host holds the model twice, or anything but its
 shards. For a checkpoint neither JAX nor Orbax is needed: TensorStore reads the files that Orbax
-wrote (OCDBT holding Zarr), any slice of any array, on any machine and whatever mesh wrote them.
+wrote (Zarr, in OCDBT or not), any slice of any array, on any machine and whatever mesh wrote them.
 What a run freezes is read from where it was written once.
 """
 
