@@ -49,7 +49,8 @@ def joined(
     *,
     place: str,
     stopped: int = 1,
-) -> contextlib.AbstractContextManager[cluster.Stopping | None]:
+    may_part: bool = False,
+) -> contextlib.AbstractContextManager[cluster.Member | None]:
     """As `cluster.joined`, with the flags' settings; `values` are what all must have the same."""
     return cluster.joined(
         job,
@@ -59,4 +60,5 @@ def joined(
         timeout=TIMEOUT.value,
         program=cli.program(),
         stopped=stopped,
+        may_part=may_part,
     )

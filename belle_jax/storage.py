@@ -1,36 +1,32 @@
 """Places on object stores, gs:// and s3://, by way of a copy of each on a disk here.
 
 This module alone knows of them. What is read is fetched into the copy and read there; a run works
-in its copy, and what it has saved is sent. A checkpoint counts, there as here, once its manifest
-stands beside it: that is sent last, and what is there without one is not fetched. Files are the
-same where size and time are, for a copy has its original's time. Stores have no locks: one machine
-alone trains in a place at a time.
+in its copy, and what it has saved is sent (`runs.workdir`). A checkpoint counts, there as here,
+once its manifest stands beside it: that is sent last, and what is there without one is not fetched.
+Files are the same where size and time are, for a copy has its original's time. Stores have no
+locks: one machine, or one job, trains in a place at a time.
 """
 
 import contextlib
 import functools
 import os
 import re
-import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from logging import CRITICAL, getLogger
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from absl import logging
-
 from belle_jax.files import locked, whole_file
+from belle_jax.json_files import read_json
 from belle_jax.progress import Progress
 
 REMOTE = re.compile(r'(gs|s3):/+')  # a Path has one slash of the two
 # What only whole checkpoints may have: `run_directory` says what is in it.
 SAVED, STEP, MANIFEST = re.compile('(checkpoints|frozen)/'), r'\w+/\d+(?=[./])', '.manifest.json'
 TEMPORARY = '.orbax-checkpoint-tmp'
-UNSENT = '.unsent'  # stands in the copy from before something is sent until all was
 CHUNK = 1 << 25  # bytes asked for at once
 THREADS = 8
-PAUSES = (1.0, 4.0, 16.0)  # seconds between tries to send, beside those of the libraries
 CREDENTIALS = {
     's3': 'AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE',
     'gs': 'GOOGLE_APPLICATION_CREDENTIALS, or log in (gcloud auth application-default login)',
@@ -66,10 +62,10 @@ def _fetched(url: str, names: tuple[str, ...]) -> Path:
     there = place.list()
     if not there:
         raise OSError(f'{place} has nothing: look at the name, or put there what is to be read.')
-    whole = _whole(there)
-    newest = step if step.isdigit() else str(_newest(whole))
-    other = re.compile(rf'checkpoints/(?!{newest}[./])')
-    chosen = {n: f for n, f in whole.items() if not other.match(n)}
+    files = whole(there)
+    wanted = step if step.isdigit() else str(newest(files))
+    other = re.compile(rf'checkpoints/(?!{wanted}[./])')
+    chosen = {n: f for n, f in files.items() if not other.match(n)}
     if names:
         chosen = {n: f for n, f in chosen.items() if PurePosixPath(n).name in names}
     place.copy.parent.mkdir(parents=True, exist_ok=True)
@@ -114,7 +110,7 @@ class Place:
             with contextlib.suppress(FileNotFoundError):  # what others remove meanwhile
                 if not re.search(rf'(^|/)\.|{TEMPORARY}', name) and not path.is_dir():
                     found[name] = (path.stat().st_size, path.stat().st_mtime)
-        return _whole(found)
+        return whole(found)
 
     def follow(self, there: Files, names: Collection[str] = ()) -> None:
         """Makes the copy what is there, or those of its files that have one of the names."""
@@ -134,10 +130,13 @@ class Place:
         progress.end(total)
 
     def send(self) -> None:
-        """Makes what is there the copy: manifests last, and only then old checkpoints go."""
+        """Makes what is there the copy: manifests last, and only then old checkpoints go.
+
+        What a manifest here vouches for stays, for other copies may have sent it.
+        """
         here, there = self.files(), self.list()
-        new = _changed(here, there)
-        saved = {n: re.match(STEP, n) for n in there.keys() - here.keys() if SAVED.match(n)}
+        new, named = _changed(here, there), here.keys() | self._vouched(here)
+        saved = {n: re.match(STEP, n) for n in there.keys() - named if SAVED.match(n)}
         left = {n for n, step in saved.items() if step and f'{step[0]}{MANIFEST}' in here}
         # A step that is saved once more: what its manifest vouches for changes from here on.
         self._delete(there.keys() & {n for n in new if n.endswith(MANIFEST)})
@@ -145,7 +144,25 @@ class Place:
         self._delete(left)  # of an upload that was cut
         self._each(self._put, [n for n in new if n.endswith(MANIFEST)])
         self._delete(sorted(saved.keys() - left, key=lambda n: not n.endswith(MANIFEST)))
-        # What has arrived whole has the same time from now on, by which it is known again.
+        self._date(new)
+
+    def send_parts(self) -> None:
+        """Sends what this copy has of checkpoints, of which others have the rest."""
+        new = _changed(self.files(), self.list())
+        new = [name for name in new if SAVED.match(name) and not name.endswith(MANIFEST)]
+        self._each(self._put, new)
+        self._date(new)
+
+    def _vouched(self, here: Files) -> set[str]:
+        names = set()
+        for manifest in (name for name in here if SAVED.match(name) and name.endswith(MANIFEST)):
+            with contextlib.suppress(ValueError, OSError):  # damaged, or removed meanwhile
+                step = manifest.removesuffix(MANIFEST)
+                names |= {f'{step}/{n}' for n in read_json(self.copy / manifest).get('files', ())}
+        return names
+
+    def _date(self, new: Collection[str]) -> None:
+        """Gives what has arrived whole the time that it has there, by which it is known again."""
         for name, (size, when) in self.list().items() if new else ():
             with contextlib.suppress(FileNotFoundError):
                 if name in new and (self.copy / name).stat().st_size == size:
@@ -202,61 +219,6 @@ class Place:
             raise OSError(f'{self} {say}') from error
 
 
-class Workdir:
-    """A run directory, `path`; where it is the copy of a place on a store, that follows it."""
-
-    def __init__(self, place: str | Path):
-        """Takes what --workdir says."""
-        self._place = Place(place, 'runs') if is_remote(place) else None
-        self.path = self._place.copy if self._place else Path(place)
-
-    def __str__(self) -> str:
-        if self._place is None:
-            return str(self.path)
-        return f'{self._place} (here {self.path}, below BELLE_JAX_CACHE)'
-
-    def fetch(self) -> None:
-        """Makes the copy what the store has, unless it has a newer checkpoint that was not sent.
-
-        Raises:
-            ValueError: another process trains in it.
-            OSError: the store cannot be read.
-        """
-        if self._place is None:
-            return
-        there = _whole(self._place.list())
-        self.path.mkdir(parents=True, exist_ok=True)
-        busy = ValueError(f'{self} is being trained in by another process: wait for it.')
-        with locked(self.path / '.lock', busy):
-            unsent = self.path / UNSENT
-            if not unsent.exists() or _newest(self._place.files()) <= _newest(there):
-                self._place.follow(there)
-                unsent.unlink(missing_ok=True)
-
-    def send(self, must: bool = False) -> None:
-        """Sends what is new; what fails is tried again, and then by the next call.
-
-        Args:
-            must: Whether it is an OSError when all tries have failed, and not a warning.
-        """
-        if self._place is None:
-            return
-        (self.path / UNSENT).touch()
-        for pause in (*PAUSES, None):
-            try:
-                self._place.send()
-                (self.path / UNSENT).unlink()
-                return
-            except OSError as error:
-                told = f'{error} What was to be sent is kept in {self.path}'
-                if pause is None and must:
-                    raise OSError(f'{told}: start the same command again.') from error
-            if pause is None:
-                logging.warning('%s, and the next checkpoint tries again.', told)
-            else:
-                time.sleep(pause)
-
-
 @functools.cache
 def _store(scheme: str) -> Any:
     """The file system of a scheme, with the credentials of the environment."""
@@ -283,7 +245,7 @@ def _changed(these: Files, those: Files) -> list[str]:
     return [name for name, file in these.items() if not same(file, those.get(name))]
 
 
-def _whole(files: Files) -> Files:
+def whole(files: Files) -> Files:
     """Without what is no part of a whole checkpoint, and without logs, which are of one start."""
 
     def kept(name: str) -> bool:
@@ -295,6 +257,6 @@ def _whole(files: Files) -> Files:
     return {name: file for name, file in files.items() if kept(name)}
 
 
-def _newest(files: Files) -> int:
+def newest(files: Files) -> int:
     """The step of the newest checkpoint, or -1."""
     return max((int(n) for n in re.findall(r'checkpoints/(\d+)\.m', ' '.join(files))), default=-1)

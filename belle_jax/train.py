@@ -18,10 +18,11 @@ from absl import flags
 from ml_collections import config_flags
 
 from belle_jax import cli, cluster_flags
-from belle_jax.storage import Workdir
+from belle_jax.runs.workdir import Workdir
+from belle_jax.storage import is_remote
 
 if TYPE_CHECKING:
-    from belle_jax.cluster import Stopping
+    from belle_jax.cluster import Member
     from belle_jax.config import Run
     from belle_jax.training.loop import Trainer
 
@@ -59,16 +60,18 @@ def main() -> int:
         {'--config': run.to_dict()},
         place=f'--workdir={workdir}',
         stopped=STOPPED,
-    ) as stopping:
-        trainer = _train(run, workdir, stopping)
+        may_part=is_remote(str(WORKDIR.value)),
+    ) as member:
+        workdir.join(member)
+        trainer = _train(run, workdir, member)
     return STOPPED if trainer.interrupted else 0
 
 
-def _train(run: 'Run', workdir: Workdir, stopping: 'Stopping | None') -> 'Trainer':
+def _train(run: 'Run', workdir: Workdir, member: 'Member | None') -> 'Trainer':
     from belle_jax.training.loop import Trainer
 
     try:
-        trainer = Trainer(run, workdir, stopping)
+        trainer = Trainer(run, workdir, member and member.stopping)
         trainer.train()
     except RuntimeError as error:
         if 'RESOURCE_EXHAUSTED' not in str(error):

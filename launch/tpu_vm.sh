@@ -11,9 +11,9 @@
 #   launch/tpu_vm.sh delete    ends the slice and its cost
 #   launch/tpu_vm.sh --dry_run COMMAND ...   prints what COMMAND would run
 #
-# Needs gcloud, logged in, with a project. WORKDIR and the weights lie on storage that all hosts
-# see: Filestore, or, for a slice of one host, a bucket (gs://...). After a slice was taken away:
-# delete, create, setup, train with the same WORKDIR. Several slices at once: launch/jobset.yaml.
+# Needs gcloud, logged in, with a project. WORKDIR and the weights lie in a bucket (gs://...), of
+# which each host has a copy on its disk, or on storage that all see (Filestore). After a slice was
+# taken away: delete, create, setup, train with the same WORKDIR. More slices: launch/jobset.yaml.
 set -euo pipefail
 name=${NAME:-belle-jax}
 zone=${ZONE:-europe-west4-b}

@@ -1,8 +1,13 @@
 """Places on object stores, against servers of both kinds on this machine."""
 
 import os
+import re
 import shutil
+import signal
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -15,8 +20,9 @@ from belle_jax import flag_readers, storage
 from belle_jax.data import token_cache
 from belle_jax.data.templates import Template
 from belle_jax.data.tokenizer import load
+from belle_jax.runs import workdir
 from belle_jax.runs.load import load_model
-from belle_jax.runs.run_directory import verify, write_manifest
+from belle_jax.runs.run_directory import entries_of, verify, write_manifest
 from object_stores import names, put
 from tiny import write_model
 
@@ -37,7 +43,7 @@ def s3():
 def cache(tmp_path, monkeypatch):
     """Another disk in each test, and no waiting."""
     monkeypatch.setenv('BELLE_JAX_CACHE', str(tmp_path / 'disk'))
-    monkeypatch.setattr(storage, 'PAUSES', (0.0,))
+    monkeypatch.setattr(workdir, 'PAUSES', (0.0,))
     storage._fetched.cache_clear()
     return tmp_path / 'disk'
 
@@ -112,7 +118,7 @@ def test_what_is_read_is_fetched_where_it_changed_and_what_is_gone_goes(url, tmp
 def test_a_run_is_sent_with_its_manifest_last_and_a_cut_upload_is_no_checkpoint(
     url, cache, monkeypatch
 ):
-    work = storage.Workdir(url)
+    work = workdir.Workdir(url)
     work.fetch()
     fill(work.path, config_json='{}', tokenizer__tokenizer_json='{}')
     checkpoint(work.path, 5, 'five')
@@ -238,6 +244,146 @@ def test_a_run_that_is_killed_while_it_sends_goes_on_on_another_machine(
             np.testing.assert_array_equal(ours[name], value, err_msg=name)
 
 
+class Meeting:
+    """A member of a job of two, in a thread."""
+
+    apart = True
+
+    def __init__(self, process, other=None):
+        self.process = process
+        self.values, self.made, self.barrier = (
+            (other.values, other.made, other.barrier) if other else ({}, [], threading.Barrier(2))
+        )
+
+    def decide(self, value, by):
+        self.values[self.process] = value
+        self.barrier.wait(30)
+        if not self.process:
+            self.made.append(by([self.values[0], self.values[1]]))
+        self.barrier.wait(30)
+        return self.made[-1]
+
+
+def test_of_several_copies_each_has_a_part_and_the_manifest_waits_for_all(
+    url, tmp_path, monkeypatch
+):
+    works, member = [], None
+    for process in range(2):
+        monkeypatch.setenv('BELLE_JAX_CACHE', str(tmp_path / str(process)))
+        works.append(workdir.Workdir(url))
+        works[-1].fetch()
+        works[-1].join(member := Meeting(process, member))
+    monkeypatch.setenv('BELLE_JAX_CACHE', str(tmp_path / 'reader'))
+    fill(works[0].path, config_json='{}')
+
+    def save(process, step, must=False):
+        folder = works[process].path / 'checkpoints' / str(step)
+        fill(folder, state__zarr_json='{}', state__c=f'{step}', when=f'{process}')
+        (folder / 'state' / 'c').rename(folder / 'state' / f'c{process}')
+        write_manifest(folder, works[process].share(folder, entries_of(folder)))
+        try:
+            works[process].send(must)
+        except OSError as error:
+            return str(error)
+
+    def both(step, **options):
+        with ThreadPoolExecutor(2) as pool:
+            return list(pool.map(lambda process: save(process, step, **options), range(2)))
+
+    def files(step):
+        found = {f'state/{n}' for n in ('zarr.json', 'c0', 'c1')} | {'when'}
+        return {f'checkpoints/{step}/{n}' for n in found} | {f'checkpoints/{step}.manifest.json'}
+
+    assert both(5) == [None, None]
+    assert names(url) == files(5) | {'config.json'}
+    five = [work.path / 'checkpoints' / '5' for work in works]
+    assert [p.name for p in five[1].rglob('*') if p.is_file()] == ['c1']
+    for folder, said in zip(five, ['c1 is missing', 'c1 is not in'], strict=True):
+        with pytest.raises(ValueError, match=said):
+            verify(folder)
+    # What one of them could not send keeps the sums of all back, until it could.
+    with monkeypatch.context() as patch:
+        refuse(patch, '_put', '10/state/c1')
+        for said in both(10, must=True):
+            assert said and re.search(
+                'the network is down.* lost with .*goes on from what was sent', said
+            )
+    assert names(url) == files(5) | files(10) - {
+        'checkpoints/10/state/c1', 'checkpoints/10.manifest.json'
+    } | {'config.json'}  # fmt: skip
+    for work in works:
+        shutil.rmtree(work.path / 'checkpoints' / '5')
+        (work.path / 'checkpoints' / '5.manifest.json').unlink()
+    assert both(15) == [None, None]
+    assert names(url) == files(10) | files(15) | {'config.json'}
+    read = storage.local(url) / 'checkpoints' / '15'
+    verify(read)
+    assert (read / 'when').read_text() == '0' and (read / 'state' / 'c1').read_text() == '15'
+    # Each becomes whole where it starts again, and what only parts are there of goes.
+    fill(works[1].path / 'checkpoints' / '20', state__c1='unsent')
+    write_manifest(works[1].path / 'checkpoints' / '20')
+    for work in works:
+        work.fetch()
+        verify(work.path / 'checkpoints' / '15')
+        assert not [p for p in work.path.rglob('20/**/*') if p.is_file()]
+
+
+@pytest.mark.slow
+def test_two_processes_with_a_disk_each_train_in_one_place_and_one_goes_on(s3, tmp_path):
+    """Stopped, both disks lost, started again; then one process, on a disk that has a part."""
+    data = training_runs.make_data(tmp_path)
+    url = 's3://bucket/pod'
+    flags = [*data, '--config.train.freeze=embed', '--config.train.steps=24']
+    flags += ['--config.train.checkpoint_every=9']
+
+    def start(disks, *more):
+        command = [sys.executable, '-m', 'belle_jax.train', f'--config={training_runs.RECIPE}']
+        jobs = programs.job(len(disks)) if len(disks) > 1 else [[]]
+        return [
+            programs.Program(
+                [*command, f'--workdir={url}', *flags, *own, *more],
+                cwd=training_runs.ROOT,
+                env=os.environ
+                | {'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(training_runs.ROOT)}
+                | {'BELLE_JAX_CACHE': str(tmp_path / disk)},
+                stdout=tmp_path / f'{disk}.log',
+            )
+            for disk, own in zip(disks, jobs, strict=True)
+        ]
+
+    def end(running):
+        return [process.wait(timeout=300) for process in running]
+
+    def run(disk):
+        return tmp_path / disk / 'runs/s3/bucket/pod'
+
+    both = start('ab', '--cpu_devices=1')
+    while training_runs.steps_done(run('a')) < 8:
+        said = (tmp_path / 'a.log').read_text() if (tmp_path / 'a.log').exists() else ''
+        assert [process.poll() for process in both] == [None, None], said
+        time.sleep(0.01)
+    both[1].send_signal(signal.SIGTERM)
+    assert end(both) == [143, 143], (tmp_path / 'a.log').read_text()
+    step = training_runs.steps_done(run('a'))
+    assert 8 <= step < 20 and f'checkpoints/{step}.manifest.json' in names(url)
+    for disk, said in {'a': 'is missing', 'b': 'is not in'}.items():
+        for part in (f'checkpoints/{step}', 'frozen/0'):
+            with pytest.raises(ValueError, match=said):
+                verify(run(disk) / part)
+        shutil.rmtree(tmp_path / disk)
+    assert end(start('cd', '--cpu_devices=1', '--config.train.max_steps=20')) == [0, 0]
+    assert f'from step {step}, up to step 20' in (tmp_path / 'c.log').read_text()
+    assert end(start('d', '--cpu_devices=2')) == [0]
+    undisturbed = tmp_path / 'undisturbed'
+    training_runs.train(undisturbed, [*flags, '--cpu_devices=2'])
+    there = storage.local(url)
+    assert training_runs.losses(there) == training_runs.losses(undisturbed)
+    ours, theirs = map(training_runs.parameters, (there, undisturbed))
+    assert ours.keys() == theirs.keys() and len(ours) > 10
+    for name, value in theirs.items():
+        np.testing.assert_array_equal(ours[name], value, err_msg=name)
+
+
 def test_what_cannot_be_had_is_one_sentence_and_no_secret_is_told(s3, tmp_path, monkeypatch):
     def said(url, **variables):
         storage._store.cache_clear()
@@ -246,7 +392,7 @@ def test_what_cannot_be_had_is_one_sentence_and_no_secret_is_told(s3, tmp_path, 
                 patch.setenv(name, value) if value else patch.delenv(name)
             patch.setenv('AWS_EC2_METADATA_DISABLED', 'true')
             with pytest.raises((OSError, ValueError)) as error:
-                storage.Workdir(url).fetch() if 'run' in url else storage.local(url)
+                workdir.Workdir(url).fetch() if 'run' in url else storage.local(url)
         storage._store.cache_clear()
         assert 'a-secret' not in str(error.value) and '\n' not in str(error.value)
         return str(error.value)

@@ -7,10 +7,9 @@
 Inside the block a process that dies, hangs or fails ends all of them with a sentence that names it.
 """
 
-from belle_jax.cluster.agreement import facts
+from belle_jax.cluster.agreement import Member, facts
 from belle_jax.cluster.job import ClusterJob, find
 from belle_jax.cluster.joining import joined
-from belle_jax.cluster.stopping import Stopping
 from belle_jax.cluster.watch import LOST
 
-__all__ = ['LOST', 'ClusterJob', 'Stopping', 'facts', 'find', 'joined']
+__all__ = ['LOST', 'ClusterJob', 'Member', 'facts', 'find', 'joined']

@@ -1,13 +1,47 @@
-"""What all processes must have in common, and where they do not: configuration and code."""
+"""What all processes must have in common, where they do not, and how they decide as one."""
 
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from belle_jax import __version__
+from belle_jax.cluster.watch import Watch
+
+
+class Member:
+    """This process as one of its job.
+
+    Attributes:
+        process: Its number.
+        stopping: The step at which all stop.
+        apart: Whether the processes lack a directory in common.
+    """
+
+    def __init__(self, watch: Watch, apart: bool) -> None:
+        """Takes what `joining` has found out."""
+        self.process, self.stopping, self.apart = watch.job.process, watch.stopping, apart
+        self._watch = watch
+
+    def decide(self, value: Any, by: Callable[[list[Any]], Any]) -> Any:
+        """What process 0 decides from the values of all; one thread at a time may ask.
+
+        No device takes part, so that training goes on.
+
+        Args:
+            value: What this process has to say, as JSON.
+            by: Called in process 0, with the values in the order of the processes.
+        Returns:
+            What that returned, in all.
+        """
+        values = self._watch.meet('decision', value)
+        if self.process:
+            return values[0]
+        decision = by([values[number] for number in sorted(values)])
+        self._watch.announce('decision', decision)
+        return decision
 
 
 def facts(values: Mapping[str, Any]) -> dict[str, str]:

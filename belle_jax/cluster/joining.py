@@ -11,14 +11,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from belle_jax import disk
-from belle_jax.cluster.agreement import difference
+from belle_jax.cluster.agreement import Member, difference
 from belle_jax.cluster.job import ClusterJob
 from belle_jax.cluster.link import Link, detour, listen
-from belle_jax.cluster.stopping import Stopping
 from belle_jax.cluster.watch import LOST, Watch
 from belle_jax.files import sweep
 
 SEEN_WITHIN = 15.0  # seconds until a file of one machine is seen by the others
+SEEN_SOON = 3.0  # likewise, where all can go on if it is not
 
 
 @contextlib.contextmanager
@@ -31,7 +31,8 @@ def joined(
     timeout: float,
     program: str,
     stopped: int,
-) -> Iterator[Stopping | None]:
+    may_part: bool = False,
+) -> Iterator[Member | None]:
     """While the block runs, this process is one of its job's; without a job it stays alone.
 
     JAX must not have been used before. Process 0 alone prints: what the others do goes to
@@ -47,8 +48,9 @@ def joined(
         timeout: Seconds within which a missing or silent process is named.
         program: Begins the sentences.
         stopped: The exit code of all after Ctrl-C in one.
+        may_part: Whether each process can do without a directory that all see.
     Yields:
-        Where all stop, for `Trainer`; None for a process that is alone.
+        This process as one of the job; None for a process that is alone.
     Raises:
         ValueError: process 0 cannot have its port.
     """
@@ -58,11 +60,11 @@ def joined(
     watch = Watch(job, timeout, program)
     try:
         _call(watch)
-        port = _agree(watch, facts, logs, place)
+        port, apart = _agree(watch, facts, logs, place, may_part)
         _start_jax(watch, port)
         if job.process:
             _log(watch, logs)
-        yield watch.stopping
+        yield Member(watch, apart)
         import jax
 
         jax.distributed.shutdown()  # waits for all
@@ -110,11 +112,18 @@ def _call(watch: Watch) -> None:
     watch.start()
 
 
-def _agree(watch: Watch, facts: Mapping[str, str], shared: Path, place: str) -> int:
-    """Compares what all must have in common, the directory as well; returns JAX' port."""
+def _agree(
+    watch: Watch, facts: Mapping[str, str], shared: Path, place: str, may_part: bool
+) -> tuple[int, bool]:
+    """Compares what all must have in common.
+
+    Returns:
+        JAX' port, and whether the directory is not one for all.
+    """
     if watch.job.process:
         name = watch.meet('facts', dict(facts))[0]
-        return watch.meet('directory', _sees(shared / name, watch.timeout / 2))[0]
+        patience = min(SEEN_SOON if may_part else SEEN_WITHIN, watch.timeout / 2)
+        return watch.meet('directory', _sees(shared / name, patience))[0]
     values = watch.meet('facts', dict(facts))
     names = {number: watch.name(number) for number in values}
     if sentence := difference(values, names):
@@ -129,7 +138,8 @@ def _agree(watch: Watch, facts: Mapping[str, str], shared: Path, place: str) -> 
         seen = watch.meet('directory', True)
     finally:
         token.unlink()
-    if blind := [names[number] for number, sees in seen.items() if not sees]:
+    blind = [names[number] for number, sees in seen.items() if not sees]
+    if blind and not may_part:
         watch.end(
             1,
             f'{place} of {names[0]} is not what {blind[0]} has by that name: all processes work on '
@@ -138,12 +148,12 @@ def _agree(watch: Watch, facts: Mapping[str, str], shared: Path, place: str) -> 
     with socket.socket() as probe:
         probe.bind(('', 0))
         port = probe.getsockname()[1]
-    watch.announce('directory', port)
-    return port
+    watch.announce('directory', (port, bool(blind)))
+    return port, bool(blind)
 
 
 def _sees(path: Path, patience: float) -> bool:
-    until = time.monotonic() + min(SEEN_WITHIN, patience)
+    until = time.monotonic() + patience
     while not path.exists():
         if time.monotonic() > until:
             return False
@@ -175,6 +185,7 @@ def _start_jax(watch: Watch, port: int) -> None:
 
 def _log(watch: Watch, folder: Path) -> None:
     """Leads what this process prints to its file, also what libraries print in C++."""
+    folder.mkdir(parents=True, exist_ok=True)
     name = folder / f'process-{watch.job.process}.log'
     file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     watch.console = os.dup(2)

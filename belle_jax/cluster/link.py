@@ -7,7 +7,7 @@ import threading
 import time
 from typing import Any
 
-LONGEST = 1 << 20  # bytes of a message: a configuration has some thousand
+LONGEST = 1 << 24  # bytes of a message: sums of a large checkpoint can be a million
 
 
 class Link:

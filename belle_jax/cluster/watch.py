@@ -288,4 +288,4 @@ class Watch:
         keys = [(subject, process) for process in processes]
         with self._changed:
             self._changed.wait_for(lambda: all(key in self._said for key in keys))
-            return {key[1]: self._said[key] for key in keys}
+            return {key[1]: self._said.pop(key) for key in keys}

@@ -7,7 +7,7 @@ the files agree with it. Old ones are deleted after that, never before.
 import os
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,13 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from jax.experimental import multihost_utils
+from orbax.checkpoint import type_handlers
 
 from belle_jax import disk
 from belle_jax.files import remove, sweep, without_dots
 from belle_jax.json_files import read_json
 from belle_jax.runs import run_directory
+from belle_jax.runs.workdir import Workdir
 
 # Orbax logs a traceback in every thread that an error passes; the error itself reaches the caller.
 logging.get_absl_logger().addFilter(lambda record: 'orbax' not in record.pathname)
@@ -54,7 +56,7 @@ class Checkpoints:
         keep_last: int = 2,
         keep_best: int = 1,
         concurrent_bytes: int | None = None,
-        saved: Callable[[], None] = lambda: None,
+        workdir: Workdir | None = None,
     ):
         """Opens the folder; what a killed process left half written is removed.
 
@@ -64,22 +66,16 @@ class Checkpoints:
             keep_best: Checkpoints of the lowest evaluation loss to keep.
             concurrent_bytes: How much may be on its way to the disk at once, more than the
                 largest array; None: all of it, which takes the host's memory for a second copy.
-            saved: Called by process 0 after each save, in a thread; the next save waits for it.
+            workdir: The run directory, where that sends what is saved: in a thread, for which the
+                next save waits. It also says whether each process has its own.
         """
         self.directory = directory = without_dots(directory)
-        self._keep_last, self._keep_best, self._saved = keep_last, keep_best, saved
+        self._keep_last, self._keep_best, self._workdir = keep_last, keep_best, workdir
+        self._apart = bool(workdir and workdir.apart)
+        self._keeps = self._apart or jax.process_index() == 0
         directory.mkdir(parents=True, exist_ok=True)
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=None, enable_async_checkpointing=True, cleanup_tmp_directories=True
-        )
         limit = concurrent_bytes / 1e9 if concurrent_bytes else None
-        handlers = {
-            'state': ocp.PyTreeCheckpointHandler(save_concurrent_gb=limit),  # type: ignore[arg-type]
-            'meta': ocp.JsonCheckpointHandler(),
-        }
-        self._manager = ocp.CheckpointManager(
-            directory.absolute(), options=options, item_handlers=handlers if limit else None
-        )
+        self._manager = _manager(directory.absolute(), limit, self._apart)
         self._finaliser: threading.Thread | None = None
         self._failure: Exception | None = None
         self._losses: dict[int, float | None] = {}
@@ -88,25 +84,36 @@ class Checkpoints:
     def newest(self) -> int | None:
         """The newest step that its manifest vouches for; damaged ones are named and put aside.
 
-        Process 0 reads the files; the others take its word.
+        Process 0 reads the files, and the others take its word; or each reads those of its own
+        disk, and what one of them cannot use is used by none.
         """
-        step = -1
-        if jax.process_index() == 0:
-            self._sweep()
-            self._manager.reload()
-            for candidate in sorted(self._manager.all_steps(), reverse=True):
-                try:
-                    run_directory.verify(self.directory / str(candidate))
-                except ValueError as error:
-                    logging.warning('Checkpoint %d is not used: %s', candidate, error)
-                    self._put_aside(candidate)
-                    continue
-                step = candidate
+        step, agreed = sys.maxsize, jax.process_count() == 1
+        while True:
+            step = self._newest_here(step) if self._keeps else -1
+            if not agreed:
+                steps = multihost_utils.process_allgather(np.int32(step))
+                step = int(steps.min() if self._apart else steps[0])
+                agreed = not self._apart or step == steps.max()
+            if agreed:
                 break
-        if jax.process_count() > 1:
-            step = int(multihost_utils.broadcast_one_to_all(np.int32(step)))
         self._manager.reload()
         return None if step < 0 else step
+
+    def _newest_here(self, limit: int) -> int:
+        """The newest good step up to a limit, or -1; newer ones are put aside."""
+        self._sweep()
+        self._manager.reload()
+        for candidate in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                if candidate > limit:
+                    raise ValueError('another process has lost it.')
+                run_directory.verify(self.directory / str(candidate))
+            except ValueError as error:
+                logging.warning('Checkpoint %d is not used: %s', candidate, error)
+                self._put_aside(candidate)
+                continue
+            return candidate
+        return -1
 
     def save(
         self, step: int, params: Mapping[str, Any], optimiser: Any, meta: Mapping[str, Any]
@@ -182,18 +189,23 @@ class Checkpoints:
     def _finalise(self, step: int) -> None:
         try:
             self._manager.wait_until_finished()
-            if jax.process_index() == 0:
-                run_directory.write_manifest(self.directory / str(step))
-                self._saved()
+            if self._keeps:
+                folder = self.directory / str(step)
+                entries = run_directory.entries_of(folder)
+                if self._workdir:
+                    entries = self._workdir.share(folder, entries)
+                run_directory.write_manifest(folder, entries)
+                if self._workdir:
+                    self._workdir.send()
         except Exception as error:  # carried over to the main thread
             self._failure = self._error(step, error)
 
     def _prune(self) -> None:
-        """Deletes what need not be kept; process 0 does, and nobody waits for it.
+        """Deletes what need not be kept on a disk; one process does, and nobody waits for it.
 
         Orbax' own deletion is a meeting of all processes, who would have to agree on what is there.
         """
-        if jax.process_index():
+        if not self._keeps:
             return
         manifests = self.directory.glob('*.manifest.json')
         steps = sorted(int(p.name.split('.')[0]) for p in manifests)
@@ -235,6 +247,35 @@ class Checkpoints:
             f'checkpoint {step} could not be saved in {self.directory} ({reason}). The checkpoints '
             f'before it are intact: {remedy}, and start the same command again.'
         )
+
+
+def _manager(directory: Path, limit: float | None, apart: bool) -> ocp.CheckpointManager:
+    """What writes; with a limit in GB on what is on its way.
+
+    Where processes are apart, each writes what describes the arrays, and the shards that it holds
+    as files of their own: OCDBT's, of all processes, would have to become one on a disk.
+    """
+    processes = ocp.options.MultiprocessingOptions(primary_host=None if apart else 0)
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=None,
+        enable_async_checkpointing=True,
+        cleanup_tmp_directories=True,
+        create=False,
+        multiprocessing_options=processes,
+    )
+    handlers = None
+    if limit or apart:
+        # One replica is written, by whoever holds it; and Zarr 3 has no hidden files.
+        arrays = type_handlers.ArrayHandler(
+            primary_host=None, replica_id=0, use_replica_parallel=False
+        )
+        registry = type_handlers.create_type_handler_registry((jax.Array, arrays))
+        own: dict[str, Any] = {'use_ocdbt': False, 'use_zarr3': True}
+        own |= {'multiprocessing_options': processes, 'type_handler_registry': registry}
+        state = ocp.PyTreeCheckpointHandler(save_concurrent_gb=limit, **(own if apart else {}))  # type: ignore[arg-type]
+        meta = ocp.JsonCheckpointHandler(multiprocessing_options=processes)
+        handlers = {'state': state, 'meta': meta}
+    return ocp.CheckpointManager(directory, options=options, item_handlers=handlers)
 
 
 def _save_args(tree: Any) -> Any:

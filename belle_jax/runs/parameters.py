@@ -2,7 +2,7 @@
 
 Each device's shard is read by itself, so that no host holds the model twice, or anything but its
 shards. For a checkpoint neither JAX nor Orbax is needed: TensorStore reads the files that Orbax
-wrote (OCDBT holding Zarr), any slice of any array, on any machine and whatever mesh wrote them.
+wrote (Zarr, in OCDBT or not), any slice of any array, on any machine and whatever mesh wrote them.
 What a run freezes is read from where it was written once.
 """
 
@@ -208,6 +208,8 @@ class Arrays:
                 if start and (name not in self._stores or len(start) > 1):
                     path = f'{".".join(keys)}/'
                     kvstore = {'driver': 'ocdbt', 'base': base, 'path': path}
+                    if not (state / 'manifest.ocdbt').exists():  # of several disks
+                        kvstore = {'driver': 'file', 'path': f'{state}/{path}'}
                     spec = {'driver': driver, 'kvstore': kvstore}
                     opened = ts.open(spec, open=True, read=True, context=context)
                     self._stores[name] = opened.result()

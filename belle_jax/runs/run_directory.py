@@ -11,7 +11,7 @@ import concurrent.futures
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -184,13 +184,23 @@ def manifest_of(step_dir: Path) -> Path:
     return step_dir.with_name(f'{step_dir.name}.manifest.json')
 
 
-def write_manifest(step_dir: Path) -> None:
+def entries_of(step_dir: Path) -> dict[str, Any]:
+    """What a manifest says of the files of a checkpoint that are here."""
+    files = _files(step_dir)
+    return dict(zip(files, _measured(step_dir, files), strict=True))
+
+
+def write_manifest(step_dir: Path, entries: Mapping[str, Any] | None = None) -> None:
     """Writes the manifest of a complete checkpoint, `checkpoints/STEP`, atomically.
 
-    One process calls it, after every process has finished writing.
+    One process calls it for a disk, after every process has finished writing.
+
+    Args:
+        step_dir: The checkpoint.
+        entries: From `entries_of` of all disks that it lies on; by default this one has all of it.
     """
-    files = _files(step_dir)
-    entries = dict(zip(files, _measured(step_dir, files), strict=True))
+    if entries is None:
+        entries = entries_of(step_dir)
     values = {'step': int(step_dir.name), 'files': entries}
     write_text(manifest_of(step_dir), json.dumps(values, indent=1))
 

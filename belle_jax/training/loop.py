@@ -14,7 +14,7 @@ from jax.experimental import multihost_utils
 from belle_jax import data, models, signals
 from belle_jax.config import Run
 from belle_jax.runs.run_directory import read_metrics
-from belle_jax.storage import Workdir
+from belle_jax.runs.workdir import Workdir
 from belle_jax.training import metrics, optim
 from belle_jax.training.samples import Samples
 from belle_jax.training.saving import Saving

@@ -26,7 +26,7 @@ class Saving:
             start.workdir / run_directory.CHECKPOINTS,
             train.keep_last,
             train.keep_best,
-            saved=start.saved_to.send,
+            workdir=start.saved_to,
         )
 
     def restore(self) -> tuple[int, State]:
@@ -86,12 +86,12 @@ class Saving:
     def _keep_frozen(self, frozen: Mapping[str, jax.Array]) -> None:
         """Writes the frozen part, in place of what a start that came to nothing has left."""
         folder = self._start.workdir / run_directory.FROZEN
-        if jax.process_index() == 0:
+        if self._start.saved_to.apart or jax.process_index() == 0:
             remove(folder)
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices('frozen')
         if frozen:
-            checkpoints = Checkpoints(folder)
+            checkpoints = Checkpoints(folder, workdir=self._start.saved_to)
             checkpoints.save(0, frozen, {}, {})
             checkpoints.close()
 
@@ -99,7 +99,8 @@ class Saving:
         like = self._setup.shapes.frozen
         if not like:
             return {}
-        checkpoints = Checkpoints(self._start.workdir / run_directory.FROZEN)
+        folder = self._start.workdir / run_directory.FROZEN
+        checkpoints = Checkpoints(folder, workdir=self._start.saved_to)
         step = checkpoints.newest()
         if step is None:
             raise ValueError(

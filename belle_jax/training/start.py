@@ -29,7 +29,7 @@ from belle_jax.runs.load import (
 )
 from belle_jax.runs.parameters import Parameters, Regrouped, identity, place
 from belle_jax.runs.rounded import PACKINGS
-from belle_jax.storage import Workdir
+from belle_jax.runs.workdir import Workdir
 from belle_jax.training.held import Held
 from belle_jax.training.setup import Setup
 from belle_jax.weights.tensors import DTYPES
@@ -49,7 +49,8 @@ class Start:
             OSError: it lies on an object store, which cannot be read.
         """
         self.saved_to = workdir if isinstance(workdir, Workdir) else Workdir(workdir)
-        if jax.process_index() == 0:
+        self._keeps = self.saved_to.apart or jax.process_index() == 0  # a directory, by itself
+        if self._keeps:
             self.saved_to.fetch()
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices('workdir')
@@ -157,7 +158,7 @@ class Start:
 
     def lock(self) -> None:
         """Keeps the directory until `unlock`; if another process does, a ValueError."""
-        if jax.process_index():
+        if not self._keeps:
             return
         self.workdir.mkdir(parents=True, exist_ok=True)
         busy = ValueError(
@@ -172,20 +173,20 @@ class Start:
 
     def unlock(self) -> None:
         """Lets the directory go, when all is saved."""
-        if jax.process_index() == 0:
+        if self._keeps:
             self.saved_to.send(must=True)
         self._lock.close()
 
     def save(self, account: Any) -> None:
         """Writes what a run directory says of itself."""
-        if jax.process_index():
-            return
-        self.workdir.mkdir(parents=True, exist_ok=True)
-        config.save(self.run, self.workdir / run_directory.CONFIG)
-        if self.held.run is None:
-            self._keep_origin()
-        write_json(self.workdir / run_directory.ACCOUNT, account.to_dict())
-        self.saved_to.send(must=True)  # what cannot be written there is known before the first step
+        if jax.process_index() == 0:
+            self.workdir.mkdir(parents=True, exist_ok=True)
+            config.save(self.run, self.workdir / run_directory.CONFIG)
+            if self.held.run is None:
+                self._keep_origin()
+            write_json(self.workdir / run_directory.ACCOUNT, account.to_dict())
+        if self._keeps:  # what cannot be written there is known before the first step
+            self.saved_to.send(must=True)
 
     def _tokenizer(self, run: Run) -> Tokenizer:
         """The directory's own where it holds a model, else the one that is configured.
