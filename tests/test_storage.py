@@ -328,7 +328,7 @@ def test_of_several_copies_each_has_a_part_and_the_manifest_waits_for_all(
         assert not [p for p in work.path.rglob('20/**/*') if p.is_file()]
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_two_processes_with_a_disk_each_train_in_one_place_and_one_goes_on(s3, tmp_path):
     """Stopped, both disks lost, started again; then one process, on a disk that has a part."""
     data = training_runs.make_data(tmp_path)
