@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -97,6 +97,17 @@ def of_texts(
         about['bits_per_character'] = found.loss * bits / len(text)
         figures.append(about)
     return figures
+
+
+def sentences(figures: Sequence[Mapping[str, Any]]) -> str:
+    """What `of_texts` found, a line for each text."""
+    return '\n'.join(
+        (f'{found["text"]}: ' if len(figures) > 1 else '')
+        + f'perplexity {found["perplexity"]:,.4f} ({found["loss"]:.5f} nats a token, '
+        f'{found["bits_per_byte"]:.4f} bits a byte, {found["bits_per_character"]:.4f} a character) '
+        f'on {found["tokens"]:,} tokens in {found["windows"]:,} windows of {found["seq_len"]:,}'
+        for found in figures
+    )
 
 
 def perplexity(

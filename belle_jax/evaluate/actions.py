@@ -222,13 +222,7 @@ def perplexity() -> str:
         batch_size=options.BATCH_SIZE.value,
         adapter=_adapter(),
     )
-    said = '\n'.join(
-        (f'{found["text"]}: ' if len(figures) > 1 else '')
-        + f'perplexity {found["perplexity"]:,.4f} ({found["loss"]:.5f} nats a token, '
-        f'{found["bits_per_byte"]:.4f} bits a byte, {found["bits_per_character"]:.4f} a character) '
-        f'on {found["tokens"]:,} tokens in {found["windows"]:,} windows of {found["seq_len"]:,}'
-        for found in figures
-    )
+    said = perplexity.sentences(figures)
     if options.OUTPUT.value:
         _write(figures[0] if len(figures) == 1 else {'texts': figures})
         said += f'\nThe figures are in {options.OUTPUT.value}'

@@ -5,6 +5,7 @@ lines of id, input, output and finish_reason, in the order of the questions.
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
@@ -87,8 +88,7 @@ def from_model(
     }
     if adapter:
         run['adapter'] = adapter
-    answers = prompt_file.Output(output, rows, run, writes)
-    try:
+    with contextlib.closing(prompt_file.Output(output, rows, run, writes)) as answers:
         answers.agree()
         if answers.done < len(rows):
             placed: Any = {'dtype': dtype, 'devices': devices, 'adapter': adapter}
@@ -97,8 +97,6 @@ def from_model(
             prompt_file.answer(
                 engine, voice, rows, answers, lambda tokens: settings, too_long=TOO_LONG
             )
-    finally:
-        answers.close()
 
 
 def speaker(

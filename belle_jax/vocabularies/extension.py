@@ -71,18 +71,13 @@ def extend(
     with rewritten(source, target, rows, blocks) as ready:
         notes = source.files.write(ready, range(first), addition)
         after = tokenizer.load(ready)
-        alone = files_of(after).spelled(addition.pieces)
         report = {
             'kind': source.files.kind,
             'first_new_id': first,
             'tokens': len(after),
             'rows_before': source.model.architecture.vocab_size,
             'rows': rows,
-            'unreachable': [
-                source.files.shown(piece)
-                for number, piece in enumerate(addition.pieces)
-                if alone[number] != [first + number]
-            ],
+            'unreachable': [*map(source.files.shown, _unreachable(after, addition.pieces, first))],
             'notes': notes,
             'texts': {
                 file: comparison.compare(source.files.tokenizer, after, comparison.lines_of(file))
@@ -91,6 +86,12 @@ def extend(
         }
         write_json(ready / REPORT, report)
     return report
+
+
+def _unreachable(after: tokenizer.Tokenizer, pieces: Sequence[Any], first: int) -> list[Any]:
+    """Pieces that are spelled by others even where they stand alone."""
+    alone = files_of(after).spelled(pieces)
+    return [piece for n, piece in enumerate(pieces) if alone[n] != [first + n]]
 
 
 def summary(report: dict[str, Any]) -> str:
