@@ -31,7 +31,7 @@ GROUP_SIZE = flags.DEFINE_integer(
     'group_size', 128, 'Inputs that share a scale; -1: all inputs of a matrix.'
 )
 SYM = flags.DEFINE_boolean(
-    'sym', True, 'Grids around zero, which vLLM takes; --nosym may be better at 2 and 3 bits.'
+    'sym', True, 'Grids around zero, which vLLM takes; with --clip they are as good as others.'
 )
 ACT_ORDER = flags.DEFINE_boolean(
     'act_order', False, 'Inputs with large activations first, in groups of their own (g_idx).'
