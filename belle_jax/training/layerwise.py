@@ -13,7 +13,32 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from belle_jax.models import ParamSpec
+
 Params = Mapping[str, jax.Array]
+
+
+def layers_of(specs: Mapping[str, ParamSpec]) -> dict[str, int]:
+    """How many layers each parameter is a stack of, by name; 0: it is none."""
+    return {n: spec.shape[0] if spec.axes[0] == 'layers' else 0 for n, spec in specs.items()}
+
+
+def groups(layers: Mapping[str, int]) -> dict[int, list[str]]:
+    """Names by the number of layers."""
+    found: dict[int, list[str]] = {}
+    for name, count in layers.items():
+        found.setdefault(count, []).append(name)
+    return found
+
+
+def state_axes(init: Callable[[Any], Any], stacks: Any) -> Any:
+    """Which axis of a rule's state is that of the layers: the first, or None for counters.
+
+    Those are the same for all layers and kept once: what hangs on them is not drawn into both
+    branches of a condition.
+    """
+    one = jax.tree.map(lambda a: a[0], stacks)
+    return jax.tree.map(lambda s: 0 if s.ndim else None, jax.eval_shape(init, one))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,13 +67,10 @@ class LayerByLayer:
         """The state: masters by name, and the rule's state for each number of layers."""
         wide = {name: p.astype(jnp.float32) for name, p in params.items()}
         made = {}
-        for layers, names in self._groups().items():
+        for layers, names in groups(self.layers).items():
             init, group = self.rules[layers].init, {name: wide[name] for name in names}
-            if layers:  # counters are the same for all layers, and kept once
-                one = jax.tree.map(lambda a: a[0], group)
-                axes = jax.tree.map(lambda s: 0 if s.ndim else None, jax.eval_shape(init, one))
-                init = jax.vmap(init, out_axes=axes)
-            made[str(layers)] = init(group)
+            run = jax.vmap(init, out_axes=state_axes(init, group)) if layers else init
+            made[str(layers)] = run(group)
         return {'masters': wide if self.masters else {}, 'rule': made}
 
     def move(
@@ -64,7 +86,7 @@ class LayerByLayer:
         if self.clip_norm:
             factor *= jnp.where(norm < self.clip_norm, 1, self.clip_norm / norm)
         moved, masters, rules = {}, {}, {}
-        for layers, names in self._groups().items():
+        for layers, names in groups(self.layers).items():
             update = functools.partial(_at_once, self.rules[layers], factor)
             if layers:
                 update = functools.partial(_in_turn, update, layers)
@@ -77,13 +99,6 @@ class LayerByLayer:
             masters |= found[1]
             rules[str(layers)] = found[2]
         return moved, {'masters': masters, 'rule': rules}, whole
-
-    def _groups(self) -> dict[int, list[str]]:
-        """Names by the number of layers."""
-        groups: dict[int, list[str]] = {}
-        for name, layers in self.layers.items():
-            groups.setdefault(layers, []).append(name)
-        return groups
 
 
 def _at_once(rule: optax.GradientTransformation, factor: jax.Array, given: Any, grads: Any) -> Any:

@@ -10,7 +10,7 @@ from absl import logging
 
 from belle_jax import config, sharding
 from belle_jax.models import ParamSpec
-from belle_jax.training import small_state
+from belle_jax.training import layerwise, small_state
 from belle_jax.training.layerwise import LayerByLayer
 
 Params = Mapping[str, jax.Array]
@@ -85,14 +85,14 @@ def make(
         return rule if ratio == 1.0 else optax.chain(rule, optax.masked(optax.scale(ratio), _is_b))
 
     if optim.offload or optim.moment_dtype == '8bit':
-        layers = {n: spec.shape[0] if spec.axes[0] == 'layers' else 0 for n, spec in specs.items()}
+        layers = layerwise.layers_of(specs)
         one = {
             n: spec._replace(shape=spec.shape[1:], axes=spec.axes[1:]) if layers[n] else spec
             for n, spec in specs.items()
         }
         rules = {
-            count: optax.chain(of_group({n: one[n] for n in one if layers[n] == count}), rows)
-            for count in sorted(set(layers.values()))
+            count: optax.chain(of_group({name: one[name] for name in names}), rows)
+            for count, names in layerwise.groups(layers).items()
         }
         return LayerByLayer(rules, layers, optim.clip_norm, rows, masters=optim.offload)
     rule = of_group(specs)
@@ -245,14 +245,11 @@ def _per_layer_matrices(
     Adafactor factors the two largest dimensions and clips by the mean over an array: on a stack
     [L, D, N, H] both would mix layers and split heads.
     """
-    groups: dict[int, list[str]] = {}
-    for name, spec in specs.items():
-        layers = spec.shape[0] if spec.axes[0] == 'layers' else 0
-        groups.setdefault(layers, []).append(name)
+    counts = layerwise.layers_of(specs)
+    groups = layerwise.groups(counts)
 
     def matrix(name: str, array: jax.Array) -> jax.Array:
-        spec = specs[name]
-        stacked = spec.axes[0] == 'layers'
+        spec, stacked = specs[name], counts[name] > 0
         lead, shape = ((array.shape[0],), array.shape[1:]) if stacked else ((), array.shape)
         if len(shape) < 3:
             return array
@@ -262,19 +259,13 @@ def _per_layer_matrices(
     def taken(tree: Params, layers: int) -> dict[str, jax.Array]:
         return {name: matrix(name, tree[name]) for name in groups[layers] if name in tree}
 
-    def state_axes(params: Any, layers: int) -> Any:
-        """None for counters, which are the same for all layers: what hangs on them is not drawn
-        into both branches of a condition.
-        """
-        one = jax.tree.map(lambda a: a[0], taken(params, layers))
-        return jax.tree.map(lambda s: 0 if s.ndim else None, jax.eval_shape(rule.init, one))
-
     def init(params):
         made = {}
         for layers in groups:
-            out = state_axes(params, layers) if layers else None
-            run = jax.vmap(rule.init, out_axes=out) if layers else rule.init
-            made[str(layers)] = run(taken(params, layers))
+            run, own = rule.init, taken(params, layers)
+            if layers:
+                run = jax.vmap(run, out_axes=layerwise.state_axes(run, own))
+            made[str(layers)] = run(own)
         return made
 
     def update(updates: Any, state: Any, params: Any = None) -> Any:
@@ -282,7 +273,7 @@ def _per_layer_matrices(
         for layers in groups:
             run = rule.update
             if layers:
-                axes = state_axes(params, layers)
+                axes = layerwise.state_axes(rule.init, taken(params, layers))
                 run = jax.vmap(run, in_axes=(0, axes, 0), out_axes=(0, axes))
             changed: Any
             changed, new_state[str(layers)] = run(
