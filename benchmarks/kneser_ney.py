@@ -58,18 +58,21 @@ def measure(run, order: int = 5) -> dict[str, float | int]:
 
     made = tokenizer.load(run.data.tokenizer or run.model.source)
     prepared = data.prepare(run, made)
-    if prepared.validation is None:
+    if not prepared.validation:
         raise ValueError('there are no validation rows: set --config.data.validation.fraction.')
     tokens, segments, _ = of_plan(prepared.train)
     model = KneserNey(tokens, segments, len(made), order)
-    held, held_segments, targets = of_plan(prepared.validation)
-    loss = float(model.nll(held, held_segments)[targets].mean())
+    losses = []
+    for held_out in prepared.validation:
+        held, held_segments, targets = of_plan(held_out.plan)
+        losses.append(model.nll(held, held_segments)[targets])
+    loss = float(np.concatenate(losses).mean())
     return {
         'order': order,
         'nats_per_token': round(loss, 4),
         'perplexity': round(float(np.exp(loss)), 2),
         'training_tokens': len(tokens),
-        'validation_tokens': int(targets.sum()),
+        'validation_tokens': sum(map(len, losses)),
         'vocab_size': len(made),
     }
 

@@ -1,6 +1,7 @@
 """From a run's data section to its plans: read, split, fit, pack, and account for every row."""
 
 import dataclasses
+import functools
 import hashlib
 import pathlib
 from collections.abc import Callable, Sequence
@@ -42,11 +43,36 @@ class DataAccount(dict):
 
 
 @dataclasses.dataclass(frozen=True)
+class HeldOut:
+    """What of a source is evaluated on."""
+
+    name: str  # a file's, or the source's path where two files are called the same
+    plan: plan.Plan  # one pass, in micro-batches
+    tokenizer: Tokenizer
+
+    @functools.cached_property
+    def characters(self) -> int:
+        """Of the tokens that count, as they decode: a measure that all tokenizers share."""
+        return sum(map(self._characters, range(self.plan.steps())))
+
+    def _characters(self, step: int) -> int:
+        batch = self.plan.batch(step)
+        counted = batch['weights'] > 0
+        row, column = np.nonzero(counted)
+        if not len(row):
+            return 0
+        segment = np.stack([row, batch['segment_ids'][row, column]])
+        borders = np.flatnonzero(np.diff(segment).any(0)) + 1
+        texts = np.split(batch['targets'][counted], borders)
+        return sum(len(self.tokenizer.decode(ids.tolist())) for ids in texts)
+
+
+@dataclasses.dataclass(frozen=True)
 class Prepared:
     """What a run trains and evaluates on."""
 
     train: plan.Plan
-    validation: plan.Plan | None
+    validation: tuple[HeldOut, ...]  # by source
     template: Template
     account: DataAccount
 
@@ -60,7 +86,7 @@ def prepare(run: config.Run, tokenizer: Tokenizer) -> Prepared:
         tokenizer: The model's.
     Returns:
         The plan of training, which ends after `train.epochs` (with `train.steps` it goes on), and
-        the one of validation: one pass in micro-batches.
+        those of validation.
     Raises:
         ValueError: a source cannot be read, or nothing is left to train or validate on.
     """
@@ -100,9 +126,10 @@ def prepare(run: config.Run, tokenizer: Tokenizer) -> Prepared:
         )
     if not run.train.steps:
         train = train.until(run.train.epochs)
-    validation = None
+    validation: tuple[HeldOut, ...] = ()
     if checks:
-        validation = _validation(checks, picked, run, account)
+        plans = _validation(checks, picked, run, account)
+        validation = tuple(HeldOut(name, p, tokenizer) for name, p in plans.items())
     account['fingerprint'] = train.fingerprint
     account['rows_per_epoch'] = train.rows_per_epoch
     return Prepared(train, validation, writer, account)
@@ -160,11 +187,11 @@ def _planned(
 
 def _validation(
     checks: list[Tokens], picked: list[np.ndarray], run: config.Run, account: DataAccount
-) -> plan.Plan:
+) -> dict[str, plan.Plan]:
+    """The plan of each source that has something, by its name."""
     data, rows = run.data, run.batch.size // run.batch.accumulation
     planned = [_planned(s, mask, data, 1.0, run.seed) for s, mask in zip(checks, picked)]
-    bins = tuple(b for b, _ in planned if len(b))
-    if not bins:
+    if not any(len(bins) for bins, _ in planned):
         raise ValueError(
             'validation has no conversation with an answer: give other rows in '
             '--config.data.validation.'
@@ -174,8 +201,19 @@ def _validation(
     account['validation'] = [
         entry | told | {'records': int(mask.sum())} for (_, entry), mask in zip(planned, picked)
     ]
-    made_of = ('validation', [b.source.key for b in bins], _settings(run, rows))
-    return _plan(bins, run, rows, made_of, shuffled=False).until(1)
+    paths = [entry['path'] for _, entry in planned]
+    plans = {}
+    for name, (bins, _) in zip(_names(paths), planned):
+        if len(bins):
+            made_of = ('validation', bins.source.key, _settings(run, rows))
+            plans[name] = _plan([bins], run, rows, made_of, shuffled=False).until(1)
+    return plans
+
+
+def _names(paths: list[str]) -> list[str]:
+    """Short ones where all differ."""
+    short = [pathlib.Path(path).name for path in paths]
+    return short if len(set(short)) == len(short) else paths
 
 
 def _settings(run: config.Run, rows: int) -> tuple[Any, ...]:

@@ -230,6 +230,7 @@ def _evaluation(checkpoint: run_directory.Checkpoint) -> str:
             ('loss', 'training loss of the last steps (nats a token)'),
             ('evaluation_loss', 'evaluation loss (nats a token)'),
             ('evaluation_perplexity', 'evaluation perplexity'),
+            ('evaluation_bits_per_character', 'evaluation, bits a character'),
         )
         if key in last
     ]

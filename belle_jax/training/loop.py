@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
@@ -16,11 +15,11 @@ from belle_jax.config import Run
 from belle_jax.runs.run_directory import read_metrics
 from belle_jax.runs.workdir import Workdir
 from belle_jax.training import metrics, optim
+from belle_jax.training.evaluation import evaluate
 from belle_jax.training.samples import Samples
 from belle_jax.training.saving import Saving
 from belle_jax.training.setup import Setup, lay_out
 from belle_jax.training.start import Start
-from belle_jax.training.step import reduced
 
 MIN_EVAL_STEPS = 5
 
@@ -148,14 +147,14 @@ class Trainer:
             # Looking at a step's loss waits for it: so only at the step before the newest, which
             # leaves the device busy, and at every step that something else waits for.
             due = self.number % train.log_every == 0 or self.number == self.last_step
-            evaluate = self._due(self.eval_every) and self.data.validation is not None
+            evaluating = self._due(self.eval_every) and bool(self.data.validation)
             save = self._due(self.save_every)
-            if due or evaluate or save:
+            if due or evaluating or save:
                 clock = self._report(pending, clock)
                 pending = []
             else:
                 self._check_finite(pending[:-1])
-            if evaluate:
+            if evaluating:
                 self._record_evaluation()
                 clock = time.monotonic()
             if self.samples and (self._due(self.eval_every) or self.number == self.last_step):
@@ -164,7 +163,7 @@ class Trainer:
                 self.samples.answer(self.number, self.setup.blueprint, self.state)
                 clock += time.monotonic() - began
             if save:
-                loss = self.evaluation_loss if evaluate else None
+                loss = self.evaluation_loss if evaluating else None
                 self.saving.save(self.number, self.state, loss)
             self.saving.checkpoints.check()
         if pending:
@@ -182,22 +181,10 @@ class Trainer:
             count = (self.number - first) * self.run.batch.size
             print(f'{placement.read:,} rows were read here, of {count:,} of all', flush=True)
 
-    def evaluate(self) -> dict[str, float]:
-        """The objective over the validation rows: its loss (nats a trained token) and metrics."""
-        plan = self.data.validation
-        assert plan is not None, 'the caller looks whether there is one'
-        placement, totals = self.setup.placement(micro_batches=1), None
-        for values in placement.stream(data.load(plan, placement.rows, 0, plan.steps(1.0))):
-            sums = self.setup.evaluate(self.state, values)
-            totals = sums if totals is None else jax.tree.map(jnp.add, totals, sums)
-        assert totals is not None
-        return {k: float(v) for k, v in reduced(self.setup.objective, totals).items()}
-
     def _record_evaluation(self) -> None:
-        found = self.evaluate()
+        found = evaluate(self.setup, self.state, self.data.validation)
         self.evaluation_loss = found['loss']
         record = {f'evaluation_{name}': value for name, value in found.items()}
-        record['evaluation_perplexity'] = metrics.perplexity(self.evaluation_loss)
         self.recorder.write(self.number, record)
 
     def _report(self, pending, clock: float) -> float:

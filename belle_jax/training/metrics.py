@@ -4,6 +4,7 @@ import json
 import math
 import resource
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from belle_jax.files import whole_file, write_text
 from belle_jax.progress import Line, duration
 from belle_jax.runs.run_directory import read_metrics
 
+CHINESE_FONTS = ('Noto Sans CJK SC', 'WenQuanYi Micro Hei', 'PingFang SC', 'Microsoft YaHei')
 Read = Callable[[Path], tuple[list[dict[str, Any]], list[bytes]]]
 PEAK_FLOPS = {
     # dense bfloat16 of one chip, from the vendors' data sheets
@@ -143,10 +145,7 @@ class Recorder:
 
     def _show(self, step: int, metrics: Mapping[str, float]) -> None:
         if 'evaluation_loss' in metrics:
-            self.say(
-                f'step {step}: evaluation loss {metrics["evaluation_loss"]:.4f}, perplexity '
-                f'{metrics["evaluation_perplexity"]:.2f}'
-            )
+            self.say(_evaluated(step, metrics))
             return
         done = max(step - self._first, 1)
         left = (time.monotonic() - self._started) / done * (self._steps - step)
@@ -156,6 +155,21 @@ class Recorder:
             f'grad norm {metrics["grad_norm"]:.3f} · left {duration(left)}'
         )
         (self._line.show if self._line.live else self.say)(text)
+
+
+def _evaluated(step: int, metrics: Mapping[str, float]) -> str:
+    text = (
+        f'step {step}: evaluation loss {metrics["evaluation_loss"]:.4f}, '
+        f'perplexity {metrics["evaluation_perplexity"]:.2f}'
+    )
+    bits = 'evaluation_bits_per_character'
+    text += f', {metrics[bits]:.4f} bits a character' if bits in metrics else ''
+    sources = [
+        f'{name.partition("/")[2]} {value:.4f}'
+        for name, value in metrics.items()
+        if name.startswith(f'{bits}/')
+    ]
+    return text + (f' ({", ".join(sources)})' if sources else '')
 
 
 def records_until(
@@ -184,10 +198,16 @@ def draw(records: list[dict[str, float]], path: Path) -> None:
     import matplotlib
 
     matplotlib.use('agg')
-    from matplotlib import pyplot
+    from matplotlib import font_manager, pyplot
 
+    # Sources may have Chinese names; the bundled font has no such letters.
+    installed = [name for name in CHINESE_FONTS if name in font_manager.get_font_names()]
+    pyplot.rcParams['font.family'] = ['sans-serif', *installed]
     figure, axis = pyplot.subplots(figsize=(8, 4.5), layout='constrained')
-    for name, label, style in (('loss', 'training', '-'), ('evaluation_loss', 'evaluation', 'o-')):
+    curves = [('loss', 'training', '-'), ('evaluation_loss', 'evaluation', 'o-')]
+    sources = dict.fromkeys(n for r in records for n in r if n.startswith('evaluation_loss/'))
+    curves += [(name, name.partition('/')[2], '.--') for name in sources]
+    for name, label, style in curves:
         points = [(r['step'], r[name]) for r in records if r.get(name) is not None]
         if points:
             axis.plot(*zip(*points, strict=True), style, label=label, markersize=4)
@@ -199,14 +219,10 @@ def draw(records: list[dict[str, float]], path: Path) -> None:
         right.plot(*zip(*rates, strict=True), ':', color='grey', label='learning rate')
         right.set_ylabel('learning rate')
     axis.legend()
-    with whole_file(path) as file:
+    with whole_file(path) as file, warnings.catch_warnings():
+        warnings.filterwarnings('ignore', 'Glyph')  # without such a font they are boxes
         figure.savefig(file, format='png', dpi=120)
     pyplot.close(figure)
-
-
-def perplexity(loss: float) -> float:
-    """exp(loss), infinite where that overflows."""
-    return math.exp(loss) if loss < 700 else math.inf
 
 
 def _number(value: float) -> float | int | None:

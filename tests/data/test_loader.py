@@ -50,6 +50,11 @@ def texts(plan, made):
     return found
 
 
+def held_texts(prepared, made):
+    """Those of validation."""
+    return [text for held in prepared.validation for text in texts(held.plan, made)]
+
+
 def test_reading_ahead_gives_what_asking_gives(tmp_path, chinese):
     path = write(tmp_path / 'a.jsonl', pairs(100))
     plan = data.prepare(run(tmp_path, path), chinese).train
@@ -82,25 +87,25 @@ def test_validation_rows_are_never_trained_on_even_as_copies(tmp_path, chinese, 
     )
     made = run(tmp_path, f'{first},{second}', epochs=1, validation=validation)
     prepared = data.prepare(made, chinese)
-    held, trained = texts(prepared.validation, chinese), texts(prepared.train, chinese)
+    held, trained = held_texts(prepared, chinese), texts(prepared.train, chinese)
     assert len(held) == 10 and not set(held) & set(trained)
     assert len(trained) == 180 and len(set(trained)) == 90
     sources = prepared.account['sources']
     assert sum(s['validation'] for s in sources) == 10
     assert sum(s['copies_of_validation'] for s in sources) == 10
     again = data.prepare(made, chinese)
-    assert texts(again.validation, chinese) == held
+    assert held_texts(again, chinese) == held
     other = data.prepare(run(tmp_path, f'{first},{second}', seed=1, validation=validation), chinese)
-    assert set(texts(other.validation, chinese)) != set(held)
+    assert set(held_texts(other, chinese)) != set(held)
 
 
 def test_validation_by_file(tmp_path, chinese):
     train, held = write(tmp_path / 'a', pairs(40)), write(tmp_path / 'b', pairs(15, '考题'))
     made = run(tmp_path, train, validation={'path': held}, batch=4, accumulation=2)
     prepared = data.prepare(made, chinese)
-    assert sorted(t[7:9] for t in texts(prepared.validation, chinese)) == ['考题'] * 15
+    assert sorted(t[7:9] for t in held_texts(prepared, chinese)) == ['考题'] * 15
     # Evaluation runs in micro-batches.
-    assert prepared.validation and prepared.validation.batch_size == 2
+    assert [held.plan.batch_size for held in prepared.validation] == [2]
     assert prepared.account['validation'][0]['records'] == 15
 
 
@@ -113,7 +118,7 @@ def test_an_answers_example_stays_with_its_conversation(tmp_path, chinese):
     path = write(tmp_path / 'a', rows)
     made = run(tmp_path, path, template='belle_card', validation={'count': 5}, epochs=1)
     prepared = data.prepare(made, chinese)
-    held, trained = texts(prepared.validation, chinese), texts(prepared.train, chinese)
+    held, trained = held_texts(prepared, chinese), texts(prepared.train, chinese)
     assert len(held) == 10 and len(trained) == 50
     number = {t.split('user')[0].removeprefix('Human:').strip() for t in held}
     assert len(number) == 5
