@@ -204,9 +204,10 @@ def _answer(rows: list[Any], voice: Any, chosen: dict[str, Any], settings: Any) 
     job = cluster_flags.find()
     same = {f'--{name}': value for name, value in run.items()}
     with cluster_flags.joined(job, Path(f'{path}.logs'), same, place=f'--output={path}'):
-        output = prompt_file.Output(path, rows, run, writes=not (job and job.process))
-        engine = _engine(voice, cluster_flags.all_devices(DEVICES) if job else DEVICES.value)
-        prompt_file.answer(engine, voice, rows, output, settings)
+        # The output comes first: that it cannot be written is known before weights are read.
+        with prompt_file.Output(path, rows, run, writes=not (job and job.process)) as output:
+            engine = _engine(voice, cluster_flags.all_devices(DEVICES) if job else DEVICES.value)
+            prompt_file.answer(engine, voice, rows, output, settings)
         print(f'{len(rows):,} answers are in {path}')
 
 

@@ -10,7 +10,8 @@ alone, the first of a family with compilation; --notimes leaves them out, for a 
 other work. Rows that --output has already are not made again.
 
 --part=stories takes the trained model of 172 columns instead, which no group divides; it reads
-stories of its own and is measured on a text of its kind.
+stories of its own and is measured on a text of its kind. --part=block takes one layer of LLaMA-7B's
+shape, with random weights, and rows of 2,048 tokens (--samples=8): it is there for the time alone.
 """
 
 import itertools
@@ -30,8 +31,8 @@ from benchmarks.figures import save
 MODELS = flags.DEFINE_string('models', 'runs/small', 'What benchmarks.small_models made.')
 SHARED = flags.DEFINE_string('shared', '../shared', 'Folder of the shared test files.')
 FAMILIES = flags.DEFINE_multi_enum('family', ['llama', 'bloom'], ['llama', 'bloom'], 'Which.')
-ALL = ['peer', 'grid', 'options', 'tables', 'stories']
-PARTS = flags.DEFINE_multi_enum('part', ALL[:4], ALL, 'Which tables.')
+ALL = ['peer', 'grid', 'variants', 'options', 'tables', 'stories', 'block']
+PARTS = flags.DEFINE_multi_enum('part', ALL[:5], ALL, 'Which tables.')
 BITS = flags.DEFINE_multi_integer('bits', [4, 3, 2, 8], 'Of the tables of bits and groups.')
 GROUPS = flags.DEFINE_multi_integer('group', [128, -1, 64, 32], 'Of the same tables.')
 PEER = flags.DEFINE_string('peer', '', 'A Python that has gptqmodel; without one it is left out.')
@@ -41,6 +42,7 @@ TIMES = flags.DEFINE_bool('times', True, 'Whether to say how long each took.')
 OUTPUT = flags.DEFINE_string('output', 'runs/benchmarks/gptq.json', 'Where the figures go.')
 
 SEQ_LEN = 512
+ALONE = ('stories', 'block')
 OPTIONS: dict[str, dict[str, Any]] = {
     'plain': {},
     'order': {'order': 'groups'},
@@ -63,7 +65,8 @@ def main(_: list[str]) -> None:
     path = Path(OUTPUT.value)
     rows = json.loads(path.read_text('utf-8'))['rows'] if path.is_file() else []
     there = {(r['family'], r['name'], r['bits'], r['group_size']) for r in rows}
-    families = ['stories'] if 'stories' in PARTS.value else FAMILIES.value
+    alone = [part for part in PARTS.value if part in ALONE]
+    families = alone or FAMILIES.value
     for family, model, text, parts in map(subject, families):
         side = Sides(model, text, parts)
         for name, bits, group_size, options in planned(family):
@@ -88,6 +91,11 @@ def planned(family: str) -> Rows:
             yield 'default', bits, group_size, {**BEST}
             yield 'rounding', bits, group_size, {'rounding': True}
         return
+    if family == 'block':
+        if PEER.value:
+            yield 'GPTQModel', 4, 128, {'peer': 'default'}
+        yield 'default', 4, 128, {**BEST}
+        return
     if 'peer' in PARTS.value and PEER.value:
         for group_size, bits in itertools.product(GROUPS.value, BITS.value):
             yield 'GPTQModel', bits, group_size, {'peer': 'default'}
@@ -97,6 +105,7 @@ def planned(family: str) -> Rows:
         for group_size, bits in itertools.product(GROUPS.value, BITS.value):
             yield 'default', bits, group_size, {**BEST}
             yield 'rounding', bits, group_size, {'rounding': True}
+    if 'variants' in PARTS.value:
         for bits in BITS.value:
             if family == 'llama':
                 yield 'default, rotate', bits, -1, {**BEST, 'rotate': True}
@@ -116,8 +125,8 @@ def subject(family: str) -> tuple[str, Path, Any, dict[str, slice]]:
     """A model, what it reads and is measured on, and the languages of that."""
     from belle_jax.quantization.calibration import Calibration
 
-    if family == 'stories':
-        return (family, *stories())
+    if family in ALONE:
+        return (family, *{'stories': stories, 'block': block}[family]())
     model, shared = Path(MODELS.value) / family, Path(SHARED.value) / 'data' / 'text'
     rng = np.random.default_rng(0)
     held = (model.parent / 'heldout_zh.txt').read_text('utf-8')
@@ -158,6 +167,28 @@ def stories() -> tuple[Path, Any, dict[str, slice]]:
     held = found[: len(found) // length * length].reshape(-1, length)
     text = Calibration(read, np.ones(read.shape, bool), held)
     return model, text, {'english': slice(None)}
+
+
+def block() -> tuple[Path, Any, dict[str, slice]]:
+    """The same of one layer of LLaMA-7B's shape."""
+    import shutil
+
+    import transformers
+
+    from belle_jax.quantization.calibration import Calibration
+
+    shared, model = Path(SHARED.value) / 'data', Path(OUTPUT.value).parent / 'block'
+    if not model.is_dir():
+        shutil.copytree(shared / 'tokenizers' / 'zh_bpe_6400', model)
+        config = transformers.LlamaConfig(
+            vocab_size=6400, hidden_size=4096, intermediate_size=11008, num_hidden_layers=1
+        )
+        transformers.LlamaForCausalLM(config).save_pretrained(model)
+    length = 2048
+    found = tokens(model, (shared / 'text' / 'xiyouji.txt').read_text('utf-8'))
+    rows = found[: (SAMPLES.value + 1) * length].reshape(-1, length)
+    text = Calibration(rows[:-1], np.ones(rows[:-1].shape, bool), rows[-1:])
+    return model, text, {'chinese': slice(None)}
 
 
 def tokens(model: Path, text: str) -> np.ndarray:

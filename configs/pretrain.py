@@ -6,8 +6,8 @@ belle-jax train --config=pretrain:llama --workdir=runs/pretrain \\
 Rows are {"text": …}; a text longer than a row goes on in the next. Several sources are mixed by
 weights, data.path=novels.jsonl,news.jsonl=2,general.jsonl=0.1: a little general text keeps a model
 from forgetting it. Variants: llama, bloom. The published rates are those of the end of pretraining;
-a tenth of that is a safe peak for going on. Files of --config.data.validation.path are told of each by
-itself, in bits a character.
+a tenth of that is a safe peak for going on. Of each file of --config.data.validation.path the loss
+is told by itself, in bits a character.
 
 A model whose vocabulary was extended (belle-jax convert extend_vocab) learns its tables first, with
 all else frozen, and everything then, as BELLE-LLaMA-EXT did:

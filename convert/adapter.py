@@ -11,6 +11,7 @@ high a rank), or mixed as peft does at the same rank (linear, ties, dare_linear,
 this.
 """
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +52,16 @@ def main(action: str) -> object:
 
 def _weighted(part: str) -> tuple[str, float]:
     """'adapters/a=0.7' -> ('adapters/a', 0.7); without a number 1."""
+    if not part.strip():
+        raise ValueError(f'--source={SOURCE.value} has a comma with nothing beside it: remove it.')
     place, _, weight = part.rpartition('=')
     try:
-        return place.strip(), float(weight)
+        found = float(weight)
     except ValueError:
         return part.strip(), 1.0
+    if not math.isfinite(found):
+        raise ValueError(f'--source={part}: {weight} is no weight: give a finite number.')
+    return place.strip(), found
 
 
 if __name__ == '__main__':

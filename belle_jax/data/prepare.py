@@ -140,7 +140,13 @@ def _split(
 ) -> tuple[list[Tokens], list[np.ndarray]]:
     """The sources of validation, and which records of each are evaluated on."""
     if split.path:
-        checks = [opened(s.path) for s in config.parse_sources(split.path, 'data.validation.path')]
+        given = config.parse_sources(split.path, 'data.validation.path')
+        if weighted := next((s for s in given if s.weight != 1), None):
+            raise ValueError(
+                f'--config.data.validation.path gives {weighted.path} the weight '
+                f'{weighted.weight:g}: what is evaluated on is read once. Leave the weight out.'
+            )
+        checks = [opened(source.path) for source in given]
         return checks, [np.ones(len(s.record_hash), bool) for s in checks]
     if split.fraction or split.count:
         return sources, _held_out(sources, split, seed)

@@ -5,7 +5,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import jax
 import numpy as np
@@ -109,7 +109,7 @@ class Output:
             return
         text = json.dumps([[r.id, r.input] for r in rows], ensure_ascii=False)
         run = run | {'input': hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()}
-        settings = self.path.with_name(self.path.name + SETTINGS)
+        self._settings = settings = self.path.with_name(self.path.name + SETTINGS)
         if self.path.exists() and self.path.stat().st_size:
             self._check(settings, json.loads(json.dumps(run)))
             self._resume()
@@ -135,10 +135,18 @@ class Output:
         self._file.write(json.dumps(values, ensure_ascii=False) + '\n')
         self._file.flush()
 
-    def close(self) -> None:
-        """Closes the file."""
-        if self._writes:
-            self._file.close()
+    def __enter__(self) -> Self:
+        """Itself; leaving closes the file."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Closes the file; where an error left it empty, it goes with its settings."""
+        if not self._writes:
+            return
+        self._file.close()
+        if any(error) and not self.path.stat().st_size:
+            self.path.unlink()
+            self._settings.unlink(missing_ok=True)
 
     def agree(self) -> None:
         """Takes over from process 0 how many rows are done."""

@@ -5,7 +5,6 @@ lines of id, input, output and finish_reason, in the order of the questions.
 """
 
 import asyncio
-import contextlib
 import dataclasses
 import json
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
@@ -88,7 +87,7 @@ def from_model(
     }
     if adapter:
         run['adapter'] = adapter
-    with contextlib.closing(prompt_file.Output(output, rows, run, writes)) as answers:
+    with prompt_file.Output(output, rows, run, writes) as answers:
         answers.agree()
         if answers.done < len(rows):
             placed: Any = {'dtype': dtype, 'devices': devices, 'adapter': adapter}

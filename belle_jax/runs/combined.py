@@ -36,8 +36,8 @@ def combine(
         density: Of entries that ties keeps, the largest, and dare, any; dare makes up for the rest.
         seed: Of dare's draws.
     Raises:
-        ValueError: they have DoRA, or parameters trained as a whole, or other ranks than each
-            other where that matters.
+        ValueError: they have DoRA, or parameters trained as a whole, or ranks that differ where
+            that matters; or the sum is too large for float32.
     """
     settings = [one.adapter for one in adapters]
     whole = [name for one in adapters for name in one.shapes if '.adapter.' not in name]
@@ -47,6 +47,14 @@ def combine(
     ranks = [one.rank for one in settings]
     if way != 'cat' and len(set(ranks)) > 1:
         raise ValueError(f'adapters of ranks {ranks} can be combined by cat alone.')
+    uneven = {what for one in adapters for what in getattr(one, 'uneven', ())}
+    # Signs are elected on the factors as they are stored, before any scale.
+    if way != 'cat' and ('ranks' in uneven or ('ties' in way and 'scales' in uneven)):
+        what = 'ranks' if 'ranks' in uneven else 'scales'
+        raise ValueError(
+            f'an adapter whose {what} differ from product to product cannot be combined by {way}: '
+            'use --combine=cat.'
+        )
     targets = [name for one in settings for name in one.targets]
     rank = sum(ranks) if way == 'cat' else ranks[0]
     combined = LowRank(rank, float(rank), tuple(dict.fromkeys(targets)))
@@ -63,6 +71,10 @@ def combine(
         else:
             mixed = _mixed(entry, having, way, density, rng)
         arrays[entry.ours] = mixed.astype(np.float32)
+        if not np.isfinite(arrays[entry.ours]).all():
+            raise ValueError(
+                f'with the weights {list(weights)} {entry.ours} overflows: lower them.'
+            )
     return PeftAdapter(combined, arrays)
 
 

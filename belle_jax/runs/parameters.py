@@ -205,7 +205,8 @@ class Arrays:
                 # Where there are float32 masters, what was trained in bfloat16 is not read.
                 start = next((s for s in MASTERS if keys[: len(s)] == list(s)), ())
                 name = '.'.join(keys[len(start) :])
-                if start and (name not in self._stores or len(start) > 1):
+                # A branch without arrays, such as masters that there are not, has an entry too.
+                if start and name and (name not in self._stores or len(start) > 1):
                     path = f'{".".join(keys)}/'
                     kvstore = {'driver': 'ocdbt', 'base': base, 'path': path}
                     if not (state / 'manifest.ocdbt').exists():  # of several disks

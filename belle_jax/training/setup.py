@@ -54,6 +54,12 @@ def lay_out(
             f'--config.train.rows_from={run.train.rows_from} is set and no table is trained: name '
             'one by --config.train.only or --config.adapter.also, such as embed.'
         )
+    if run.train.rows_from >= architecture.vocab_size:
+        raise ValueError(
+            f'--config.train.rows_from={run.train.rows_from} leaves nothing of a table to train: '
+            f'it has {architecture.vocab_size} rows. Give the first new row, which the report of '
+            'extend_vocab names, or the model that was extended.'
+        )
     grouped = Regrouped(source, parts[0].groups) if source else None
     return Layout(mesh, *parts, grouped)
 

@@ -152,10 +152,9 @@ def test_what_one_process_has_begun_to_answer_two_answer_in_the_same_words(tmp_p
     run = {'model': str(model), 'step': None, 'template': voice.template.name, 'system': ''}
     run |= {'dtype': 'float32', 'batch_size': 2, 'settings': sampling}
     rows = prompt_file.read_prompts(prompts)
-    alone = prompt_file.Output(output, rows, run)
     engine = assistant.engine(model, voice, batch_size=2, devices=2)
-    prompt_file.answer(engine, voice, rows, alone, lambda _: Sampling(**sampling))
-    alone.close()
+    with prompt_file.Output(output, rows, run) as alone:
+        prompt_file.answer(engine, voice, rows, alone, lambda _: Sampling(**sampling))
     made = output.read_bytes()
     assert len(made.splitlines()) == 5
     output.write_bytes(made[: len(made) // 2])

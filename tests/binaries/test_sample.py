@@ -78,11 +78,8 @@ QUESTIONS = [{'prompt': '字' * (i * 7 % 5) + str(i)} for i in range(11)]
 
 
 def answer_all(spoken, rows, path, settings=short, **run):
-    output = prompt_file.Output(path, rows, {'seed': 4, **run})
-    try:
+    with prompt_file.Output(path, rows, {'seed': 4, **run}) as output:
         prompt_file.answer(spoken[0], spoken[1], rows, output, settings)
-    finally:
-        output.close()
 
 
 def test_a_file_is_answered_in_order_whatever_field_a_row_uses(directory, tmp_path):
@@ -158,6 +155,19 @@ def test_a_run_that_was_killed_goes_on_to_the_same_answers(spoken, tmp_path):
         assert torn.read_bytes() == text
 
 
+def test_what_fails_before_the_first_answer_leaves_nothing_behind(spoken, tmp_path):
+    rows = prompt_file.read_prompts(rows_file(tmp_path / 'in.jsonl', *QUESTIONS))
+    path = tmp_path / 'out' / 'answers.jsonl'
+    for there in (False, True):
+        before = path.read_bytes() if there else None
+        with pytest.raises(KeyError), prompt_file.Output(path, rows, {'seed': 4}):
+            raise KeyError('the weights are damaged')
+        assert len(list(path.parent.iterdir())) == 2 * there
+        if there:
+            assert path.read_bytes() == before
+        answer_all(spoken, rows, path)
+
+
 def test_an_output_of_another_run_is_refused_and_left_alone(spoken, tmp_path):
     rows = prompt_file.read_prompts(rows_file(tmp_path / 'in.jsonl', *QUESTIONS[:2]))
     output = tmp_path / 'out.jsonl'
@@ -202,7 +212,7 @@ def test_a_prompt_that_does_not_fit_is_named_before_anything_is_made(spoken, tmp
     output = tmp_path / 'out.jsonl'
     with pytest.raises(ValueError, match='in.jsonl:2: .* reads at most 256'):
         answer_all(spoken, rows, output)
-    assert output.read_bytes() == b''
+    assert not output.exists()
     with pytest.raises(ValueError, match='in.jsonl has no rows'):
         (tmp_path / 'in.jsonl').write_text('\n')
         prompt_file.read_prompts(tmp_path / 'in.jsonl')

@@ -119,7 +119,8 @@ def test_twenty_steps_end_at_the_same_adapter(case):
         np.testing.assert_allclose(trainable[name], array, atol=1e-5, rtol=0, err_msg=name)
 
 
-def test_two_adapters_are_combined_as_peft_combines_them(tmp_path):
+@pytest.mark.parametrize('alphas', [{}, {'q_proj': 20}])
+def test_two_adapters_are_combined_as_peft_combines_them(tmp_path, alphas):
     base = torch_steps.model('llama')
     base.save_pretrained(tmp_path / 'base')
     architecture = read_architecture(tmp_path / 'base')
@@ -127,7 +128,11 @@ def test_two_adapters_are_combined_as_peft_combines_them(tmp_path):
     for name, seed, targets in (('one', 1, ['q_proj', 'up_proj']), ('two', 2, ['q_proj'])):
         torch.manual_seed(seed)
         settings = their_peft.LoraConfig(
-            r=4, lora_alpha=4 * seed, target_modules=targets, init_lora_weights=False
+            r=4,
+            lora_alpha=4 * seed,
+            target_modules=targets,
+            init_lora_weights=False,
+            alpha_pattern=alphas if name == 'one' else {},
         )
         if model is None:
             model = their_peft.get_peft_model(base, settings, adapter_name=name)
@@ -136,7 +141,10 @@ def test_two_adapters_are_combined_as_peft_combines_them(tmp_path):
     model.save_pretrained(tmp_path)
     ours = [peft.open(tmp_path / name, architecture) for name in ('one', 'two')]
     weights = [0.7, -0.4]
-    for way in ('cat', 'linear', 'ties'):
+    if alphas:
+        with pytest.raises(ValueError, match='whose scales differ from product to product'):
+            combined.combine(ours, weights, architecture, 'ties')
+    for way in ('cat', 'linear', *(() if alphas else ('ties',))):
         model.add_weighted_adapter(['one', 'two'], weights, way, combination_type=way, density=0.3)
         model.set_adapter(way)
         expected = their_logits(model.eval())

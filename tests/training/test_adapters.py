@@ -14,7 +14,7 @@ import as_gptq
 import belle_jax
 import tiny
 import training_runs
-from belle_jax import config
+from belle_jax import config, models
 from belle_jax.decoding import perplexity
 from belle_jax.families import LowRank, adapter_maps
 from belle_jax.families.low_rank import PUBLISHED
@@ -188,6 +188,21 @@ def test_beside_gptq_codes_it_learns_what_it_learns_beside_their_weights(folder,
         to_huggingface(tmp_path / f'run-{places[0].name}', tmp_path / 'merged', merge=True)
 
 
+@pytest.mark.parametrize(('inputs', 'outputs'), [(8, 32), (32, 96), (32, 128), (48, 512)])
+def test_magnitudes_begin_as_the_norms_of_the_weights(inputs, outputs):
+    architecture = dataclasses.replace(tiny.BLOOM, embed=inputs, mlp=outputs)
+    adapter = LowRank(4, 16.0, ('mlp.up', 'mlp.down'), dora=True)
+    blueprint = models.Blueprint(architecture, (), None, adapter)
+    base = models.initialise(blueprint, jax.random.key(0))
+    for seed in range(3):
+        made = models.initialise_adapter(blueprint, jax.random.key(seed), base)
+        for name in adapter.targets:
+            kernel = np.float64(base[f'blocks.0.{name}.kernel'])
+            norms = np.sqrt((kernel**2).sum(1))
+            found = made[f'blocks.0.{name}.adapter.magnitude']
+            np.testing.assert_allclose(found, norms, rtol=1e-5)
+
+
 def test_it_is_exported_as_peft_merged_and_taken_up_again(folder, tmp_path, capsys):
     run, spoken = settings(folder), logits(folder / 'run')
     to_huggingface(folder / 'run', tmp_path / 'peft')
@@ -255,6 +270,7 @@ def test_what_cannot_be_trained_beside_is_refused(folder, tmp_path):
     refused("adapter.also: 'lm_head' matches no parameter", also='lm_head')
     refused('names a part of some layers alone', also='layers.-1.attention_norm')
     refused('rows_from=9 is set and no table is trained', train={'rows_from': 9})
+    refused('rows_from=9999 leaves nothing', train={'rows_from': 9999}, also='embed,head')
     c: Any = config.default()
     c.model.source = str(folder / 'llama')
     for section, fields, match in (
@@ -288,6 +304,7 @@ def test_files_that_are_no_adapter_of_a_model_are_refused(folder, tmp_path):
         ({'r': 8}, {}, 'ask for'),
         ({'peft_type': 'IA3'}, {}, 'of kind LORA'),
         ({'bias': 'all'}, {}, 'only none is read'),
+        ({'init_lora_weights': 'pissa_niter_4'}, {}, 'changes the base too'),
         ({'layer_replication': [[0, 1]]}, {}, 'layer_replication is set'),
         ({}, {name: np.full_like(tensors[name], np.nan)}, 'not finite'),
         ({}, {f'{PUBLISHED}lm_head.lora_A.weight': tensors[name]}, 'adapts a table'),

@@ -101,6 +101,15 @@ def test_layer_after_layer_masters_become_what_a_rule_makes_of_all_at_once(name)
         np.testing.assert_array_equal(params[n], master.astype('bfloat16'))
 
 
+def test_without_masters_the_trained_weights_are_what_is_exported(tmp_path):
+    trainer = Trainer(run_of(tmp_path, moment_dtype='8bit'), tmp_path / 'run')
+    trainer.train()
+    saved = training_runs.parameters(tmp_path / 'run')
+    assert saved.keys() == trainer.state.trainable.keys()
+    for name, value in trainer.state.trainable.items():
+        np.testing.assert_array_equal(saved[name], value)
+
+
 @pytest.mark.parametrize(
     'fields',
     [

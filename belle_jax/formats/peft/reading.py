@@ -1,8 +1,9 @@
 """Adapters as PEFT's directories have them: `adapter_config.json` beside small weight files.
 
 Arrays are read whole, for they are small. Ranks and scales may differ from product to product
-there; here an adapter has one of each, so that smaller ranks are filled with zeros, and B takes
-what a scale differs by: the product B A, which is all that an adapter says, stays as it was.
+there; here an adapter has one of each, so that smaller ranks are filled with zeros, and A and B
+each take the root of what a scale differs by: the product B A, which is all that an adapter says,
+stays as it was.
 
 Source: peft 0.21.
 """
@@ -33,9 +34,11 @@ class PeftAdapter:
 
     dtype = 'float32'
 
-    def __init__(self, adapter: LowRank, arrays: Mapping[str, np.ndarray]):
-        """Of its settings, and arrays by checkpoint name."""
-        self.adapter, self.arrays = adapter, arrays
+    def __init__(
+        self, adapter: LowRank, arrays: Mapping[str, np.ndarray], uneven: tuple[str, ...] = ()
+    ):
+        """Of its settings, arrays by checkpoint name, and what differs by product in its files."""
+        self.adapter, self.arrays, self.uneven = adapter, arrays, uneven
         self.shapes = {name: array.shape for name, array in arrays.items()}
 
     def dtype_of(self, name: str) -> np.dtype:
@@ -86,7 +89,9 @@ def open(directory: Path, architecture: Architecture) -> PeftAdapter:
         theirs = [_filled(layer, part, entry, adapter.scale) for layer in layers]
         whole = tuple(slice(0, n) for n in entry.our_shape)
         arrays[entry.ours] = entry.take(theirs, whole, np.dtype(np.float32))
-    return PeftAdapter(adapter, arrays)
+    scales = {layer.scale for layers in found.values() for layer in layers if layer}
+    differs = {'ranks': len(ranks) > 1, 'scales': len(scales) > 1}
+    return PeftAdapter(adapter, arrays, tuple(name for name, does in differs.items() if does))
 
 
 # --- reading --------------------------------------------------------------------------------------
@@ -142,8 +147,8 @@ def _filled(layer: _Layer | None, part: str, entry: TensorMap, scale: float) -> 
     array = getattr(layer, part).astype(np.float32)
     if not np.isfinite(array).all():
         raise ValueError(f'{entry.theirs} of the adapter has numbers that are not finite.')
-    if part == 'b' and layer.scale != scale:
-        array = array * np.float32(layer.scale / scale)
+    if part in 'ab' and layer.scale != scale:
+        array = array * np.float32((layer.scale / scale) ** 0.5)
     out[tuple(slice(0, n) for n in array.shape)] = array
     return out
 

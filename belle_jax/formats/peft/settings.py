@@ -17,6 +17,8 @@ UNSUPPORTED = (
     'corda_config', 'loftq_config',
 )  # fmt: skip
 """Settings that mean other arrays or another arithmetic, if they are set."""
+OF_THE_BASE = ('pissa', 'olora', 'corda', 'loftq', 'lora_ga')
+"""Beginnings, by which peft takes from the base what the adapter starts with, again on loading."""
 
 
 def is_adapter(directory: Path) -> bool:
@@ -41,6 +43,12 @@ class AdapterSettings:
         for name in UNSUPPORTED:
             if values.get(name):
                 raise ValueError(f'{path}: {name} is set, which is not read here: merge with peft.')
+        if str(values.get('init_lora_weights')).startswith(OF_THE_BASE):
+            raise ValueError(
+                f'{path}: init_lora_weights={values["init_lora_weights"]!r:.80} changes the base '
+                "too, which is not read here: save it with peft's "
+                'path_initial_model_for_weight_conversion, or merge with peft.'
+            )
         if values.get('bias', 'none') != 'none':
             raise ValueError(f'{path}: bias={values["bias"]!r:.80}: only none is read.')
         self.path, self.values = path, values
