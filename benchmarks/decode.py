@@ -5,7 +5,8 @@
 
 Each side decodes alone, in turn, several times; the best time of each counts, because whatever else
 a machine does can only add to it. Weights are random: speed does not depend on them. Without torch
-ours alone is measured. With --tokenizer=DIRECTORY the text of a long answer is streamed as well,
+ours alone is measured. With --bits=4 the same shape with packed products, in groups of 32, takes
+turns with them. With --tokenizer=DIRECTORY the text of a long answer is streamed as well,
 token by token, and compared with decoding all of it at every eighth.
 """
 
@@ -27,6 +28,7 @@ BATCHES = flags.DEFINE_multi_integer('batch', [1, 8], 'Prompts at a time.')
 PROMPT = flags.DEFINE_integer('prompt', 32, 'Tokens of each prompt.')
 NEW = flags.DEFINE_integer('new', 192, 'Tokens of each answer.')
 REPEATS = flags.DEFINE_integer('repeats', 5, 'Runs of each side; the best counts.')
+BITS = flags.DEFINE_integer('bits', 0, 'Of a packed model beside; 0: none.')
 TRANSFORMERS = flags.DEFINE_bool('transformers', True, 'Compare with transformers and torch.')
 TOKENIZER = flags.DEFINE_string('tokenizer', '', 'Streams text with the one of a directory.')
 OUTPUT = flags.DEFINE_string('output', 'runs/benchmarks/decode.json', 'Where the figures go.')
@@ -48,16 +50,25 @@ def architecture(family: str):
     return Architecture(family=family, mlp=MLP_15M[family], **SHAPES_15M)
 
 
-def ours(family: str):
+def ours(family: str, bits: int = 0):
     """A function that answers a batch of prompts, and the number of parameters."""
     import jax
+    import jax.numpy as jnp
 
     from belle_jax import models
     from belle_jax.decoding import Engine, Sampling
+    from belle_jax.families import Packing
 
     shape = architecture(family)
-    blueprint = models.Blueprint(shape)
-    params = models.initialise(blueprint, jax.random.key(0), dtype=DTYPE.value)
+    dense = models.Blueprint(shape)
+    blueprint = models.Blueprint(shape, packing=Packing(bits, group_size=32) if bits else None)
+    params = models.initialise(dense, jax.random.key(0), dtype=DTYPE.value)
+    params = {name: params.get(name) for name in models.specs(blueprint)}
+    for name, spec in models.specs(blueprint).items():
+        if name.endswith('.words'):
+            params[name] = jax.random.randint(jax.random.key(0), spec.shape, 0, 2**31 - 1, 'int32')
+        elif name.endswith('.scales'):
+            params[name] = jnp.full(spec.shape, 0.003, spec.dtype)
     engine = Engine(
         models.build(blueprint, params, dtype=DTYPE.value), batch_size=max(BATCHES.value)
     )
@@ -67,7 +78,7 @@ def ours(family: str):
         for completion in engine.generate(prompts, settings):
             assert completion.completion_tokens == NEW.value
 
-    return generate, models.count_parameters(blueprint)
+    return generate, models.count_parameters(dense)
 
 
 def theirs(family: str):
@@ -121,14 +132,14 @@ def measure(family: str) -> list[dict[str, Any]]:
     mine, parameters = ours(family)
     other = theirs(family) if TRANSFORMERS.value else None
     sides = [('ours', mine)] + ([('transformers', other)] if other else [])
+    sides += [(f'ours in {BITS.value} bits', ours(family, BITS.value)[0])] if BITS.value else []
     rows = []
     for batch in BATCHES.value:
         rng = np.random.default_rng(0)
         prompts = rng.integers(3, 30_000, (batch, PROMPT.value)).tolist()
         best = {name: float('inf') for name, _ in sides}
-        for function in (mine, other):
-            if function:
-                function(prompts)  # compiles, and fills caches
+        for _, function in sides:
+            function(prompts)  # compiles, and fills caches
         for _ in range(REPEATS.value):
             for name, function in sides:
                 best[name] = min(best[name], seconds(function, prompts))
