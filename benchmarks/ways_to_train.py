@@ -47,8 +47,6 @@ INSTRUCTIONS = ('ruozhiba_qa2449_gpt4t.json', 'alpaca_zh_demo.json')
 MATHEMATICS = {
     'model.source': 'full, 33 % of the rows',
     'data.path': 'gsm8k_train.jsonl=0.1',
-    'data.validation.count': 0,
-    'data.validation.path': 'gsm8k_test.jsonl',
 }
 COMPARISON: dict[str, dict[str, Any]] = {
     'full, 10 % of the rows': {'share': 0.1},
@@ -85,8 +83,6 @@ def trained(name: str, fields: dict[str, Any], work: Path) -> dict[str, Any]:
         'train.checkpoint_every': -1,
         **fields,
     }
-    if path := settings.get('data.validation.path'):
-        settings['data.validation.path'] = f'{SHARED.value}/instructions/{path}'
     words = [f'--config.{field}={value}' for field, value in settings.items()]
     command = [sys.executable, '-m', 'belle_jax.train', '--config=configs/sft_llama.py:7b']
     subprocess.run([*command, f'--workdir={target}', *words], check=True, env=os.environ)
