@@ -131,6 +131,11 @@ def test_each_command_of_the_pages_runs(tmp_path, server):
     assert tuned == again == decrypted
 
 
+def texts(name: str) -> list[dict[str, str]]:
+    """Rows that are in no other file."""
+    return [{'text': f'{name}第{n}回，盖闻天地之数。' * 3} for n in range(40)]
+
+
 def files(folder: Path) -> None:
     """Small models, and the rows that the README's commands name."""
     (folder / 'bigscience').mkdir()
@@ -153,6 +158,7 @@ def files(folder: Path) -> None:
     (folder / 'my_questions.jsonl').symlink_to(questions.OWN_QUESTIONS)
     for name, content in (
         ('mine.jsonl', rows),
+        *((f'{name}.jsonl', texts(name)) for name in ('zh', 'en', 'zh_held', 'en_held')),
         ('questions.jsonl', [{'prompt': '一加一'}, {'prompt': '天地'}]),
         ('eval_set.json', [{'question': '二加二？', 'std_answer': '四', 'class': 'Math'}]),
         ('eval_prompt.json', [{'class': 'math', 'prompt': '请按"得分:"打分。'}]),
