@@ -63,7 +63,7 @@ def ours(family: str, bits: int = 0):
     dense = models.Blueprint(shape)
     blueprint = models.Blueprint(shape, packing=Packing(bits, group_size=32) if bits else None)
     params = models.initialise(dense, jax.random.key(0), dtype=DTYPE.value)
-    params = {name: params.get(name) for name in models.specs(blueprint)}
+    params = {name: params[name] for name in models.specs(blueprint).keys() & params.keys()}
     for name, spec in models.specs(blueprint).items():
         if name.endswith('.words'):
             params[name] = jax.random.randint(jax.random.key(0), spec.shape, 0, 2**31 - 1, 'int32')
