@@ -31,8 +31,9 @@ from benchmarks.figures import save
 MODELS = flags.DEFINE_string('models', 'runs/small', 'What benchmarks.small_models made.')
 SHARED = flags.DEFINE_string('shared', '../shared', 'Folder of the shared test files.')
 FAMILIES = flags.DEFINE_multi_enum('family', ['llama', 'bloom'], ['llama', 'bloom'], 'Which.')
-ALL = ['peer', 'grid', 'variants', 'options', 'tables', 'stories', 'block']
-PARTS = flags.DEFINE_multi_enum('part', ALL[:5], ALL, 'Which tables.')
+TABLES = ['peer', 'grid', 'variants', 'options', 'tables']
+ALONE = ['stories', 'block']
+PARTS = flags.DEFINE_multi_enum('part', TABLES, TABLES + ALONE, 'Which tables.')
 BITS = flags.DEFINE_multi_integer('bits', [4, 3, 2, 8], 'Of the tables of bits and groups.')
 GROUPS = flags.DEFINE_multi_integer('group', [128, -1, 64, 32], 'Of the same tables.')
 PEER = flags.DEFINE_string('peer', '', 'A Python that has gptqmodel; without one it is left out.')
@@ -42,7 +43,6 @@ TIMES = flags.DEFINE_bool('times', True, 'Whether to say how long each took.')
 OUTPUT = flags.DEFINE_string('output', 'runs/benchmarks/gptq.json', 'Where the figures go.')
 
 SEQ_LEN = 512
-ALONE = ('stories', 'block')
 OPTIONS: dict[str, dict[str, Any]] = {
     'plain': {},
     'order': {'order': 'groups'},

@@ -1,7 +1,7 @@
 """The ways to train with less memory, on one small real model: what is learnt, at what cost.
 
     python -m benchmarks.ways_to_train --model=models/small-llama --shared=../shared/data \
-        --work=runs/ways --output=benchmarks/results/ways_to_train_cpu.json
+        --work=runs/ways --output=runs/benchmarks/ways_to_train.json
 
 A model of benchmarks.small_models is trained on Chinese instructions in each of WAYS, each with a
 learning rate of its own kind, and the loss on questions that are held out is compared. COMPARISON
@@ -41,8 +41,6 @@ WAYS: dict[str, dict[str, Any]] = {
     'DoRA': {**LORA, 'adapter.dora': True},
     'LoRA+, ratio 4': {**LORA, 'optim.learning_rate': 1e-3, 'adapter.ratio': 4.0},
 }
-
-
 INSTRUCTIONS = ('ruozhiba_qa2449_gpt4t.json', 'alpaca_zh_demo.json')
 MATHEMATICS = {
     'model.source': 'full, 33 % of the rows',

@@ -48,12 +48,12 @@ def combine(
     if way != 'cat' and len(set(ranks)) > 1:
         raise ValueError(f'adapters of ranks {ranks} can be combined by cat alone.')
     uneven = {what for one in adapters for what in getattr(one, 'uneven', ())}
-    # Signs are elected on the factors as they are stored, before any scale.
-    if way != 'cat' and ('ranks' in uneven or ('ties' in way and 'scales' in uneven)):
-        what = 'ranks' if 'ranks' in uneven else 'scales'
+    if not way.endswith('ties'):  # which elects signs before any scale
+        uneven.discard('scales')
+    if uneven and way != 'cat':
         raise ValueError(
-            f'an adapter whose {what} differ from product to product cannot be combined by {way}: '
-            'use --combine=cat.'
+            f'an adapter whose {min(uneven)} differ from product to product cannot be combined by '
+            f'{way}: use --combine=cat.'
         )
     targets = [name for one in settings for name in one.targets]
     rank = sum(ranks) if way == 'cat' else ranks[0]
@@ -66,11 +66,12 @@ def combine(
             for scale, one in zip(scales, adapters, strict=True)
             if entry.ours in one.shapes
         ]
-        if way == 'cat':
-            mixed = _side_by_side(entry, having)
-        else:
-            mixed = _mixed(entry, having, way, density, rng)
-        arrays[entry.ours] = mixed.astype(np.float32)
+        with np.errstate(over='ignore', invalid='ignore'):  # which the next lines tell
+            if way == 'cat':
+                mixed = _side_by_side(entry, having)
+            else:
+                mixed = _mixed(entry, having, way, density, rng)
+            arrays[entry.ours] = mixed.astype(np.float32)
         if not np.isfinite(arrays[entry.ours]).all():
             raise ValueError(
                 f'with the weights {list(weights)} {entry.ours} overflows: lower them.'

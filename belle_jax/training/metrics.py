@@ -200,9 +200,6 @@ def draw(records: list[dict[str, float]], path: Path) -> None:
     matplotlib.use('agg')
     from matplotlib import font_manager, pyplot
 
-    # Sources may have Chinese names; the bundled font has no such letters.
-    installed = [name for name in CHINESE_FONTS if name in font_manager.get_font_names()]
-    pyplot.rcParams['font.family'] = ['sans-serif', *installed]
     figure, axis = pyplot.subplots(figsize=(8, 4.5), layout='constrained')
     curves = [('loss', 'training', '-'), ('evaluation_loss', 'evaluation', 'o-')]
     sources = dict.fromkeys(n for r in records for n in r if n.startswith('evaluation_loss/'))
@@ -218,7 +215,9 @@ def draw(records: list[dict[str, float]], path: Path) -> None:
         right = axis.twinx()
         right.plot(*zip(*rates, strict=True), ':', color='grey', label='learning rate')
         right.set_ylabel('learning rate')
-    axis.legend()
+    # Sources may have Chinese names; the bundled font has no such letters.
+    installed = [name for name in CHINESE_FONTS if name in font_manager.get_font_names()]
+    axis.legend(prop={'family': ['sans-serif', *installed]})
     with whole_file(path) as file, warnings.catch_warnings():
         warnings.filterwarnings('ignore', 'Glyph')  # without such a font they are boxes
         figure.savefig(file, format='png', dpi=120)

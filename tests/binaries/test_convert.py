@@ -452,6 +452,20 @@ def test_a_source_that_is_no_run_is_named(tmp_path):
             conversion.to_huggingface(tmp_path / name, tmp_path / 'out')
 
 
+@pytest.mark.parametrize(
+    ('source', 'match'),
+    [
+        ('a=nan,b', '--source=a=nan: nan is no weight: give a finite number'),
+        ('a=0.5,b=inf', '--source=b=inf: inf is no weight'),
+        ('a,,b', '--source=a,,b has a comma with nothing beside it'),
+    ],
+)
+def test_weights_of_adapters_are_numbers(source, match, tmp_path):
+    done = program('convert.adapter', 'to_peft', f'--source={source}', f'--target={tmp_path / "t"}')
+    assert (done.returncode, done.stdout) == (1, '') and match in done.stderr
+    assert len(done.stderr.splitlines()) == 1 and not (tmp_path / 't').exists()
+
+
 def program(module, *flags) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, '-m', module, *flags],

@@ -107,6 +107,13 @@ def test_validation_by_file(tmp_path, chinese):
     # Evaluation runs in micro-batches.
     assert [held.plan.batch_size for held in prepared.validation] == [2]
     assert prepared.account['validation'][0]['records'] == 15
+    (tmp_path / 'other').mkdir()
+    other = write(tmp_path / 'other' / 'b', pairs(5, '另一'))
+    both = data.prepare(run(tmp_path, train, validation={'path': f'{held},{other}'}), chinese)
+    assert [h.name for h in both.validation] == [str(held), str(other)]  # for both are called b
+    weighted = run(tmp_path, train, validation={'path': f'{held}=0.5'})
+    with pytest.raises(ValueError, match='b the weight 0.5: what is evaluated on is read once'):
+        data.prepare(weighted, chinese)
 
 
 def test_an_answers_example_stays_with_its_conversation(tmp_path, chinese):

@@ -2,7 +2,6 @@
 
 import pkgutil
 import re
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +21,6 @@ from belle_jax.training.loop import Trainer
 from belle_jax.weights.tensors import planned
 from learned import LearnedFamily
 from loaded import load_parameters
-from recipes import tiny as recipe
 
 
 @pytest.mark.parametrize('family', FAMILIES.values(), ids=FAMILIES)
@@ -109,10 +107,7 @@ def test_a_family_from_elsewhere_is_declared_and_built(learned):
 
 
 def test_a_family_from_elsewhere_is_trained_exported_and_sampled_from(learned, tmp_path):
-    c: Any = recipe.get_config()
-    for flag in training_runs.make_data(tmp_path):
-        name, _, value = flag.removeprefix('--config.data.').partition('=')
-        c.data[name] = value
+    c = training_runs.configured(tmp_path)
     c.model.architecture.family = 'learned'
     c.model.update(hidden_dropout=0.0, attention_dropout=0.0)
     c.optim.update(learning_rate=1e-2, warmup_steps=0)

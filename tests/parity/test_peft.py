@@ -144,6 +144,11 @@ def test_two_adapters_are_combined_as_peft_combines_them(tmp_path, alphas):
     if alphas:
         with pytest.raises(ValueError, match='whose scales differ from product to product'):
             combined.combine(ours, weights, architecture, 'ties')
+        uneven = peft.PeftAdapter(ours[0].adapter, ours[0].arrays, ('ranks',))
+        with pytest.raises(ValueError, match='whose ranks differ from product to product'):
+            combined.combine([uneven, ours[1]], weights, architecture, 'linear')
+    with pytest.raises(ValueError, match=r'with the weights \[1e\+40, 1.0\] .* overflows'):
+        combined.combine(ours, [1e40, 1.0], architecture, 'cat')
     for way in ('cat', 'linear', *(() if alphas else ('ties',))):
         model.add_weighted_adapter(['one', 'two'], weights, way, combination_type=way, density=0.3)
         model.set_adapter(way)

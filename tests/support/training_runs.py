@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -32,6 +33,17 @@ def make_data(folder: Path) -> list[str]:
         f'--config.data.tokenizer={folder}/tokenizer',
         f'--config.data.cache_dir={folder}/cache',
     ]
+
+
+def configured(folder: Path, variant: str = 'llama') -> Any:
+    """The tiny recipe over what `make_data` makes, for runs in this process."""
+    from recipes import tiny
+
+    made: Any = tiny.get_config(variant)
+    for flag in make_data(folder):
+        name, _, value = flag.removeprefix('--config.data.').partition('=')
+        made.data[name] = value
+    return made
 
 
 def make_tokenizer(folder: Path, characters: list[str]) -> None:

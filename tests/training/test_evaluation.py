@@ -2,7 +2,6 @@
 
 import json
 import math
-from typing import Any
 
 import pytest
 
@@ -10,19 +9,16 @@ import training_runs
 from belle_jax import config
 from belle_jax.runs.conversion import to_huggingface
 from belle_jax.training.loop import Trainer
-from recipes import tiny as recipe
+
+torch = pytest.importorskip('torch')
+transformers = pytest.importorskip('transformers')
+pytestmark = pytest.mark.parity
 
 TEXTS = {'一.jsonl': ['天地玄黄', '宇宙洪荒日月盈昃', '辰'], '二.jsonl': ['寒来暑往倒写']}
 
 
 def test_each_source_by_itself_as_transformers_has_it(tmp_path, capsys):
-    torch = pytest.importorskip('torch')
-    transformers = pytest.importorskip('transformers')
-    flags = training_runs.make_data(tmp_path)
-    c: Any = recipe.get_config('llama')
-    for flag in flags:
-        name, _, value = flag.removeprefix('--config.data.').partition('=')
-        c.data[name] = value
+    c = training_runs.configured(tmp_path)
     for name, texts in TEXTS.items():
         rows = ''.join(json.dumps({'text': text}) + '\n' for text in texts)
         (tmp_path / name).write_text(rows, 'utf-8')

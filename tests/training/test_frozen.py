@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import shutil
-from typing import Any
 
 import jax
 import numpy as np
@@ -17,18 +16,13 @@ from belle_jax.runs.parameters import Arrays, Saved
 from belle_jax.runs.run_directory import open_checkpoint
 from belle_jax.training.loop import Trainer
 from loaded import load_parameters
-from recipes import tiny as recipe
 
 
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
     """Four steps that train the last layer and the final norm, with validation."""
     folder = tmp_path_factory.mktemp('frozen')
-    flags = training_runs.make_data(folder)
-    c: Any = recipe.get_config('llama')
-    for flag in flags:
-        name, _, value = flag.removeprefix('--config.data.').partition('=')
-        c.data[name] = value
+    c = training_runs.configured(folder)
     c.data.validation.count = 8
     c.train.update(only='layers.-1, final_norm', steps=4, checkpoint_every=2, eval_every=2)
     return config.resolve(c), folder

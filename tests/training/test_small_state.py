@@ -15,7 +15,6 @@ import training_runs
 from belle_jax import config, models
 from belle_jax.training import optim, small_state
 from belle_jax.training.loop import Trainer
-from recipes import tiny as recipe
 
 
 def moments(rule, grads):
@@ -55,10 +54,7 @@ def test_what_is_rounded_by_chance_is_right_on_average_and_what_is_exact_stays()
 
 def run_of(folder, **fields) -> config.Run:
     """Four steps of a tiny LLaMA; two micro-batches."""
-    c: Any = recipe.get_config('llama')
-    for flag in training_runs.make_data(folder):
-        name, _, value = flag.removeprefix('--config.data.').partition('=')
-        c.data[name] = value
+    c = training_runs.configured(folder)
     c.model.update(hidden_dropout=0.0, attention_dropout=0.0)
     c.batch.update(size=16, accumulation=2)
     c.optim.update(learning_rate=1e-2, warmup_steps=0, **fields)

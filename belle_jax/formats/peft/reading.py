@@ -147,7 +147,7 @@ def _filled(layer: _Layer | None, part: str, entry: TensorMap, scale: float) -> 
     array = getattr(layer, part).astype(np.float32)
     if not np.isfinite(array).all():
         raise ValueError(f'{entry.theirs} of the adapter has numbers that are not finite.')
-    if part in 'ab' and layer.scale != scale:
+    if part in ('a', 'b') and layer.scale != scale:
         array = array * np.float32((layer.scale / scale) ** 0.5)
     out[tuple(slice(0, n) for n in array.shape)] = array
     return out
