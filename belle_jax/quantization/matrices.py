@@ -23,7 +23,10 @@ class Quantising:
     Attributes:
         solving: Of each.
         damp: Fraction of a Hessian's mean diagonal that is added to it.
-        propagate: Which share of the error that inputs come with is made up for: 0 to 1.
+        propagate: Which share of the error that inputs come with is made up for, 0 to 1: weights
+            are moved by that share of H⁻¹ C w before they are quantised.
+
+    Source: Arai and Ichikawa, 2025 (Quantization error propagation), section 4.
     """
 
     solving: Solving
@@ -47,7 +50,7 @@ def quantise(
     factored = damp = None
     for higher in (method.damp, *(step for step in LADDER if step > method.damp)):
         attempt = solver.factor(h, higher, method.solving)
-        if all(np.isfinite(sharding.on_host(a)).all() for a in (attempt.scale, attempt.r[0])):
+        if all(np.isfinite(sharding.on_host(a)).all() for a in (attempt.d, attempt.lower[-1])):
             factored, damp = attempt, higher
             break
     solved = _solved(list(parts), h, c, factored, method.solving, method.propagate)
@@ -65,13 +68,20 @@ def _solved(parts, h, c, factored, solving: Solving, propagate):
     """
     parts = [part.reshape(len(h), -1) for part in parts]
     w = jnp.concatenate(parts, axis=1)
+    propagates = c is not None and factored is not None
+    # H⁻¹ (C w) or (H⁻¹ C) w, whichever costs less.
+    early = propagates and len(h) < w.shape[1]
+    if early:
+        c = sums.by_columns(lambda c, factored: solver.inverted(factored, c), (c,), factored)
 
     def of_columns(w, h, c, factored):
         plain = solver.rounded(w, h, solving)
         if factored is None:
             return plain, plain
-        target = w if c is None else solver.propagated(w, factored, c, propagate)
-        return plain, solver.solve(target, factored, solving)
+        if propagates:
+            lacking = c @ w if early else solver.inverted(factored, c @ w)
+            w = w + propagate * lacking
+        return plain, solver.solve(w, factored, solving)
 
     plain, solved = sums.by_columns(of_columns, (w,), h, c, factored)
     in_order = jnp.arange(len(h), dtype=jnp.int32) // (solving.group_size or len(h))

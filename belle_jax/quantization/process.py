@@ -152,9 +152,13 @@ class Quantiser:
         """
         exact = {name: self._whole(f'blocks.0.{name}', number) for name in self._program.names}
         made = done or self._solve(number, exact)
+        tunes = self._method.tuning and not done
+        last = number + 1 == self._source.architecture.layers
+        if last and not tunes:  # nothing reads the text any more
+            self._read, self._exact = [], []
         for walk in (*self._exact, *self._held_exact):
             walk.end(exact)
-        if self._method.tuning and not done:
+        if tunes:
             made = self._tune(number, exact, made)
         params = made.floats | _kernels(made.solutions)
         for walk in (*self._read, *self._held_read):
@@ -243,7 +247,7 @@ class Quantiser:
         h, c = None, None
         for i, (walk, mask) in enumerate(zip(walks, self._masks, strict=True)):
             x = walk.follow(params)
-            h = sums.of_products(x, x, mask, h)
+            h = sums.of_squares(x, mask, h)
             if self._propagates:
                 c = sums.of_products(x, self._exact[i].follow(exact) - x, mask, c)
                 self._exact[i].settle(exact)

@@ -1,13 +1,13 @@
 """GPTQ of one matrix: codes that keep a layer's outputs, not each weight by itself.
 
-With the Cholesky factor H = R Rᵀ (R upper triangular) the error of the outputs is |Rᵀ e|², where e
-is what rounding takes from the weights. Inputs are rounded one after the other; the weight of input
-j is first moved by Σ_{i<j} R_ij e_i / R_jj, which makes up for all errors before it as well as this
-weight can. That is GPTQ without the inverse of H that its authors go by: one factorisation, and
-sums of errors in blocks.
+With the factors H = Lᵀ D L (L lower triangular with a diagonal of 1, D a diagonal matrix) the
+error of the outputs is Σ D_j (L e)_j², where e is what rounding takes from the weights. Inputs are
+rounded one after the other; the weight of input j is first moved by Σ_{i<j} L_ji e_i, which makes
+up for all errors before it as well as this weight can. That is GPTQ without the inverse of H that
+its authors go by: one factorisation, and sums of errors in blocks.
 
     H = [[2, 1], [1, 2]], w = [0.4, 0.4], codes are whole numbers:
-    R_12 / R_22 = 1 / 2;  0.4 -> 0, e = 0.4;  0.4 + 0.4 / 2 = 0.6 -> 1.  Rounding alone gives 0, 0.
+    L_21 = 1 / 2;  0.4 -> 0, e = 0.4;  0.4 + 0.4 / 2 = 0.6 -> 1.  Rounding alone gives 0, 0.
 
 Source: Frantar et al., 2022 (GPTQ), algorithm 1; Chen et al., 2025 (The geometry of LLM
 quantization), section 4, for the form without an inverse.
@@ -15,16 +15,18 @@ quantization), section 4, for the form without an inverse.
 
 import dataclasses
 import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from belle_jax.quantization import grid
+from belle_jax.quantization import grid, sums
 from belle_jax.quantization.grid import Codes, Grid
 
 BLOCK = 128
-"""Inputs whose errors are passed on to each other at once, and to all later ones together."""
+"""Inputs whose errors are passed on to all later ones together, and to each other in strips."""
+STRIP = 16
 
 ORDERS = ('none', 'activations', 'groups')
 """Of the inputs: as they come; those with the largest activations first, wherever they are; or so
@@ -46,14 +48,18 @@ class Solving:
     order: str = 'groups'
 
     @property
-    def block(self) -> int:
-        """Inputs of a block: whole groups, or a whole part of one."""
+    def parts(self) -> tuple[int, ...]:
+        """Inputs of a block, of a part of it, and so on to a single one: blocks are whole groups,
+        or the other way round."""
         size = self.group_size
-        if not size:
-            return BLOCK
-        if size <= BLOCK:
-            return size * (BLOCK // size)
-        return next(n for n in range(BLOCK, 0, -1) if size % n == 0)
+        if size > BLOCK:
+            block = next(n for n in range(BLOCK, 0, -1) if size % n == 0)
+            sizes = size, block
+        else:
+            block = size * (BLOCK // size) if size else BLOCK
+            sizes = block, size or block
+        sizes = *sizes, math.gcd(sizes[-1], STRIP), 1
+        return tuple(dict.fromkeys(sizes))
 
 
 class Columns(NamedTuple):
@@ -96,12 +102,17 @@ def order_of(h: jax.Array, solving: Solving) -> jax.Array:
 
 
 class Factor(NamedTuple):
-    """What solving needs of a Hessian H = R Rᵀ, whose inputs are put in order first."""
+    """What solving needs of a Hessian H = Lᵀ D L, whose inputs are put in order first.
+
+    All but the order is filled up to whole blocks, J inputs, by ones that have nothing to do with
+    others and count for nothing.
+    """
 
     order: jax.Array  # int32 [I], of the inputs
-    r: jax.Array  # [I, I], the upper triangular R, each column divided by its diagonal
-    scale: jax.Array  # [I], the diagonal
-    added: jax.Array  # [I], what was added to the diagonal of H
+    lower: jax.Array  # [J, J], L
+    inverses: jax.Array  # [J / B, B, B], of the squares along its diagonal
+    d: jax.Array  # [J], D
+    added: jax.Array  # [J], what was added to the diagonal of H
 
 
 @functools.partial(jax.jit, static_argnames='solving')
@@ -121,28 +132,49 @@ def factor(h: jax.Array, damp: float, solving: Solving) -> Factor:
     order = order_of(h, solving)
     added = diagonal - jnp.diagonal(h) + damp * diagonal.mean()
     h = (h + jnp.diag(added))[order][:, order]
-    lower = jnp.linalg.cholesky(h[::-1, ::-1], symmetrize_input=False)
-    upper = lower[::-1, ::-1]
-    scale = jnp.diagonal(upper)
-    return Factor(order, upper / scale, scale, added[order])
+    # With the rows and columns turned round Cholesky's factor is that of H = R Rᵀ, R upper.
+    r = jnp.linalg.cholesky(h[::-1, ::-1], symmetrize_input=False)[::-1, ::-1]
+    scale, pad = jnp.diagonal(r), -len(h) % solving.parts[0]
+    lower = jnp.pad((r / scale).T, ((0, pad), (0, pad)))
+    if pad:
+        lower = lower + jnp.diag(jnp.arange(len(lower)) >= len(h))
+    size = solving.group_size or BLOCK
+    parted = lower.reshape(-1, size, len(lower) // size, size)
+    squares = jnp.moveaxis(jnp.diagonal(parted, axis1=0, axis2=2), -1, 0)
+    one = jnp.broadcast_to(jnp.eye(size, dtype=h.dtype), squares.shape)
+    inverses = jax.lax.linalg.triangular_solve(squares, one, left_side=True, lower=True)
+    d, added = (jnp.pad(a, (0, pad)) for a in (jnp.square(scale), added[order]))
+    return Factor(order, lower, inverses, d, added)
 
 
-def propagated(w: jax.Array, factor: Factor, c: jax.Array, share: float) -> jax.Array:
-    """Weights that make up for errors which their inputs have already: w + share · H⁻¹ C w.
+def inverted(factor: Factor, y: jax.Array) -> jax.Array:
+    """H⁻¹ y, of y [I, O]."""
+    order, lower, inverses, d, _ = factor
+    count, size, _ = inverses.shape
+    pad = len(d) - len(order)
 
-    Args:
-        w: Weights [I, O].
-        factor: Of the Hessian.
-        c: Sums of products of the inputs with what they lack [I, I].
-        share: 0 to 1.
-    Source: Arai and Ichikawa, 2025 (Quantization error propagation), section 4.
-    """
-    order, r, scale, _ = factor
-    triangular = functools.partial(
-        jax.lax.linalg.triangular_solve, r * scale, left_side=True, lower=False
-    )
-    moved = triangular(triangular((c @ w)[order]), transpose_a=True)
-    return w + share * moved[jnp.argsort(order)]
+    def of(number):
+        return functools.partial(
+            jax.lax.dynamic_slice_in_dim, start_index=number * size, slice_size=size
+        )
+
+    def put(y_jo, part, number):
+        return jax.lax.dynamic_update_slice_in_dim(y_jo, part, number * size, 0)
+
+    def back(step, y_jo):
+        """Of Lᵀ, from the last block on: each is taken from all before it."""
+        number = count - 1 - step
+        x_bo = inverses[number].T @ of(number)(y_jo)
+        return put(y_jo - of(number)(lower).T @ x_bo, x_bo, number)
+
+    def forth(number, x_jo):
+        """Of L, from the first block on."""
+        rest = of(number)(y_jo) - _passed_on(of(number)(lower), x_jo, number * size)
+        return put(x_jo, inverses[number] @ rest, number)
+
+    y_jo = jax.lax.fori_loop(0, count, back, jnp.pad(y[order], ((0, pad), (0, 0))))
+    y_jo = y_jo / jnp.where(d == 0, 1, d)[:, None]
+    return jax.lax.fori_loop(0, count, forth, jnp.zeros_like(y_jo))[jnp.argsort(order)]
 
 
 def solve(w: jax.Array, factor: Factor, solving: Solving) -> Columns:
@@ -153,25 +185,20 @@ def solve(w: jax.Array, factor: Factor, solving: Solving) -> Columns:
         factor: Of the Hessian, by the same solving.
         solving: How.
     """
-    order, r, scale, added = factor
-    inputs, size, block = len(w), solving.group_size, solving.block
-    pad = -inputs % (size if size > block else block)
-    w_io = jnp.pad(w[order], ((0, pad), (0, 0)))
-    r_ii = jnp.pad(r, ((0, pad), (0, pad))) + jnp.diag(jnp.arange(inputs + pad) >= inputs)
-    # The error of an input counts by R_jj² once all later ones have made up for it.
-    importance = jnp.pad(jnp.square(scale), (0, pad))
-    count = -(-(inputs + pad) // size) if size else 1
-    one = jnp.ones((count, w.shape[1]), w.dtype)
+    order, _, _, d, added = factor
+    inputs, size = len(w), solving.group_size
+    w_jo = jnp.pad(w[order], ((0, len(d) - inputs), (0, 0)))
+    one = jnp.ones((len(d) // size if size else 1, w.shape[1]), w.dtype)
     grids = Grid(one, 0 * one)
     if not size:
-        grids = Grid(*(part[None] for part in grid.fit(w_io, solving.codes, importance)))
-    loop = _Loop(solving, w_io, r_ii, importance)
-    zeros = jnp.zeros_like(w_io)
-    state = zeros, zeros, zeros, grids
-    codes, owed, errors, grids = jax.lax.fori_loop(0, len(w_io) // block, loop.block, state)
-    codes, owed, errors = (a[:inputs] for a in (codes, owed, errors))
-    # |Rᵀ e|² is the error with what was added to H.
-    loss = jnp.square(scale) @ jnp.square(errors + owed) - added @ jnp.square(errors)
+        # The error of an input counts by D_j once all later ones have made up for it.
+        grids = Grid(*(part[None] for part in grid.fit(w_jo, solving.codes, d)))
+    loops = _Loops(solving, factor)
+    codes, owed, errors, grids = loops.run(
+        solving.parts, 0, w_jo, factor.lower, jnp.zeros_like(w_jo), grids
+    )
+    # Σ D_j (L e)_j² is the error with what was added to H.
+    loss = d @ jnp.square(errors + owed) - added @ jnp.square(errors)
     codes, rows = codes[jnp.argsort(order)], groups_of(order, solving)
     if size and solving.order == 'groups':
         # The groups themselves go back to where they were.
@@ -188,87 +215,77 @@ def groups_of(order: jax.Array, solving: Solving) -> jax.Array:
     return (place // size).astype(jnp.int32)
 
 
-class _Loop:
-    """The loop over blocks of inputs, in the order in which they are rounded.
+class _Loops:
+    """Loops within loops over inputs, in the order in which they are rounded.
 
-    What an input owes, [I, O], is Σ R_ij e_i / R_jj: how far its weights are to move.
+    What an input owes, [O], is Σ L_ji e_i: how far its weights are to move. Errors of a part are
+    passed on to a later one by a product, once that one's turn comes.
     """
 
-    def __init__(self, solving: Solving, w_io, r_ii, importance):
-        self._codes, self._size, self._block = solving.codes, solving.group_size, solving.block
-        self._w, self._r, self._importance = w_io, r_ii, importance
+    def __init__(self, solving: Solving, factor: Factor):
+        self._codes, self._size, self._factor = solving.codes, solving.group_size, factor
 
-    def block(self, number, carry):
-        """Rounds a block, and adds its errors to what all later inputs owe.
+    def run(self, parts, start, w_ro, l_rr, owed_ro, grids):
+        """Rounds inputs that follow each other.
 
-        The carry: codes [I, O], what is owed when an input is rounded, errors, and grids [G, O].
+        Args:
+            parts: Inputs of a part, of a part of that, and so on.
+            start: The place of the first.
+            w_ro: Their weights.
+            l_rr: Of L, what they have with each other.
+            owed_ro: What they owe because of inputs before them.
+            grids: [G, O], those of groups before them filled.
+        Returns:
+            Codes, what is owed when an input is rounded and errors, each [R, O]; and grids.
         """
-        codes, owed, errors, grids = carry
-        start = number * self._block
-        w_bo, owed_bo = (
-            jax.lax.dynamic_slice_in_dim(a, start, self._block) for a in (self._w, owed)
-        )
-        r_bi = jax.lax.dynamic_slice_in_dim(self._r, start, self._block)
-        r_bb = jax.lax.dynamic_slice_in_dim(r_bi, start, self._block, 1)
-        if self._size > self._block:
-            grids = jax.lax.cond(
-                start % self._size == 0,
-                lambda: self._fitted(grids, start, self._w, owed, self._r, start),
-                lambda: grids,
+        if not parts:
+            index = start // self._size if self._size else 0
+            one = Grid(*(jax.lax.dynamic_slice_in_dim(part, index, 1) for part in grids))
+            codes_ro = grid.quantise(w_ro + owed_ro, one, self._codes)
+            return codes_ro, owed_ro, w_ro - grid.dequantise(codes_ro, one), grids
+        size, *smaller = parts
+
+        def part(number, made):
+            first = number * size
+            take = functools.partial(
+                jax.lax.dynamic_slice_in_dim, start_index=first, slice_size=size
             )
-        within = self._size if 0 < self._size <= self._block else self._block
+            put = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=first, axis=0)
+            *made, grids = made
+            w_po, l_pr = take(w_ro), take(l_rr)
+            owed_po = take(owed_ro) + _passed_on(l_pr, made[-1], first)
+            if size == self._size:
+                grids = self._fitted(grids, start + first, w_po, owed_po)
+            l_pp = take(l_pr, axis=1)
+            *found, grids = self.run(smaller, start + first, w_po, l_pp, owed_po, grids)
+            return (*map(put, made, found), grids)
 
-        def group(place, state):
-            codes_bo, owed_bo, errors_bo, grids = state
-            first = place * within
-            if within == self._size:
-                grids = self._fitted(grids, first, w_bo, owed_bo, r_bb, start + first)
-            index = (start + first) // self._size if self._size else 0
-            one = Grid(*(jax.lax.dynamic_index_in_dim(part, index, 0, False) for part in grids))
-            column = functools.partial(self._column, w_bo, r_bb, one)
-            state = codes_bo, owed_bo, errors_bo
-            return (*jax.lax.fori_loop(first, first + within, column, state), grids)
+        empty = (jnp.zeros_like(w_ro),) * 3
+        return jax.lax.fori_loop(0, len(w_ro) // size, part, (*empty, grids))
 
-        zeros = jnp.zeros_like(w_bo)
-        state = zeros, owed_bo, zeros, grids
-        codes_bo, owed_bo, errors_bo, grids = jax.lax.fori_loop(
-            0, self._block // within, group, state
-        )
-        owed = owed + r_bi.T @ errors_bo
-        put = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=start, axis=0)
-        return put(codes, codes_bo), put(owed, owed_bo), put(errors, errors_bo), grids
-
-    def _column(self, w_bo, r_bb, one, j, state):
-        """Rounds one input."""
-        codes, owed, errors = state
-        w_o, owed_o, r_b = (
-            jax.lax.dynamic_index_in_dim(a, j, 0, False) for a in (w_bo, owed, r_bb)
-        )
-        code = grid.quantise(w_o + owed_o, one, self._codes)
-        error = w_o - grid.dequantise(code, one)
-        put = functools.partial(jax.lax.dynamic_update_index_in_dim, index=j, axis=0)
-        later = jnp.arange(len(r_b)) > j
-        owed = owed + jnp.where(later, r_b, 0)[:, None] * error
-        return put(codes, code), owed, put(errors, error)
-
-    def _fitted(self, grids, first, w, owed, r, start):
-        """The grids with that of the group that begins in row `first` of w, which is input `start`.
+    def _fitted(self, grids, start, w_go, owed_go):
+        """The grids with that of the group that begins with input `start`.
 
         Its weights are taken as they make up for all errors before and are not yet rounded: then
-        Σ R_ij e_i = 0 for each of them, the group's own e included.
+        Σ L_ji e_i = 0 for each of them, the group's own e included.
         """
-        take = functools.partial(
-            jax.lax.dynamic_slice_in_dim, start_index=first, slice_size=self._size
-        )
-        e_go = jax.lax.linalg.triangular_solve(
-            take(take(r), axis=1), -take(owed), left_side=True, transpose_a=True, unit_diagonal=True
-        )
-        importance = jax.lax.dynamic_slice_in_dim(self._importance, start, self._size)
-        fitted = grid.fit(take(w) - e_go, self._codes, importance)
-        put = functools.partial(
-            jax.lax.dynamic_update_index_in_dim, index=start // self._size, axis=0
-        )
+        number = start // self._size
+        d_g = jax.lax.dynamic_slice_in_dim(self._factor.d, start, self._size)
+        e_go = -self._factor.inverses[number] @ owed_go
+        fitted = grid.fit(w_go - e_go, self._codes, d_g)
+        put = functools.partial(jax.lax.dynamic_update_index_in_dim, index=number, axis=0)
         return Grid(*(put(all_of, one) for all_of, one in zip(grids, fitted, strict=True)))
+
+
+def _passed_on(l_pr: jax.Array, errors_ro: jax.Array, first: jax.Array) -> jax.Array:
+    """Σ L_ji e_i of the inputs before `first`, [P, O]; the errors of later ones are zero."""
+    rows, least = len(errors_ro), 4 * BLOCK
+    stops = [*range(least, rows, least), rows]
+
+    def of(stop):
+        return lambda: l_pr[:, :stop] @ errors_ro[:stop]
+
+    return jax.lax.switch(first // least, [of(stop) for stop in stops])
 
 
 def rounded(w: jax.Array, h: jax.Array, solving: Solving) -> Columns:
@@ -277,7 +294,7 @@ def rounded(w: jax.Array, h: jax.Array, solving: Solving) -> Columns:
     codes, grids = grid.rounded(w, whole_range, solving.group_size)
     made = _columns(codes, grids, jnp.arange(len(w)) // (solving.group_size or len(w)), None)
     errors = w - made.weights
-    return made._replace(loss=jnp.sum(errors * jnp.matmul(h, errors), axis=0))
+    return made._replace(loss=sums.of_squared_errors(h, errors))
 
 
 def _columns(codes: jax.Array, grids: Grid, groups: jax.Array, loss: Any) -> Columns:

@@ -17,21 +17,28 @@ PIECE = {'cpu': 128}
 """Columns that are computed together at least: on a CPU what its caches hold."""
 OTHER_PIECE = 1024
 MOST_PIECES = 16
-"""Of wide matrices pieces are larger: what all of them read is read once for each."""
+FEW_PIECES = 2
+"""Of wide matrices pieces are larger, up to four times: what all of them read is read for each."""
 
 
-def by_columns(function: Callable[..., Any], columns: Sequence[jax.Array], *whole: Any) -> Any:
+def by_columns(
+    function: Callable[..., Any],
+    columns: Sequence[jax.Array],
+    *whole: Any,
+    pieces: int = MOST_PIECES,
+) -> Any:
     """Applies a function to pieces of columns, each device to its own.
 
     Args:
         function: Of pieces [..., P] and the whole arrays; gives arrays [..., P].
         columns: Arrays with equally many columns in their last axis.
         *whole: What every device has.
+        pieces: So many at least, before they are made larger.
     Returns:
         What the function gives, with all columns.
     """
     least, count = PIECE.get(jax.default_backend(), OTHER_PIECE), columns[0].shape[-1]
-    piece = least * max(1, min(count // (least * MOST_PIECES), 4))
+    piece = least * max(1, min(count // (least * pieces), 4))
     fill = -count % (piece * sharding.shards('split'))
 
     def parted(a):
@@ -79,4 +86,38 @@ def of_products(x: jax.Array, y: jax.Array, mask: jax.Array, before: jax.Array |
 
         return jax.lax.scan(add, sum_ip, (x_bri, y_brp))[0]
 
-    return by_columns(of_piece, (y_brj, start), x_bri)
+    pieces = FEW_PIECES if sharding.shards('split') == 1 else MOST_PIECES
+    return by_columns(of_piece, (y_brj, start), x_bri, pieces=pieces)
+
+
+STRIPS, STRIP = 4, 1024
+"""In about so many, each some times so wide, half of a symmetric sum is computed where one device
+computes all of it."""
+
+
+@jax.jit
+def of_squares(x: jax.Array, mask: jax.Array, before: jax.Array | None) -> jax.Array:
+    """`of_products` of x with itself: symmetric, so that what lies above the diagonal is copied."""
+    x_btj = x.reshape(*mask.shape, -1)
+    inputs = x_btj.shape[-1]
+    alone = sharding.shards('split') == 1
+    width = -(-inputs // (STRIPS * STRIP)) * STRIP if alone else inputs
+    strips = []
+    for start in range(0, inputs, width):
+        rows, columns = x_btj[..., start:], x_btj[..., start : start + width]
+        part = None if before is None else before[start:, start : start + width]
+        strips.append(of_products(rows, columns, mask, part))
+    lower = jnp.concatenate([jnp.pad(a, ((inputs - len(a), 0), (0, 0))) for a in strips], axis=1)
+    return jnp.tril(lower) + jnp.tril(lower, -1).T
+
+
+def of_squared_errors(h: jax.Array, errors: jax.Array) -> jax.Array:
+    """eᵀ H e of each column of errors [I, O] and a symmetric H: [O]."""
+    inputs = len(h)
+    width, total = -(-inputs // STRIPS), jnp.zeros(errors.shape[1], errors.dtype)
+    for start in range(0, inputs, width):
+        own = errors[start : start + width]
+        before = h[start : start + width, :start] @ errors[:start]
+        within = h[start : start + width, start : start + width] @ own
+        total += jnp.sum(own * (2 * before + within), axis=0)
+    return total

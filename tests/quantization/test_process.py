@@ -175,7 +175,8 @@ def test_what_is_held_is_the_texts_states_one_open_stage_and_one_layer(family, t
     a_token = 4 * np.asarray((architecture.embed, architecture.mlp))
     states, opened = a_token * calibration.tokens.size
     batch = a_token.sum() * 96
-    assert np.ptp(between) == 0 and between[0] - start <= 2 * states + ends
+    *whole, end = between  # behind the last layer the text is needed no more
+    assert np.ptp(whole) == 0 and whole[0] - start <= 2 * states + ends and end <= whole[0]
     # One of the two streams has a stage open; where layers are tuned, it keeps their start as well.
     most = (3 if tuned else 2) * states + opened + ends + 2 * weights + 8 * batch
     most += 4 * 4 * architecture.mlp**2  # sums and what is made of them
@@ -278,3 +279,18 @@ def test_weights_that_are_not_finite_are_told_with_their_place():
     quantiser.layer(0)
     with pytest.raises(ValueError, match=r'^mlp\.up\.kernel of layer 1 holds numbers that are not'):
         quantiser.layer(1)
+
+
+def test_of_a_symmetric_sum_half_is_computed():
+    """In strips, of which there are two here, to the bit what the whole product gives."""
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.standard_normal((2, 40, 2, 600), np.float32))
+    mask = jnp.asarray(rng.random((2, 40)) < 0.8)
+    before = jnp.asarray(np.ones((1200, 1200), np.float32))
+    found = sums.of_squares(x, mask, before)
+    np.testing.assert_array_equal(found, sums.of_products(x, x, mask, before))
+    read = np.asarray(x, np.float64).reshape(80, -1)[np.asarray(mask).ravel()]
+    np.testing.assert_allclose(found, 1 + read.T @ read, rtol=1e-4, atol=1e-4)
+    errors = rng.standard_normal((1200, 3)).astype(np.float32)
+    expected = np.sum(errors * (np.asarray(found, np.float64) @ errors), axis=0)
+    np.testing.assert_allclose(sums.of_squared_errors(found, errors), expected, rtol=1e-4)

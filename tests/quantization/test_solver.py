@@ -164,11 +164,27 @@ def test_what_inputs_lack_is_made_up_for():
     h, c = read.T @ read, read.T @ (exact - read)
     with jax.enable_x64(True):
         factored = solver.factor(jnp.asarray(h), 0.0, Solving(Codes(4), 0, 'activations'))
-        moved = solver.propagated(jnp.asarray(w), factored, jnp.asarray(c), 1.0)
-        half = solver.propagated(jnp.asarray(w), factored, jnp.asarray(c), 0.5)
+        lacking = np.asarray(solver.inverted(factored, jnp.asarray(c @ w)))
     best = np.linalg.lstsq(read, exact @ w, rcond=None)[0]
-    np.testing.assert_allclose(moved, best, rtol=1e-9)
-    np.testing.assert_allclose(half, (best + w) / 2, rtol=1e-9)
+    np.testing.assert_allclose(w + lacking, best, rtol=1e-9)
+    # Whether H⁻¹ meets C or C w first, which goes by the number of outputs.
+    method = matrices.Quantising(Solving(Codes(4), 32), propagate=0.5)
+    h, c = (jnp.asarray((a / len(read)).astype(np.float32)) for a in (h, c))
+    wide = jnp.asarray(rng.standard_normal((64, 96)).astype(np.float32))
+    ((one, *_),) = matrices.quantise([wide], h, c, method)[0]
+    for columns in (slice(0, 48), slice(48, 96)):
+        ((other, *_),) = matrices.quantise([wide[:, columns]], h, c, method)[0]
+        assert (one.codes[:, columns] == other.codes).mean() >= 0.999
+
+
+@pytest.mark.parametrize('size', (0, 32, 128, 256))
+def test_a_hessian_is_inverted_in_blocks(size):
+    """Of more inputs than one product passes on, which no block divides."""
+    w, h = problem(1100, 3, 0.5)
+    with jax.enable_x64(True):
+        factored = solver.factor(jnp.asarray(h), 0.0, Solving(Codes(4), size))
+        found = solver.inverted(factored, jnp.asarray(w))
+    np.testing.assert_allclose(found, np.linalg.solve(h, w), rtol=1e-8)
 
 
 def test_damping_climbs_until_it_holds_and_else_weights_are_rounded():
