@@ -95,6 +95,7 @@ def planned(family: str) -> Rows:
         if PEER.value:
             yield 'GPTQModel', 4, 128, {'peer': 'default'}
         yield 'default', 4, 128, {**BEST}
+        yield 'default, propagate 0', 4, 128, {**BEST, 'propagate': 0.0}
         return
     if 'peer' in PARTS.value and PEER.value:
         for group_size, bits in itertools.product(GROUPS.value, BITS.value):

@@ -129,8 +129,8 @@ def plan(
         begun = jax.tree.map(lambda s: placed(s.shape, AXES[s.ndim], s.dtype), begun)
         stopped, steps = np.zeros(rows, bool), np.int32(loop.CHUNK)
         traced = loop.advance.trace(program, held, begun, settings, stopped, steps)
-        made = compiled(traced, platform, {**given, **(options or {})})
-    weights, cache = bytes_of(params), bytes_of(begun.cache)
+        weights, cache = bytes_of(params), bytes_of(begun.cache)
+        made = compiled(traced, platform, {**given, **(options or {})}, weights + cache)
     looked_up = 0 if architecture.tied else bytes_of(params['embed.table'])
     read = weights - looked_up + cache
     return AnswerPlan(topology, chip, len(devices), rows, total, weights, cache, read, made)

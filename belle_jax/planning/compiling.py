@@ -18,7 +18,9 @@ from belle_jax.runs.load import read_architecture
 from belle_jax.training.setup import Setup, lay_out
 
 STEPS = 1000  # of the schedule, which has no say in what a step takes
-USED = re.compile(r'Used ([\d.]+)([KMG]) of ([\d.]+)([KMG]) hbm')
+TOO_MUCH = re.compile(r'Used ([\d.]+)([KMG]) of [\d.]+[KMG] hbm')
+TOO_MUCH_BESIDE = re.compile(r'required for HLO temporaries \(([\d.]+)([KMG])\) exceeds')
+"""What a TPU's compiler says: of all, or where what goes in is not even counted."""
 UNITS = {'K': 2**10, 'M': 2**20, 'G': 2**30}
 
 
@@ -78,11 +80,12 @@ def compile_step(run: Run, name: str, options: Mapping[str, str] | None = None) 
     run = dataclasses.replace(run, model=model)
     setup = Setup(run, lay_out(run, architecture, devices), STEPS)
     traced, state = setup.trace(), setup.shapes
-    with jax.set_mesh(setup.mesh):
-        made = compiled(traced, platform, {**given, **(options or {})})
     moments = bytes_of(state.optimiser)
     host = moments if run.optim.offload else 0
-    held, total = (bytes_of((state.trainable, state.frozen)), moments - host), made.total
+    held = bytes_of((state.trainable, state.frozen)), moments - host
+    with jax.set_mesh(setup.mesh):
+        made = compiled(traced, platform, {**given, **(options or {})}, sum(held))
+    total = made.total
     if made.text and platform != 'tpu':  # without a GPU, JAX forgets in which memory an array lies
         total -= host
     temporaries = made.temporaries if made.text else total - sum(held)
@@ -121,17 +124,26 @@ class Compiled(NamedTuple):
     log: list[str]
 
 
-def compiled(traced: Any, platform: str, options: Mapping[str, str]) -> Compiled:
-    """Compiles what `jax.jit(...).trace` gave for described devices."""
+def compiled(traced: Any, platform: str, options: Mapping[str, str], held: int) -> Compiled:
+    """Compiles what `jax.jit(...).trace` gave for described devices.
+
+    Args:
+        traced: That.
+        platform: Of the devices.
+        options: Of the compiler.
+        held: Bytes on one device of what goes in.
+    """
     log = list[str]()
     with _told(log):
         lowered = traced.lower(lowering_platforms=(platform,))
         try:
             made = lowered.compile(compiler_options=dict(options))
         except jax.errors.JaxRuntimeError as error:
-            if not (used := USED.search(str(error))):
+            used, beside = (told.search(str(error)) for told in (TOO_MUCH, TOO_MUCH_BESIDE))
+            if not (said := used or beside):
                 raise
-            return Compiled(int(float(used[1]) * UNITS[used[2]]), 0, '', log)
+            told = int(float(said[1]) * UNITS[said[2]])
+            return Compiled(told if used else held + told, 0, '', log)
     found = made.memory_analysis()
     total = (
         found.argument_size_in_bytes

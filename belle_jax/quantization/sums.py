@@ -14,18 +14,19 @@ import jax.numpy as jnp
 from belle_jax import sharding
 
 PIECE = {'cpu': 128}
-"""Columns that are computed together at least: on a CPU what its caches hold."""
+"""Columns that are computed together at least, and a multiple of which always are: on a CPU four
+times as many are what its caches hold."""
 OTHER_PIECE = 1024
-MOST_PIECES = 16
-FEW_PIECES = 2
-"""Of wide matrices pieces are larger, up to four times: what all of them read is read for each."""
+PIECES = 16
+"""So many at least, for many devices, until they are that small. What all of them read is read for
+each: fewer are faster."""
 
 
 def by_columns(
     function: Callable[..., Any],
     columns: Sequence[jax.Array],
     *whole: Any,
-    pieces: int = MOST_PIECES,
+    pieces: int = PIECES,
 ) -> Any:
     """Applies a function to pieces of columns, each device to its own.
 
@@ -33,12 +34,13 @@ def by_columns(
         function: Of pieces [..., P] and the whole arrays; gives arrays [..., P].
         columns: Arrays with equally many columns in their last axis.
         *whole: What every device has.
-        pieces: So many at least, before they are made larger.
+        pieces: So many at least, if that does not make them too small.
     Returns:
         What the function gives, with all columns.
     """
     least, count = PIECE.get(jax.default_backend(), OTHER_PIECE), columns[0].shape[-1]
-    piece = least * max(1, min(count // (least * pieces), 4))
+    number = max(_over(count, 4 * least), min(_over(count, least), pieces))
+    piece = least * _over(_over(count, number), least)
     fill = -count % (piece * sharding.shards('split'))
 
     def parted(a):
@@ -86,7 +88,7 @@ def of_products(x: jax.Array, y: jax.Array, mask: jax.Array, before: jax.Array |
 
         return jax.lax.scan(add, sum_ip, (x_bri, y_brp))[0]
 
-    pieces = FEW_PIECES if sharding.shards('split') == 1 else MOST_PIECES
+    pieces = 1 if sharding.shards('split') == 1 else PIECES
     return by_columns(of_piece, (y_brj, start), x_bri, pieces=pieces)
 
 
@@ -101,7 +103,7 @@ def of_squares(x: jax.Array, mask: jax.Array, before: jax.Array | None) -> jax.A
     x_btj = x.reshape(*mask.shape, -1)
     inputs = x_btj.shape[-1]
     alone = sharding.shards('split') == 1
-    width = -(-inputs // (STRIPS * STRIP)) * STRIP if alone else inputs
+    width = STRIP * _over(inputs, STRIPS * STRIP) if alone else inputs
     strips = []
     for start in range(0, inputs, width):
         rows, columns = x_btj[..., start:], x_btj[..., start : start + width]
@@ -114,10 +116,15 @@ def of_squares(x: jax.Array, mask: jax.Array, before: jax.Array | None) -> jax.A
 def of_squared_errors(h: jax.Array, errors: jax.Array) -> jax.Array:
     """eᵀ H e of each column of errors [I, O] and a symmetric H: [O]."""
     inputs = len(h)
-    width, total = -(-inputs // STRIPS), jnp.zeros(errors.shape[1], errors.dtype)
+    width, total = _over(inputs, STRIPS), jnp.zeros(errors.shape[1], errors.dtype)
     for start in range(0, inputs, width):
         own = errors[start : start + width]
         before = h[start : start + width, :start] @ errors[:start]
         within = h[start : start + width, start : start + width] @ own
         total += jnp.sum(own * (2 * before + within), axis=0)
     return total
+
+
+def _over(a: int, b: int) -> int:
+    """a / b, rounded up."""
+    return -(-a // b)

@@ -6,9 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
 from belle_jax.config import PRESETS
+from belle_jax.planning import compiling
 from belle_jax.planning.program import CompiledProgram, arrays, loop_collectives
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -87,3 +89,39 @@ def test_what_cannot_be_planned_is_a_sentence(flags, said):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1 and said in done.stderr, done.stderr
     assert done.stderr.count('\n') == 1
+
+
+class Refused:
+    """Stands for a traced program that a TPU's compiler refuses in these words."""
+
+    def __init__(self, words):
+        self._words = words
+
+    def lower(self, lowering_platforms):
+        return self
+
+    def compile(self, compiler_options):
+        raise jax.errors.JaxRuntimeError(f'RESOURCE_EXHAUSTED: {self._words}')
+
+
+@pytest.mark.parametrize(
+    ('words', 'total'),
+    (
+        # As the compilers of jaxlib 0.10.2 say it.
+        ('XLA:TPU compile permanent error. Used 17.40G of 15.75G hbm. Exceeded by 1.65G.', 17.40),
+        (
+            'Ran out of memory on HBM, the total memory required for HLO temporaries (15.96G) '
+            'exceeds available HBM (15.75G).',
+            15.96 + 8,
+        ),
+    ),
+)
+def test_a_program_that_does_not_fit_is_told_in_bytes(words, total):
+    found = compiling.compiled(Refused(words), 'tpu', {}, held=8 * 2**30)
+    assert found.text == ''
+    assert found.total == pytest.approx(total * 2**30)
+
+
+def test_another_failure_of_a_compiler_is_told_as_it_is():
+    with pytest.raises(jax.errors.JaxRuntimeError, match='unknown'):
+        compiling.compiled(Refused('unknown'), 'tpu', {}, held=0)
