@@ -47,13 +47,14 @@ def quantise(
     Returns:
         For each matrix its solution, its error and rounding's; and the damping (see `Outcome`).
     """
-    factored = damp = None
-    for higher in (method.damp, *(step for step in LADDER if step > method.damp)):
-        attempt = solver.factor(h, higher, method.solving)
-        if all(np.isfinite(sharding.on_host(a)).all() for a in (attempt.d, attempt.lower[-1])):
-            factored, damp = attempt, higher
-            break
-    solved = _solved(list(parts), h, c, factored, method.solving, method.propagate)
+    with jax.default_matmul_precision('highest'):  # of float32, by all devices
+        factored = damp = None
+        for higher in (method.damp, *(step for step in LADDER if step > method.damp)):
+            attempt = solver.factor(h, higher, method.solving)
+            if all(np.isfinite(sharding.on_host(a)).all() for a in (attempt.d, attempt.lower[-1])):
+                factored, damp = attempt, higher
+                break
+        solved = _solved(list(parts), h, c, factored, method.solving, method.propagate)
     # On the host: what reads them next finds them whole on every device.
     solutions, errors = sharding.on_host(solved)
     made = zip(solutions, errors, strict=True)
@@ -68,17 +69,15 @@ def _solved(parts, h, c, factored, solving: Solving, propagate):
     """
     parts = [part.reshape(len(h), -1) for part in parts]
     w = jnp.concatenate(parts, axis=1)
-    propagates = c is not None and factored is not None
-    # H⁻¹ (C w) or (H⁻¹ C) w, whichever costs less.
-    early = propagates and len(h) < w.shape[1]
-    if early:
+    early = len(h) < w.shape[1]  # H⁻¹ (C w) or (H⁻¹ C) w, whichever costs less
+    if c is not None and factored is not None and early:
         c = sums.by_columns(lambda c, factored: solver.inverted(factored, c), (c,), factored)
 
     def of_columns(w, h, c, factored):
         plain = solver.rounded(w, h, solving)
         if factored is None:
             return plain, plain
-        if propagates:
+        if c is not None:
             lacking = c @ w if early else solver.inverted(factored, c @ w)
             w = w + propagate * lacking
         return plain, solver.solve(w, factored, solving)

@@ -49,8 +49,8 @@ class Solving:
 
     @property
     def parts(self) -> tuple[int, ...]:
-        """Inputs of a block, of a part of it, and so on to a single one: blocks are whole groups,
-        or the other way round."""
+        """Inputs of a block, of a part of it, and so on to one: blocks are whole groups, or parts
+        of one."""
         size = self.group_size
         if size > BLOCK:
             block = next(n for n in range(BLOCK, 0, -1) if size % n == 0)
@@ -153,23 +153,20 @@ def inverted(factor: Factor, y: jax.Array) -> jax.Array:
     count, size, _ = inverses.shape
     pad = len(d) - len(order)
 
-    def of(number):
-        return functools.partial(
-            jax.lax.dynamic_slice_in_dim, start_index=number * size, slice_size=size
-        )
-
     def put(y_jo, part, number):
         return jax.lax.dynamic_update_slice_in_dim(y_jo, part, number * size, 0)
 
     def back(step, y_jo):
         """Of Lᵀ, from the last block on: each is taken from all before it."""
         number = count - 1 - step
-        x_bo = inverses[number].T @ of(number)(y_jo)
-        return put(y_jo - of(number)(lower).T @ x_bo, x_bo, number)
+        take = _taken(number * size, size)
+        x_bo = inverses[number].T @ take(y_jo)
+        return put(y_jo - take(lower).T @ x_bo, x_bo, number)
 
     def forth(number, x_jo):
         """Of L, from the first block on."""
-        rest = of(number)(y_jo) - _passed_on(of(number)(lower), x_jo, number * size)
+        take = _taken(number * size, size)
+        rest = take(y_jo) - _passed_on(take(lower), x_jo, number * size)
         return put(x_jo, inverses[number] @ rest, number)
 
     y_jo = jax.lax.fori_loop(0, count, back, jnp.pad(y[order], ((0, pad), (0, 0))))
@@ -185,7 +182,7 @@ def solve(w: jax.Array, factor: Factor, solving: Solving) -> Columns:
         factor: Of the Hessian, by the same solving.
         solving: How.
     """
-    order, _, _, d, added = factor
+    order, lower, _, d, added = factor
     inputs, size = len(w), solving.group_size
     w_jo = jnp.pad(w[order], ((0, len(d) - inputs), (0, 0)))
     one = jnp.ones((len(d) // size if size else 1, w.shape[1]), w.dtype)
@@ -193,10 +190,8 @@ def solve(w: jax.Array, factor: Factor, solving: Solving) -> Columns:
     if not size:
         # The error of an input counts by D_j once all later ones have made up for it.
         grids = Grid(*(part[None] for part in grid.fit(w_jo, solving.codes, d)))
-    loops = _Loops(solving, factor)
-    codes, owed, errors, grids = loops.run(
-        solving.parts, 0, w_jo, factor.lower, jnp.zeros_like(w_jo), grids
-    )
+    run, zeros = _Loops(solving, factor).run, jnp.zeros_like(w_jo)
+    codes, owed, errors, grids = run(solving.parts, 0, w_jo, lower, zeros, grids)
     # Σ D_j (L e)_j² is the error with what was added to H.
     loss = d @ jnp.square(errors + owed) - added @ jnp.square(errors)
     codes, rows = codes[jnp.argsort(order)], groups_of(order, solving)
@@ -218,8 +213,8 @@ def groups_of(order: jax.Array, solving: Solving) -> jax.Array:
 class _Loops:
     """Loops within loops over inputs, in the order in which they are rounded.
 
-    What an input owes, [O], is Σ L_ji e_i: how far its weights are to move. Errors of a part are
-    passed on to a later one by a product, once that one's turn comes.
+    What an input owes, [O], is Σ L_ji e_i: how far its weights are to move. Errors are passed on to
+    a later part by a product, once its turn comes.
     """
 
     def __init__(self, solving: Solving, factor: Factor):
@@ -247,9 +242,7 @@ class _Loops:
 
         def part(number, made):
             first = number * size
-            take = functools.partial(
-                jax.lax.dynamic_slice_in_dim, start_index=first, slice_size=size
-            )
+            take = _taken(first, size)
             put = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=first, axis=0)
             *made, grids = made
             w_po, l_pr = take(w_ro), take(l_rr)
@@ -274,7 +267,11 @@ class _Loops:
         e_go = -self._factor.inverses[number] @ owed_go
         fitted = grid.fit(w_go - e_go, self._codes, d_g)
         put = functools.partial(jax.lax.dynamic_update_index_in_dim, index=number, axis=0)
-        return Grid(*(put(all_of, one) for all_of, one in zip(grids, fitted, strict=True)))
+        return Grid(*map(put, grids, fitted))
+
+
+def _taken(start: jax.Array, size: int) -> Any:
+    return functools.partial(jax.lax.dynamic_slice_in_dim, start_index=start, slice_size=size)
 
 
 def _passed_on(l_pr: jax.Array, errors_ro: jax.Array, first: jax.Array) -> jax.Array:
@@ -299,5 +296,5 @@ def rounded(w: jax.Array, h: jax.Array, solving: Solving) -> Columns:
 
 def _columns(codes: jax.Array, grids: Grid, groups: jax.Array, loss: Any) -> Columns:
     weights = grid.dequantise(codes, Grid(*(part[groups] for part in grids)))
-    byte = jnp.uint8
-    return Columns(codes.astype(byte), grids.scale, grids.zero.astype(byte), weights, loss)
+    codes, zeros = codes.astype(jnp.uint8), grids.zero.astype(jnp.uint8)
+    return Columns(codes, grids.scale, zeros, weights, loss)
