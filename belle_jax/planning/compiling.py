@@ -139,11 +139,11 @@ def compiled(traced: Any, platform: str, options: Mapping[str, str], held: int) 
         try:
             made = lowered.compile(compiler_options=dict(options))
         except jax.errors.JaxRuntimeError as error:
-            used, beside = (told.search(str(error)) for told in (TOO_MUCH, TOO_MUCH_BESIDE))
-            if not (said := used or beside):
+            everything, beside = (p.search(str(error)) for p in (TOO_MUCH, TOO_MUCH_BESIDE))
+            if not (found := everything or beside):
                 raise
-            told = int(float(said[1]) * UNITS[said[2]])
-            return Compiled(told if used else held + told, 0, '', log)
+            size = int(float(found[1]) * UNITS[found[2]])
+            return Compiled(size if everything else held + size, 0, '', log)
     found = made.memory_analysis()
     total = (
         found.argument_size_in_bytes

@@ -51,7 +51,8 @@ def quantise(
         factored = damp = None
         for higher in (method.damp, *(step for step in LADDER if step > method.damp)):
             attempt = solver.factor(h, higher, method.solving)
-            if all(np.isfinite(sharding.on_host(a)).all() for a in (attempt.d, attempt.lower[-1])):
+            last = attempt.lower[len(h) - 1]
+            if all(np.isfinite(sharding.on_host(a)).all() for a in (attempt.d, last)):
                 factored, damp = attempt, higher
                 break
         solved = _solved(list(parts), h, c, factored, method.solving, method.propagate)

@@ -1,5 +1,6 @@
 """GPTQ of one matrix against the paper's algorithm, written here in NumPy with the inverse."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -167,14 +168,21 @@ def test_what_inputs_lack_is_made_up_for():
         lacking = np.asarray(solver.inverted(factored, jnp.asarray(c @ w)))
     best = np.linalg.lstsq(read, exact @ w, rcond=None)[0]
     np.testing.assert_allclose(w + lacking, best, rtol=1e-9)
-    # Whether H⁻¹ meets C or C w first, which goes by the number of outputs.
-    method = matrices.Quantising(Solving(Codes(4), 32), propagate=0.5)
-    h, c = (jnp.asarray((a / len(read)).astype(np.float32)) for a in (h, c))
-    wide = jnp.asarray(rng.standard_normal((64, 96)).astype(np.float32))
-    ((one, *_),) = matrices.quantise([wide], h, c, method)[0]
-    for columns in (slice(0, 48), slice(48, 96)):
-        ((other, *_),) = matrices.quantise([wide[:, columns]], h, c, method)[0]
-        assert (one.codes[:, columns] == other.codes).mean() >= 0.999
+    # With half of it, they are quantised from half-way, whether H⁻¹ meets C or C w first: that
+    # goes by the number of outputs.
+    h, c = h / len(read), c / len(read)
+    method = matrices.Quantising(Solving(Codes(4), 32))
+    halfway = dataclasses.replace(method, propagate=0.5)
+    for outputs in (96, 48):
+        w = rng.standard_normal((64, outputs))
+        damped = h + method.damp * np.diag(h).mean() * np.eye(64)
+        target = w + 0.5 * np.linalg.solve(damped, c @ w)
+        w, target, h32, c32 = (jnp.asarray(a.astype(np.float32)) for a in (w, target, h, c))
+        ((found, *_),) = matrices.quantise([w], h32, c32, halfway)[0]
+        ((expected, *_),) = matrices.quantise([target], h32, None, method)[0]
+        ((unmoved, *_),) = matrices.quantise([w], h32, None, method)[0]
+        assert (found.codes == expected.codes).mean() >= 0.999
+        assert (found.codes == unmoved.codes).mean() < 0.9
 
 
 @pytest.mark.parametrize('size', (0, 32, 128, 256))
